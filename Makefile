@@ -1,0 +1,139 @@
+# `make help` lists the targets.
+SHELL       := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS   += --no-print-directory
+
+# A fresh machine may have Go where its installer puts it, and daemons in sbin,
+# without either in PATH.
+export PATH := $(PATH):/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin
+
+VERSION ?= $(shell git describe --always --dirty --tags 2>/dev/null || echo unknown)
+MODULES := gen controlplane agent cli e2e
+LINTED  := controlplane agent cli e2e
+
+# Pinned tools are built once into a directory that git ignores.
+CACHE         := $(CURDIR)/.cache
+GOLANGCI      := v2.15.0
+GOLANGCI_LINT := $(CACHE)/golangci-lint-$(GOLANGCI)/golangci-lint
+BUF           := $(CACHE)/buf
+
+# Network namespaces and VRRP need root.
+AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo -E)
+GO_TEST := go test $(if $(AS_ROOT),-exec '$(AS_ROOT)')
+
+##@ Use
+
+.PHONY: build
+build: check-go ## Build bin/lb-controller, bin/lb-agent and bin/lbctl
+	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' \
+		-o bin/ ./controlplane/cmd/lb-controller ./agent/cmd/lb-agent ./cli/cmd/lbctl
+
+.PHONY: demo
+demo: deps build ## Fail over a pair in a lab on this machine (HOLD=1: keep it up until Ctrl-C)
+	go build -o $(CACHE)/demo ./e2e/cmd/demo
+	exec $(AS_ROOT) $(CACHE)/demo $(if $(HOLD),--hold)
+
+##@ Test
+
+.PHONY: test
+test: deps build ## Run all tests (under 10 minutes)
+	$(GO_TEST) $(foreach m,$(filter-out e2e,$(MODULES)),./$m/...)
+	$(GO_TEST) -count=1 -p 1 -timeout 15m ./e2e/...
+
+.PHONY: e2e
+e2e: deps build ## Run the long random scenarios (SEED=n DURATION=10m)
+	TANDEM_E2E_SEED='$(SEED)' TANDEM_E2E_DURATION='$(or $(DURATION),10m)' \
+		$(GO_TEST) -v -count=1 -p 1 -timeout 0 -run '^TestRandom' ./e2e/...
+
+.PHONY: race
+race: deps-race build ## Run the tests under the race detector
+	$(GO_TEST) -race $(foreach m,$(filter-out e2e,$(MODULES)),./$m/...)
+
+.PHONY: fuzz
+fuzz: check-go ## Fuzz each target for a short while (FUZZTIME=10s)
+	scripts/fuzz.sh $(or $(FUZZTIME),10s) $(LINTED)
+
+.PHONY: bench
+bench: deps build ## Measure against the hand-written files; writes e2e/bench/results.json
+	go build -o $(CACHE)/bench ./e2e/cmd/bench
+	exec $(AS_ROOT) $(CACHE)/bench
+
+##@ Check (each verify-x has a fix-x)
+
+.PHONY: lint
+lint: deps-lint lint-go lint-scripts lint-proto verify-generated verify-format verify-tidy ## Run all checks of the source
+
+.PHONY: lint-go
+lint-go: check-go $(GOLANGCI_LINT) ## Check the Go code
+	$(GOLANGCI_LINT) run $(foreach m,$(LINTED),./$m/...)
+
+.PHONY: lint-scripts
+lint-scripts: ## Check the shell scripts
+	shellcheck $(wildcard scripts/*.sh .ci/run)
+
+.PHONY: lint-proto
+lint-proto: $(BUF) ## Check the API definition
+	$(BUF) lint
+
+.PHONY: verify-generated
+verify-generated: check-go $(BUF)
+	scripts/generate.sh $(BUF) $(CACHE)/generated
+	@for dir in tandem openapi; do \
+		diff -rq $(CACHE)/generated/$$dir gen/$$dir || { echo "gen/ is stale: run make fix-generated" >&2; exit 1; }; \
+	done
+
+.PHONY: fix-generated generate
+generate: fix-generated
+fix-generated: check-go $(BUF) ## Generate gen/ from proto/api (also: make generate)
+	scripts/generate.sh $(BUF) gen
+
+.PHONY: verify-format
+verify-format: check-go $(BUF)
+	@stale=$$(gofmt -l $(LINTED) tools); [ -z "$$stale" ] || { echo "not formatted: run make fix-format:" $$stale >&2; exit 1; }
+	$(BUF) format --diff --exit-code proto/api
+
+.PHONY: fix-format
+fix-format: check-go $(BUF) ## Format Go and proto files
+	gofmt -w $(LINTED) tools
+	$(BUF) format --write proto/api
+
+.PHONY: verify-tidy
+verify-tidy: check-go
+	@for m in $(MODULES) tools; do GOWORK=off go -C $$m mod tidy -diff || { echo "$$m/go.mod is stale: run make fix-tidy" >&2; exit 1; }; done
+
+.PHONY: fix-tidy
+fix-tidy: check-go ## Tidy each go.mod
+	for m in $(MODULES) tools; do GOWORK=off go -C $$m mod tidy; done
+
+.PHONY: fix-third-party
+fix-third-party: check-go ## Print proto/third_party from the modules pinned in tools/go.mod
+	GOWORK=off go -C tools run ./printprotos $(CURDIR)/proto/third_party
+
+##@ Set up
+
+.PHONY: deps deps-lint deps-race
+deps: ## Install missing daemons and tools with apt-get, as root or through sudo
+	@scripts/deps.sh run
+deps-lint:
+	@scripts/deps.sh lint
+deps-race:
+	@scripts/deps.sh run race
+
+.PHONY: check-go
+check-go:
+	@scripts/check-go.sh
+
+$(GOLANGCI_LINT):
+	GOWORK=off GOBIN=$(@D) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI)
+
+$(BUF): tools/go.mod
+	GOWORK=off go -C tools build -o $@ github.com/bufbuild/buf/cmd/buf
+
+.PHONY: clean
+clean: ## Remove what was built
+	rm -rf bin .cache
+
+.PHONY: help
+help: ## Print this list
+	@awk -F ':.*## ' '/^##@/ { printf "\n%s\n", substr($$0, 5) } /^[a-z0-9-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' Makefile
