@@ -59,7 +59,7 @@ if [ ! -e "$policy" ]; then
 fi
 
 echo "deps: installing ${missing[*]}"
-apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300)
+apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o Dpkg::Use-Pty=0 -o DPkg::Lock::Timeout=300)
 "${apt[@]}" update || echo "deps: apt-get update failed; trying with the package lists that are here" >&2
 "${apt[@]}" install -y --no-install-recommends "${missing[@]}" </dev/null
 
