@@ -611,13 +611,15 @@ type Hello struct {
 	Protocol uint32 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	// agent_version for people.
 	AgentVersion string `protobuf:"bytes,2,opt,name=agent_version,json=agentVersion,proto3" json:"agent_version,omitempty"`
-	// boot_id is the kernel's, new at each boot.
+	// boot_id is new at each boot of the node and each start of the agent; it
+	// scopes event sequences.
 	BootId string `protobuf:"bytes,3,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
 	// session_id is random, new at each session.
 	SessionId string `protobuf:"bytes,4,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
 	// applied is the configuration in effect; its hash is empty when none is.
 	Applied *Version `protobuf:"bytes,5,opt,name=applied,proto3" json:"applied,omitempty"`
-	// capabilities of the agent and its daemons, such as "haproxy/2.6.12".
+	// capabilities of the agent and its daemons: the commands that it knows, such
+	// as "command/check".
 	Capabilities []string `protobuf:"bytes,6,rep,name=capabilities,proto3" json:"capabilities,omitempty"`
 	// interfaces maps network names to interfaces.
 	Interfaces    map[string]string `protobuf:"bytes,7,rep,name=interfaces,proto3" json:"interfaces,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
@@ -1430,7 +1432,7 @@ func (x *EventBatch) GetEvents() []*Event {
 // Event is something that happened on the node.
 type Event struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// sequence grows by one with each event of a boot.
+	// sequence grows by one with each event of a boot id, from 1.
 	Sequence uint64 `protobuf:"varint,1,opt,name=sequence,proto3" json:"sequence,omitempty"`
 	// time by the node's clock.
 	Time *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
