@@ -1,0 +1,89 @@
+package atomicfile_test
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tandem-lb/tandem/agent/internal/atomicfile"
+)
+
+func TestWriteFileReplacesContentAndPermissions(t *testing.T) {
+	defer unix.Umask(unix.Umask(0o077))
+	dir := t.TempDir()
+	path := filepath.Join(dir, "file")
+	if err := os.WriteFile(path, []byte("a longer old content"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := atomicfile.WriteFile(path, []byte("new"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile(path)
+	if err != nil || string(got) != "new" {
+		t.Errorf("read %q, %v; want \"new\"", got, err)
+	}
+	info, err := os.Stat(path)
+	if err != nil || info.Mode().Perm() != 0o644 {
+		t.Errorf("mode %v, %v; want 0644 whatever the umask", info.Mode(), err)
+	}
+	onlyEntry(t, dir, "file")
+}
+
+func TestWriteFileFailureLeavesNothingBehind(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "taken")
+	if err := os.Mkdir(path, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := atomicfile.WriteFile(path, []byte("x"), 0o644); err == nil {
+		t.Error("a directory was replaced by a file")
+	}
+	onlyEntry(t, dir, "taken")
+	if err := atomicfile.WriteFile(filepath.Join(dir, "none", "file"), nil, 0o644); err == nil {
+		t.Error("wrote into a directory that does not exist")
+	}
+}
+
+// A reader sees one of the contents whole, never a part or none.
+func TestWriteFileIsNeverSeenHalf(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	contents := [][]byte{bytes.Repeat([]byte("a"), 1<<16), bytes.Repeat([]byte("b"), 1<<12)}
+	if err := atomicfile.WriteFile(path, contents[0], 0o644); err != nil {
+		t.Fatal(err)
+	}
+	stop := make(chan struct{})
+	var reader sync.WaitGroup
+	reader.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			got, err := os.ReadFile(path)
+			if err != nil || (!bytes.Equal(got, contents[0]) && !bytes.Equal(got, contents[1])) {
+				t.Errorf("saw %d bytes, %v", len(got), err)
+				return
+			}
+		}
+	})
+	for i := range 100 {
+		if err := atomicfile.WriteFile(path, contents[i%2], 0o644); err != nil {
+			t.Error(err)
+		}
+	}
+	close(stop)
+	reader.Wait()
+}
+
+func onlyEntry(t *testing.T, dir, name string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 1 || entries[0].Name() != name {
+		t.Errorf("directory holds %v, %v; want only %q", entries, err, name)
+	}
+}
