@@ -76,6 +76,10 @@ lint-scripts: ## Check the shell scripts
 lint-proto: $(BUF) ## Check the API definition
 	$(BUF) lint
 
+.PHONY: breaking
+breaking: $(BUF) ## Find changes of the API that break clients (AGAINST=main)
+	$(BUF) breaking --against '.git#ref=$(or $(AGAINST),main)'
+
 .PHONY: verify-generated
 verify-generated: check-go $(BUF)
 	scripts/generate.sh $(BUF) $(CACHE)/generated
