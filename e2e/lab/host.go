@@ -1,0 +1,158 @@
+package lab
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+)
+
+// Host is one machine of a lab.
+type Host struct {
+	// Name is the host name and the name of its port on the switch.
+	Name string
+	// Address is eth0's own address.
+	Address netip.Prefix
+
+	machine   *machine
+	sw        *machine
+	processes sync.WaitGroup // one goroutine a started process, until its end
+}
+
+// Netns returns the name of the host's network namespace, for people who want
+// to look inside with "ip netns exec".
+func (h *Host) Netns() string { return h.machine.netns }
+
+// Dir returns the directory, outside, of the host's log files. Programs inside
+// the host see it under the same path.
+func (h *Host) Dir() string { return h.machine.dir }
+
+// Path returns where a file of one of the host's private directories is
+// outside.
+func (h *Host) Path(inside string) string { return h.machine.path(inside) }
+
+// Command returns a short-lived command that will run in the host. If the
+// context ends first, the command and what it started in its process group are
+// killed.
+func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "nsenter", h.enter(name, args)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	return cmd
+}
+
+// Output runs a command in the host and returns its standard output. The error
+// carries its standard error.
+func (h *Host) Output(ctx context.Context, name string, args ...string) ([]byte, error) {
+	out, err := capture(h.Command(ctx, name, args...))
+	if err != nil {
+		return out, fmt.Errorf("on %s: %w", h.Name, err)
+	}
+	return out, nil
+}
+
+func (h *Host) run(ctx context.Context, name string, args ...string) error {
+	_, err := h.Output(ctx, name, args...)
+	return err
+}
+
+// enter returns nsenter's arguments for a command in the host.
+func (h *Host) enter(name string, args []string) []string {
+	enter := []string{"--target", strconv.Itoa(h.machine.pid()), "--mount", "--uts", "--net", "--pid", "--", name}
+	return append(enter, args...)
+}
+
+// Addresses returns what eth0 holds now, VIPs included.
+func (h *Host) Addresses(ctx context.Context) ([]netip.Prefix, error) {
+	out, err := output(ctx, "ip", "-n", h.machine.netns, "-j", "address", "show", "dev", "eth0")
+	if err != nil {
+		return nil, err
+	}
+	var links []struct {
+		AddrInfo []struct {
+			Local     netip.Addr `json:"local"`
+			PrefixLen int        `json:"prefixlen"`
+		} `json:"addr_info"`
+	}
+	if err := json.Unmarshal(out, &links); err != nil {
+		return nil, fmt.Errorf("addresses of %s: %w", h.Name, err)
+	}
+	var held []netip.Prefix
+	for _, link := range links {
+		for _, a := range link.AddrInfo {
+			held = append(held, netip.PrefixFrom(a.Local, a.PrefixLen))
+		}
+	}
+	return held, nil
+}
+
+// Holders returns the names of the hosts that hold an address now.
+func (l *Lab) Holders(ctx context.Context, addr netip.Addr) ([]string, error) {
+	var names []string
+	for _, h := range l.hosts {
+		held, err := h.Addresses(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if slices.ContainsFunc(held, func(p netip.Prefix) bool { return p.Addr() == addr }) {
+			names = append(names, h.Name)
+		}
+	}
+	return names, nil
+}
+
+// Pids returns the processes of the host with that command name, as seen from
+// outside, oldest first; for daemons that another process of the host started.
+// Zombies are left out.
+func (h *Host) Pids(command string) ([]int, error) {
+	ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", h.machine.pid()))
+	if err != nil {
+		return nil, fmt.Errorf("host %s: %w", h.Name, err)
+	}
+	entries, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return nil, err
+	}
+	var pids []int
+	for _, dir := range entries {
+		// A process may end between any two reads: then it is not one of ours.
+		comm, err := os.ReadFile(filepath.Join(dir, "comm"))
+		if err != nil || strings.TrimSpace(string(comm)) != command {
+			continue
+		}
+		if own, err := os.Readlink(filepath.Join(dir, "ns/pid")); err != nil || own != ns {
+			continue
+		}
+		if pid, err := strconv.Atoi(filepath.Base(dir)); err == nil && !zombie(dir) {
+			pids = append(pids, pid)
+		}
+	}
+	slices.Sort(pids)
+	return pids, nil
+}
+
+// SignalAll sends a signal to every process of the host with that command name
+// and fails if there is none.
+func (h *Host) SignalAll(command string, sig syscall.Signal) error {
+	pids, err := h.Pids(command)
+	if err != nil {
+		return err
+	}
+	if len(pids) == 0 {
+		return fmt.Errorf("host %s runs no process named %s", h.Name, command)
+	}
+	for _, pid := range pids {
+		if err := syscall.Kill(pid, sig); err != nil {
+			return fmt.Errorf("host %s: signal %s (%d): %w", h.Name, command, pid, err)
+		}
+	}
+	return nil
+}
