@@ -44,6 +44,18 @@ func fill(f *os.File, data []byte, perm os.FileMode) (err error) {
 	return f.Sync()
 }
 
+// Rename moves a file over another one in the same directory and makes that
+// durable. On error the directory may be either.
+func Rename(from, to string) error {
+	if err := os.Rename(from, to); err != nil {
+		return fmt.Errorf("rename %s: %w", from, err)
+	}
+	if err := syncDir(filepath.Dir(to)); err != nil {
+		return fmt.Errorf("rename %s to %s: %w", from, to, err)
+	}
+	return nil
+}
+
 // syncDir makes a rename in the directory durable.
 func syncDir(path string) (err error) {
 	dir, err := os.Open(path)

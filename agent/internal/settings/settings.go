@@ -1,0 +1,149 @@
+// Package settings reads the agent's own configuration file.
+package settings
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"sigs.k8s.io/yaml"
+)
+
+// Settings is the agent's configuration file.
+type Settings struct {
+	// Node is this node's id in its cluster; by default the hostname's first
+	// label.
+	Node string `json:"node"`
+	// Controllers are addresses, host:port, tried in turn.
+	Controllers []string `json:"controllers"`
+	// JoinTokenFile holds the one-time token; it is read only while the node has
+	// no certificate.
+	JoinTokenFile string `json:"join_token_file"`
+	// Interface is the interface of every network that Networks leaves out.
+	Interface string `json:"interface"`
+	// Networks maps network names to interfaces.
+	Networks map[string]string `json:"networks"`
+	// StateDir survives a reboot; by default /var/lib/tandem/agent.
+	StateDir string `json:"state_dir"`
+	// RunDir does not; by default /run/tandem/agent.
+	RunDir string `json:"run_dir"`
+	// Runner says who starts the daemons: "exec", the agent itself.
+	Runner string `json:"runner"`
+	// HAProxy says how HAProxy is run.
+	HAProxy HAProxy `json:"haproxy"`
+	// Keepalived says how keepalived is run.
+	Keepalived Keepalived `json:"keepalived"`
+	// LogLevel is trace, debug, info (the default), warn or error.
+	LogLevel string `json:"log_level"`
+}
+
+// HAProxy says how HAProxy is run.
+type HAProxy struct {
+	// Binary is a path, or a name to look up in PATH; by default "haproxy".
+	Binary string `json:"binary"`
+	// User that the workers run as; by default "haproxy" where it exists.
+	User string `json:"user"`
+	// Group that the workers run as; by default "haproxy" where it exists.
+	Group string `json:"group"`
+}
+
+// Keepalived says how keepalived is run.
+type Keepalived struct {
+	// Binary is a path, or a name to look up in PATH; by default "keepalived".
+	Binary string `json:"binary"`
+}
+
+// FrontNetwork is the network of a VIP that names none.
+const FrontNetwork = "front"
+
+var (
+	nodePattern      = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$`)
+	networkPattern   = regexp.MustCompile(`^[A-Za-z0-9_-]{1,32}$`)
+	interfacePattern = regexp.MustCompile(`^[A-Za-z0-9._-]{1,15}$`)
+)
+
+// Read reads and checks a file. Unknown and duplicate keys are errors.
+func Read(path string) (*Settings, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("agent configuration: %w", err)
+	}
+	s := &Settings{}
+	if err := yaml.UnmarshalStrict(data, s); err != nil {
+		return nil, fmt.Errorf("agent configuration %s: %w", path, err)
+	}
+	if err := s.complete(); err != nil {
+		return nil, fmt.Errorf("agent configuration %s: %w", path, err)
+	}
+	return s, nil
+}
+
+// complete fills in defaults and checks every value.
+func (s *Settings) complete() error {
+	if s.Node == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("node: not set, and the hostname is unknown: %w", err)
+		}
+		s.Node, _, _ = strings.Cut(host, ".")
+	}
+	s.StateDir = orDefault(s.StateDir, "/var/lib/tandem/agent")
+	s.RunDir = orDefault(s.RunDir, "/run/tandem/agent")
+	s.Runner = orDefault(s.Runner, "exec")
+	s.HAProxy.Binary = orDefault(s.HAProxy.Binary, "haproxy")
+	s.Keepalived.Binary = orDefault(s.Keepalived.Binary, "keepalived")
+	s.LogLevel = orDefault(s.LogLevel, "info")
+	if s.Networks == nil {
+		s.Networks = make(map[string]string)
+	}
+	if _, ok := s.Networks[FrontNetwork]; !ok && s.Interface != "" {
+		s.Networks[FrontNetwork] = s.Interface
+	}
+	return s.check()
+}
+
+func orDefault(value, def string) string {
+	if value == "" {
+		return def
+	}
+	return value
+}
+
+func (s *Settings) check() error {
+	var errs []error
+	if !nodePattern.MatchString(s.Node) {
+		errs = append(errs, fmt.Errorf("node: %q must be 1 to 63 letters, digits, _, . or -", s.Node))
+	}
+	if len(s.Controllers) == 0 {
+		errs = append(errs, errors.New("controllers: must name at least one, such as 192.168.1.5:9443"))
+	}
+	for i, address := range s.Controllers {
+		host, port, err := net.SplitHostPort(address)
+		if n, convErr := strconv.Atoi(port); err != nil || host == "" || convErr != nil || n < 1 || n > 65535 {
+			errs = append(errs, fmt.Errorf("controllers[%d]: %q must be host:port, such as 192.168.1.5:9443", i, address))
+		}
+	}
+	for network, name := range s.Networks {
+		if !networkPattern.MatchString(network) {
+			errs = append(errs, fmt.Errorf("networks: %q must be 1 to 32 letters, digits, _ or -", network))
+		}
+		if !interfacePattern.MatchString(name) {
+			errs = append(errs, fmt.Errorf("networks.%s: %q is not the name of an interface", network, name))
+		}
+	}
+	if s.Interface != "" && !interfacePattern.MatchString(s.Interface) {
+		errs = append(errs, fmt.Errorf("interface: %q is not the name of an interface", s.Interface))
+	}
+	if s.Runner != "exec" {
+		errs = append(errs, fmt.Errorf("runner: %q must be exec", s.Runner))
+	}
+	if !slices.Contains([]string{"trace", "debug", "info", "warn", "error"}, s.LogLevel) {
+		errs = append(errs, fmt.Errorf("log_level: %q must be trace, debug, info, warn or error", s.LogLevel))
+	}
+	return errors.Join(errs...)
+}
