@@ -1,0 +1,376 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// agentDir in the environment makes the test binary play an agent that starts
+// one daemon in that directory and waits to be killed.
+const agentDir = "TANDEM_TEST_AGENT_DIR"
+
+func TestMain(m *testing.M) {
+	dir := os.Getenv(agentDir)
+	if dir == "" {
+		os.Exit(m.Run())
+	}
+	if _, err := Start(context.Background(), sleeper(dir)); err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	fmt.Println("started")
+	select {}
+}
+
+func sleeper(dir string) Spec { return script(dir, `echo up; exec sleep 1000`) }
+
+func script(dir, text string) Spec {
+	return Spec{
+		Name:    "test",
+		Path:    "/bin/sh",
+		Args:    []string{"-c", text},
+		PIDFile: filepath.Join(dir, "pid"),
+		LogFile: filepath.Join(dir, "log"),
+	}
+}
+
+// start starts the daemon and kills it when the test ends.
+func startForTest(t *testing.T, spec Spec) *Process {
+	t.Helper()
+	p, err := Start(t.Context(), spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Signal(unix.SIGKILL); err == nil {
+			waitDone(t, p)
+		}
+	})
+	return p
+}
+
+func waitDone(t *testing.T, p *Process) {
+	t.Helper()
+	select {
+	case <-p.Done():
+	case <-time.After(10 * time.Second):
+		t.Fatal("Done was not closed")
+	}
+}
+
+func eventually(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	deadline := time.After(10 * time.Second)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !condition() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("%s did not come true", what)
+		}
+	}
+}
+
+func TestExitIsSeenReapedAndPutInWords(t *testing.T) {
+	for _, test := range []struct{ script, exit, tail string }{
+		{`echo one; echo two >&2; exit 3`, "exited with status 3", "one\ntwo"},
+		{`kill -SEGV $$`, "killed by SIGSEGV", ""},
+		{`seq 100; exit 0`, "exited with status 0", strings.TrimSpace(numbers(81, 100))},
+		{`echo "$HOME:$SECRET:$MINE"`, "exited with status 0", "::yes"},
+		{`read -r line || echo no input`, "exited with status 0", "no input"},
+	} {
+		t.Run(test.script, func(t *testing.T) {
+			t.Setenv("SECRET", "of the agent")
+			spec := script(t.TempDir(), test.script)
+			spec.Env = []string{"MINE=yes"}
+			if err := os.WriteFile(spec.LogFile, []byte("an earlier run\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			p := startForTest(t, spec)
+			waitDone(t, p)
+			if p.Exit() != test.exit {
+				t.Errorf("exit %q, want %q", p.Exit(), test.exit)
+			}
+			if got := p.Tail(); got != test.tail {
+				t.Errorf("tail %q, want %q", got, test.tail)
+			}
+			if err := unix.Kill(p.PID(), 0); !errors.Is(err, unix.ESRCH) {
+				t.Errorf("process %d is still there (%v): not reaped", p.PID(), err)
+			}
+			if err := p.Signal(unix.SIGHUP); !errors.Is(err, os.ErrProcessDone) {
+				t.Errorf("signal after the end: %v", err)
+			}
+			if _, err := Adopt(spec); !errors.Is(err, ErrNotRunning) {
+				t.Errorf("adopt after the end: %v", err)
+			}
+		})
+	}
+}
+
+func numbers(from, to int) string {
+	var b strings.Builder
+	for i := from; i <= to; i++ {
+		fmt.Fprintln(&b, i)
+	}
+	return b.String()
+}
+
+func TestStartRefuses(t *testing.T) {
+	dir := t.TempDir()
+	running := startForTest(t, sleeper(dir))
+	if _, err := Start(t.Context(), sleeper(dir)); err == nil {
+		t.Error("started beside a running one")
+	}
+	select {
+	case <-running.Done():
+		t.Error("the running one ended")
+	default:
+	}
+
+	missing := sleeper(t.TempDir())
+	missing.Path = "/no/such/daemon"
+	if _, err := Start(t.Context(), missing); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("missing binary: %v", err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := Start(ended, sleeper(t.TempDir())); !errors.Is(err, context.Canceled) {
+		t.Errorf("ended context: %v", err)
+	}
+	garbage := sleeper(t.TempDir())
+	if err := os.WriteFile(garbage.PIDFile, []byte("1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Start(t.Context(), garbage); err == nil {
+		t.Error("started although the identity file is garbage")
+	}
+}
+
+func TestDaemonIsInItsOwnSession(t *testing.T) {
+	p := startForTest(t, sleeper(t.TempDir()))
+	session, err := unix.Getsid(p.PID())
+	if err != nil || session != p.PID() {
+		t.Errorf("session %d, %v; want its own, %d", session, err, p.PID())
+	}
+}
+
+func TestCloseLeavesTheDaemon(t *testing.T) {
+	spec := sleeper(t.TempDir())
+	first := startForTest(t, spec)
+	first.Close()
+	if err := first.Signal(unix.SIGHUP); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("signal after Close: %v", err)
+	}
+	second, err := Adopt(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := second.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+	waitDone(t, second)
+	if second.Exit() != "killed by SIGTERM" {
+		t.Errorf("exit %q", second.Exit())
+	}
+	select {
+	case <-first.Done():
+		t.Error("Done of the closed one is closed")
+	default:
+	}
+}
+
+func TestStopKillsWhatDoesNotListen(t *testing.T) {
+	p := startForTest(t, script(t.TempDir(), `trap "" TERM; echo ready; while :; do sleep 0.01; done`))
+	eventually(t, "ready", func() bool { return p.Tail() == "ready" })
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if err := p.Stop(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("stop: %v", err)
+	}
+	if p.Exit() != "killed by SIGKILL" {
+		t.Errorf("exit %q", p.Exit())
+	}
+}
+
+// The agent is another process here and is killed without warning.
+func TestDaemonOutlivesTheAgentAndIsAdopted(t *testing.T) {
+	dir := t.TempDir()
+	agent := exec.Command(os.Args[0])
+	agent.Env = append(os.Environ(), agentDir+"="+dir)
+	agent.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	output, err := agent.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := agent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	line := make([]byte, 100)
+	n, _ := output.Read(line)
+	// The whole process group, as a terminal or a supervisor does it.
+	if err := unix.Kill(-agent.Process.Pid, unix.SIGKILL); err != nil {
+		t.Error(err)
+	}
+	_ = agent.Wait()
+	if string(line[:n]) != "started\n" {
+		t.Fatalf("agent said %q", line[:n])
+	}
+
+	p, err := Adopt(sleeper(dir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "output", func() bool { return p.Tail() == "up" })
+	if parent := parentOf(t, p.PID()); parent == os.Getpid() {
+		t.Fatal("the daemon is a child of the test, so this tests nothing")
+	}
+	if err := p.Signal(unix.SIGKILL); err != nil {
+		t.Error(err)
+	}
+	waitDone(t, p)
+	if p.Exit() != "ended" {
+		t.Errorf("exit %q", p.Exit())
+	}
+	if _, err := Adopt(sleeper(dir)); !errors.Is(err, ErrNotRunning) {
+		t.Errorf("adopt after the end: %v", err)
+	}
+}
+
+func parentOf(t *testing.T, pid int) int {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	parent := 0
+	for line := range strings.Lines(string(status)) {
+		if value, ok := strings.CutPrefix(line, "PPid:"); ok {
+			fmt.Sscan(value, &parent)
+		}
+	}
+	return parent
+}
+
+// A process id that now belongs to someone else is neither adopted nor
+// signalled.
+func TestRecycledProcessIDIsNotAdopted(t *testing.T) {
+	stranger := startForTest(t, sleeper(t.TempDir()))
+	who := stranger.identity
+	for name, change := range map[string]func(*identity){
+		"started at another time": func(i *identity) { i.start-- },
+		"of an earlier boot":      func(i *identity) { i.boot = "00000000-0000-0000-0000-000000000000" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			spec := sleeper(t.TempDir())
+			recorded := who
+			change(&recorded)
+			if err := writeIdentity(spec.PIDFile, recorded); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := Adopt(spec); !errors.Is(err, ErrNotRunning) {
+				t.Errorf("adopt: %v", err)
+			}
+			own := startForTest(t, spec)
+			if own.PID() == stranger.PID() {
+				t.Error("took the stranger for its own")
+			}
+		})
+	}
+	if err := stranger.Signal(syscall.Signal(0)); err != nil {
+		t.Errorf("the stranger was harmed: %v", err)
+	}
+}
+
+// The agent dies between the start of the process and the record of its
+// identity: the process must not become a daemon that nobody knows.
+func TestGateHoldsUntilTheIdentityIsKnown(t *testing.T) {
+	dir := t.TempDir()
+	spec := script(dir, `echo ran`)
+	spec.PIDFile = filepath.Join(dir, "missing", "pid")
+	if _, err := start(spec); !errors.Is(err, os.ErrNotExist) {
+		t.Fatalf("start: %v", err)
+	}
+	if log, err := os.ReadFile(spec.LogFile); err != nil || len(log) != 0 {
+		t.Errorf("the daemon ran: %q, %v", log, err)
+	}
+}
+
+func TestStartTime(t *testing.T) {
+	const tail = " S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20 21"
+	for stat, want := range map[string]uint64{
+		"7 (sleep)" + tail:         4242,
+		"7 (a) b) S 1 (c))" + tail: 4242,
+		"7 (sleep) S 1":            0,
+		"":                         0,
+	} {
+		got, err := startTime(stat)
+		if got != want || (err != nil) != (want == 0) {
+			t.Errorf("startTime(%q) = %d, %v; want %d", stat, got, err, want)
+		}
+	}
+}
+
+func TestBigLogIsRotatedAtStart(t *testing.T) {
+	spec := script(t.TempDir(), `echo new`)
+	if err := os.WriteFile(spec.LogFile, make([]byte, maxLog+1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	waitDone(t, startForTest(t, spec))
+	if got, err := os.ReadFile(spec.LogFile); err != nil || string(got) != "new\n" {
+		t.Errorf("log %q, %v", got, err)
+	}
+	if info, err := os.Stat(spec.LogFile + ".1"); err != nil || info.Size() != maxLog+1 {
+		t.Errorf("old log: %v", err)
+	}
+}
+
+func TestCgroup(t *testing.T) {
+	root := t.TempDir()
+	if err := unix.Mount("none", root, "cgroup2", 0, ""); err != nil {
+		t.Skipf("cannot mount cgroup2 here: %v", err)
+	}
+	old := cgroupRoot
+	t.Cleanup(func() {
+		cgroupRoot = old
+		if err := unix.Unmount(root, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	cgroupRoot = root
+	p := startForTest(t, sleeper(t.TempDir()))
+	if p.cgroup == "" {
+		t.Fatal("no cgroup of its own")
+	}
+	got, err := os.ReadFile(filepath.Join(p.cgroup, "cgroup.procs"))
+	if err != nil || strings.TrimSpace(string(got)) != fmt.Sprint(p.PID()) {
+		t.Errorf("cgroup holds %q, %v; want process %d", got, err, p.PID())
+	}
+	if err := p.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(p.cgroup); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("cgroup is left behind: %v", err)
+	}
+}
+
+// A plain directory in place of cgroup v2 gets nothing written.
+func TestWithoutCgroup(t *testing.T) {
+	old := cgroupRoot
+	t.Cleanup(func() { cgroupRoot = old })
+	cgroupRoot = t.TempDir()
+	p := startForTest(t, sleeper(t.TempDir()))
+	if entries, err := os.ReadDir(cgroupRoot); p.cgroup != "" || err != nil || len(entries) != 0 {
+		t.Errorf("cgroup %q, entries %v, %v", p.cgroup, entries, err)
+	}
+}

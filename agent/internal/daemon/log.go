@@ -1,0 +1,62 @@
+package daemon
+
+import (
+	"io"
+	"os"
+	"strings"
+)
+
+const (
+	maxLog       = 1 << 20
+	maxTail      = 8 << 10
+	maxTailLines = 20
+)
+
+// openLog opens the log for appending and tells where it ends. The daemon gets
+// a file and not a pipe, because a pipe would break with the agent.
+func openLog(path string) (*os.File, int64, error) {
+	if info, err := os.Stat(path); err == nil && info.Size() > maxLog {
+		if err := os.Rename(path, path+".1"); err != nil {
+			return nil, 0, err
+		}
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o640)
+	if err != nil {
+		return nil, 0, err
+	}
+	info, err := f.Stat()
+	if err != nil {
+		f.Close()
+		return nil, 0, err
+	}
+	return f, info.Size(), nil
+}
+
+// tail returns the last lines of the file from the offset on.
+func tail(path string, offset int64) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return ""
+	}
+	cut := info.Size()-offset > maxTail
+	if cut {
+		offset = info.Size() - maxTail
+	}
+	data, err := io.ReadAll(io.NewSectionReader(f, offset, maxTail))
+	if err != nil {
+		return ""
+	}
+	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
+	if cut {
+		lines = lines[1:] // a part of a line
+	}
+	if len(lines) > maxTailLines {
+		lines = lines[len(lines)-maxTailLines:]
+	}
+	return strings.Join(lines, "\n")
+}
