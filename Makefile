@@ -20,7 +20,7 @@ BUF           := $(CACHE)/buf
 
 # Network namespaces and VRRP need root.
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo -E)
-GO_TEST := go test $(if $(AS_ROOT),-exec '$(AS_ROOT)')
+GO_TEST := go test$(if $(AS_ROOT), -exec '$(AS_ROOT)')
 
 ##@ Use
 
@@ -32,13 +32,22 @@ build: check-go ## Build bin/lb-controller, bin/lb-agent and bin/lbctl
 .PHONY: demo
 demo: deps build ## Fail over a pair in a lab on this machine (HOLD=1: keep it up until Ctrl-C)
 	go build -o $(CACHE)/demo ./e2e/cmd/demo
-	exec $(AS_ROOT) $(CACHE)/demo $(if $(HOLD),--hold)
+	$(AS_ROOT) $(CACHE)/demo $(if $(HOLD),--hold)
 
 ##@ Test
 
 .PHONY: test
 test: deps build ## Run all tests (under 10 minutes)
+	@$(MAKE) --keep-going test-units test-scenarios
+
+.PHONY: test-units
+test-units: ## Run the tests of all modules but e2e
 	$(GO_TEST) $(foreach m,$(filter-out e2e,$(MODULES)),./$m/...)
+
+# One package at a time, never from go's cache: they drive the programs in bin/
+# and some of them measure time.
+.PHONY: test-scenarios
+test-scenarios: ## Run the scenarios with the programs in bin/
 	$(GO_TEST) -count=1 -p 1 -timeout 15m ./e2e/...
 
 .PHONY: e2e
@@ -57,7 +66,7 @@ fuzz: check-go ## Fuzz each target for a short while (FUZZTIME=10s)
 .PHONY: bench
 bench: deps build ## Measure against the hand-written files; writes e2e/bench/results.json
 	go build -o $(CACHE)/bench ./e2e/cmd/bench
-	exec $(AS_ROOT) $(CACHE)/bench
+	$(AS_ROOT) $(CACHE)/bench
 
 ##@ Check (each verify-x has a fix-x)
 
