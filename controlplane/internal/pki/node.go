@@ -1,0 +1,76 @@
+package pki
+
+import (
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// nodeLifetime is the life of a node's certificate. Agents renew at half of it.
+const nodeLifetime = 30 * 24 * time.Hour
+
+// ErrBadRequest is returned for a certificate request that cannot be granted.
+var ErrBadRequest = errors.New("certificate request refused")
+
+// NodeIdentity is who a node's certificate says that it is.
+type NodeIdentity struct {
+	Cluster string // id
+	Node    string // id
+	UID     string // never given to another node
+}
+
+// uri is tandem://clusters/{cluster}/nodes/{node}/{uid}.
+func (n NodeIdentity) uri() *url.URL {
+	return &url.URL{Scheme: "tandem", Host: "clusters", Path: "/" + n.Cluster + "/nodes/" + n.Node + "/" + n.UID}
+}
+
+// IdentityOf reads the identity from a certificate that TLS has verified.
+func IdentityOf(certificate *x509.Certificate) (NodeIdentity, error) {
+	if len(certificate.URIs) != 1 {
+		return NodeIdentity{}, fmt.Errorf("a node's certificate has one URI, this one has %d", len(certificate.URIs))
+	}
+	uri := certificate.URIs[0]
+	parts := strings.Split(uri.Path, "/")
+	if uri.Scheme != "tandem" || uri.Host != "clusters" || len(parts) != 5 || parts[2] != "nodes" {
+		return NodeIdentity{}, fmt.Errorf("%s is not tandem://clusters/{cluster}/nodes/{node}/{uid}", uri)
+	}
+	id := NodeIdentity{Cluster: parts[1], Node: parts[3], UID: parts[4]}
+	if id.Cluster == "" || id.Node == "" || id.UID == "" {
+		return NodeIdentity{}, fmt.Errorf("%s leaves a part of the identity empty", uri)
+	}
+	return id, nil
+}
+
+// IssueNode signs a client certificate for the public key of csr, a PKCS #10
+// request in DER; nothing else in the request counts. It returns PEM. The error
+// is ErrBadRequest when the request is at fault.
+func (a *Authority) IssueNode(csr []byte, id NodeIdentity) ([]byte, error) {
+	request, err := x509.ParseCertificateRequest(csr)
+	if err != nil {
+		return nil, fmt.Errorf("%w: not PKCS #10 in DER: %w", ErrBadRequest, err)
+	}
+	if err := request.CheckSignature(); err != nil {
+		return nil, fmt.Errorf("%w: not signed by its own key: %w", ErrBadRequest, err)
+	}
+	switch request.PublicKey.(type) {
+	case *ecdsa.PublicKey, ed25519.PublicKey:
+	default:
+		return nil, fmt.Errorf("%w: the key is a %s key, must be ECDSA or Ed25519", ErrBadRequest, request.PublicKeyAlgorithm)
+	}
+	der, err := a.sign(&x509.Certificate{
+		Subject:     pkix.Name{CommonName: id.Node},
+		URIs:        []*url.URL{id.uri()},
+		KeyUsage:    x509.KeyUsageDigitalSignature,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	}, request.PublicKey, nodeLifetime)
+	if err != nil {
+		return nil, err
+	}
+	return encodeCertificate(der), nil
+}
