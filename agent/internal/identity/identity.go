@@ -1,0 +1,180 @@
+// Package identity is who this node is to its controller: a key that never
+// leaves the node and a certificate for it, got once with a join token and
+// renewed at half of its life.
+package identity
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+
+	"github.com/tandem-lb/tandem/agent/internal/atomicfile"
+	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
+)
+
+// Identity is a node's key and certificate and the CA that it trusts. It is
+// immutable; a renewal makes another one.
+type Identity struct {
+	certificate tls.Certificate
+	roots       *x509.CertPool
+}
+
+// file in the directory: certificate chain, key and CA in one, so that a
+// renewal replaces all of them at once.
+const file = "identity.pem"
+
+// caBlock marks a CA certificate in the file.
+const caBlock = "TANDEM CA CERTIFICATE"
+
+// Load reads the identity in dir; nil when there is none.
+func Load(dir string) (*Identity, error) {
+	path := filepath.Join(dir, file)
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("node identity: %w", err)
+	}
+	id, err := parse(data)
+	if err != nil {
+		return nil, fmt.Errorf("node identity %s: %w: remove the file and join again", path, err)
+	}
+	return id, nil
+}
+
+func parse(data []byte) (*Identity, error) {
+	id := &Identity{roots: x509.NewCertPool()}
+	for block, rest := pem.Decode(data); block != nil; block, rest = pem.Decode(rest) {
+		switch block.Type {
+		case "CERTIFICATE":
+			id.certificate.Certificate = append(id.certificate.Certificate, block.Bytes)
+		case caBlock:
+			ca, err := x509.ParseCertificate(block.Bytes)
+			if err != nil {
+				return nil, err
+			}
+			id.roots.AddCert(ca)
+		case "PRIVATE KEY":
+			key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+			if err != nil {
+				return nil, err
+			}
+			id.certificate.PrivateKey = key
+		}
+	}
+	if len(id.certificate.Certificate) == 0 || id.certificate.PrivateKey == nil || id.roots.Equal(x509.NewCertPool()) {
+		return nil, errors.New("certificate, key or CA is missing")
+	}
+	leaf, err := x509.ParseCertificate(id.certificate.Certificate[0])
+	if err != nil {
+		return nil, err
+	}
+	id.certificate.Leaf = leaf
+	return id, nil
+}
+
+// TLS is the client's side of a connection to a controller.
+func (id *Identity) TLS() *tls.Config {
+	return &tls.Config{
+		MinVersion:   tls.VersionTLS13,
+		Certificates: []tls.Certificate{id.certificate},
+		RootCAs:      id.roots,
+	}
+}
+
+// RenewAt is half of the certificate's life.
+func (id *Identity) RenewAt() time.Time {
+	leaf := id.certificate.Leaf
+	return leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore) / 2)
+}
+
+// Enrol shows the join token in tokenFile to the controller at address,
+// host:port, and keeps the certificate that it gives in dir.
+func Enrol(ctx context.Context, dir, node, tokenFile, address string) (*Identity, error) {
+	token, err := readToken(tokenFile)
+	if err != nil {
+		return nil, err
+	}
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, fmt.Errorf("join: %w", err)
+	}
+	conn, err := grpc.NewClient("passthrough:///"+address, grpc.WithTransportCredentials(credentials.NewTLS(token.tlsConfig(host))))
+	if err != nil {
+		return nil, fmt.Errorf("join: %w", err)
+	}
+	defer func() { _ = conn.Close() }()
+	key, csr, err := newKey()
+	if err != nil {
+		return nil, fmt.Errorf("join: %w", err)
+	}
+	answer, err := agentv1.NewAgentServiceClient(conn).Enrol(ctx, &agentv1.EnrolRequest{
+		Node: node, Credential: token.credential, Csr: csr,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("join %s as %q: %w", address, node, err)
+	}
+	return save(dir, key, answer.GetCertificate(), answer.GetCa())
+}
+
+// Renew gets a new certificate over a connection that shows the old one.
+func Renew(ctx context.Context, dir string, conn grpc.ClientConnInterface) (*Identity, error) {
+	key, csr, err := newKey()
+	if err != nil {
+		return nil, fmt.Errorf("renew the node's certificate: %w", err)
+	}
+	answer, err := agentv1.NewAgentServiceClient(conn).Renew(ctx, &agentv1.RenewRequest{Csr: csr})
+	if err != nil {
+		return nil, fmt.Errorf("renew the node's certificate: %w", err)
+	}
+	return save(dir, key, answer.GetCertificate(), answer.GetCa())
+}
+
+// newKey returns a key and a request in DER for it.
+func newKey() (*ecdsa.PrivateKey, []byte, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, nil, err
+	}
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	return key, csr, err
+}
+
+// save writes the identity and reads it back.
+func save(dir string, key *ecdsa.PrivateKey, chain, ca []byte) (*Identity, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("node identity: %w", err)
+	}
+	data := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	data = append(data, chain...)
+	for block, rest := pem.Decode(ca); block != nil; block, rest = pem.Decode(rest) {
+		data = append(data, pem.EncodeToMemory(&pem.Block{Type: caBlock, Bytes: block.Bytes})...)
+	}
+	id, err := parse(data)
+	if err != nil {
+		return nil, fmt.Errorf("node identity: the controller's answer: %w", err)
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("node identity: %w", err)
+	}
+	if err := atomicfile.WriteFile(filepath.Join(dir, file), data, 0o600); err != nil {
+		return nil, fmt.Errorf("node identity: %w", err)
+	}
+	return id, nil
+}

@@ -1,0 +1,172 @@
+// Package report holds what a node observes for whoever has the session with
+// the controller: the present state, of which a session gets what changed, and
+// numbered events, which wait until the controller has them safe.
+package report
+
+import (
+	"maps"
+	"slices"
+	"sync"
+
+	"google.golang.org/protobuf/proto"
+
+	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
+)
+
+// Report is safe for concurrent use; no call blocks on anything but memory.
+// One session at a time reads it.
+type Report struct {
+	ready chan struct{}
+
+	mu       sync.Mutex
+	state    state
+	changed  *agentv1.Observation // what the session has not seen yet
+	backends map[string]bool      // keys in state.backends that it has not seen yet
+	spool    spool
+}
+
+// state is the present state.
+type state struct {
+	haproxy, keepalived *agentv1.DaemonObservation
+	backends            map[string]*agentv1.BackendObservation
+	instances           []*agentv1.InstanceObservation
+	score               int32
+	reloads             uint64
+	problems            map[string]string
+}
+
+// New returns an empty report. bootID scopes the numbers of its events.
+func New(bootID string) *Report {
+	r := &Report{
+		ready: make(chan struct{}, 1),
+		state: state{
+			backends: make(map[string]*agentv1.BackendObservation),
+			problems: make(map[string]string),
+		},
+		spool: spool{bootID: bootID},
+	}
+	r.whole()
+	return r
+}
+
+// BootID scopes the numbers of events.
+func (r *Report) BootID() string { return r.spool.bootID }
+
+// update runs f under the lock and wakes the session.
+func (r *Report) update(f func()) {
+	r.mu.Lock()
+	f()
+	r.mu.Unlock()
+	select {
+	case r.ready <- struct{}{}:
+	default:
+	}
+}
+
+// HAProxy reports HAProxy's state; a change of it is an event.
+func (r *Report) HAProxy(d *agentv1.DaemonObservation) {
+	r.update(func() {
+		if d.GetState() != r.state.haproxy.GetState() {
+			r.spool.add(&agentv1.Event{Kind: &agentv1.Event_Haproxy{Haproxy: d}})
+		}
+		r.state.haproxy, r.changed.Haproxy = d, d
+	})
+}
+
+// Keepalived reports keepalived's state; a change of it is an event.
+func (r *Report) Keepalived(d *agentv1.DaemonObservation) {
+	r.update(func() {
+		if d.GetState() != r.state.keepalived.GetState() {
+			r.spool.add(&agentv1.Event{Kind: &agentv1.Event_Keepalived{Keepalived: d}})
+		}
+		r.state.keepalived, r.changed.Keepalived = d, d
+	})
+}
+
+// Backend reports one backend; a change of its state is an event.
+func (r *Report) Backend(b *agentv1.BackendObservation) {
+	key := b.GetPool() + "/" + b.GetBackend()
+	r.update(func() {
+		old := r.state.backends[key]
+		if proto.Equal(old, b) {
+			return
+		}
+		if old.GetState() != b.GetState() {
+			r.spool.add(&agentv1.Event{Kind: &agentv1.Event_Backend{Backend: b}})
+		}
+		r.state.backends[key] = b
+		r.backends[key] = true
+	})
+}
+
+// RemoveBackend reports that a backend is no more.
+func (r *Report) RemoveBackend(pool, backend string) {
+	key := pool + "/" + backend
+	r.update(func() {
+		if r.state.backends[key] != nil {
+			delete(r.state.backends, key)
+			r.backends[key] = true
+		}
+	})
+}
+
+// Instances reports all VRRP instances; a change of one's state is an event.
+func (r *Report) Instances(all []*agentv1.InstanceObservation) {
+	r.update(func() {
+		for _, i := range all {
+			if i.GetState() != stateOf(r.state.instances, i.GetName()) {
+				r.spool.add(&agentv1.Event{Kind: &agentv1.Event_Instance{Instance: i}})
+			}
+		}
+		r.state.instances = all
+		r.changed.Instances = &agentv1.InstanceSet{Instances: all}
+	})
+}
+
+func stateOf(all []*agentv1.InstanceObservation, name string) agentv1.VrrpState {
+	for _, i := range all {
+		if i.GetName() == name {
+			return i.GetState()
+		}
+	}
+	return agentv1.VrrpState_VRRP_STATE_UNSPECIFIED
+}
+
+// Score reports what is added to keepalived's priorities.
+func (r *Report) Score(score int32) {
+	r.update(func() { r.state.score, r.changed.Score = score, proto.Int32(score) })
+}
+
+// Reloads reports how often HAProxy was reloaded.
+func (r *Report) Reloads(n uint64) {
+	r.update(func() { r.state.reloads, r.changed.Reloads = n, proto.Uint64(n) })
+}
+
+// Problem reports what keeps the node from being well, one text a key; an
+// empty text ends it.
+func (r *Report) Problem(key, text string) {
+	r.update(func() {
+		if r.state.problems[key] == text {
+			return
+		}
+		if text == "" {
+			delete(r.state.problems, key)
+		} else {
+			r.state.problems[key] = text
+		}
+		r.changed.Problems = r.problems()
+	})
+}
+
+func (r *Report) problems() *agentv1.ProblemSet {
+	set := &agentv1.ProblemSet{}
+	for _, key := range slices.Sorted(maps.Keys(r.state.problems)) {
+		set.Problems = append(set.Problems, r.state.problems[key])
+	}
+	return set
+}
+
+// Note is an event about the node itself, one sentence for people.
+func (r *Report) Note(text string) {
+	r.update(func() { r.spool.add(&agentv1.Event{Kind: &agentv1.Event_Note{Note: text}}) })
+}

@@ -1,0 +1,102 @@
+package report
+
+import (
+	"testing"
+
+	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
+)
+
+func backend(name string, state agentv1.ServerState) *agentv1.BackendObservation {
+	return &agentv1.BackendObservation{Pool: "web", Backend: name, State: state}
+}
+
+const (
+	up   = agentv1.ServerState_SERVER_STATE_UP
+	down = agentv1.ServerState_SERVER_STATE_DOWN
+)
+
+func TestSessionGetsTheWholeStateThenChanges(t *testing.T) {
+	r := New("boot")
+	r.Backend(backend("a", up))
+	r.Backend(backend("b", up))
+	r.Begin(0)
+	o, _ := r.Next()
+	if !o.GetWhole() || len(o.GetBackends()) != 2 {
+		t.Fatalf("the first observation is %v, want the whole state", o)
+	}
+	if o, _ := r.Next(); o != nil {
+		t.Errorf("with nothing new there is %v", o)
+	}
+	r.Backend(backend("a", down))
+	r.Backend(backend("a", up))
+	r.Backend(backend("a", down))
+	r.RemoveBackend("web", "b")
+	o, _ = r.Next()
+	if o.GetWhole() || len(o.GetBackends()) != 1 || o.GetBackends()[0].GetState() != down {
+		t.Errorf("changes to one backend give %v, want its newest state once", o)
+	}
+	if got := o.GetRemovedBackends(); len(got) != 1 || got[0] != "web/b" {
+		t.Errorf("removed backends are %v, want web/b", got)
+	}
+	r.Begin(0)
+	if o, _ = r.Next(); !o.GetWhole() || len(o.GetBackends()) != 1 {
+		t.Errorf("a new session begins with %v, want the whole state", o)
+	}
+}
+
+func TestEventsAreNumberedAndKeptUntilTheyAreSafe(t *testing.T) {
+	r := New("boot")
+	for _, s := range []agentv1.ServerState{up, down, up} {
+		r.Backend(backend("a", s))
+	}
+	r.Backend(backend("a", up)) // no change of state: no event
+	r.Begin(0)
+	if got := sequences(r); len(got) != 3 || got[0] != 1 || got[2] != 3 {
+		t.Fatalf("the session gets events %v, want 1 2 3", got)
+	}
+	if got := sequences(r); len(got) != 0 {
+		t.Errorf("the session gets events %v again", got)
+	}
+	r.Ack("another boot", 3)
+	r.Ack("boot", 1)
+	r.Begin(1)
+	if got := sequences(r); len(got) != 2 || got[0] != 2 {
+		t.Errorf("the next session gets events %v, want 2 3", got)
+	}
+}
+
+func TestLostEventsAreReportedAsAGap(t *testing.T) {
+	r := New("boot")
+	for range maxSpool + 7 {
+		r.Note("something")
+	}
+	r.Begin(0)
+	_, batch := r.Next()
+	gap := batch.GetEvents()[0]
+	if gap.GetGap() != 7 || gap.GetSequence() != 7 {
+		t.Errorf("the first event is %v, want a gap of 7 with number 7", gap)
+	}
+	if next := batch.GetEvents()[1].GetSequence(); next != 8 {
+		t.Errorf("after the gap comes %d, want 8", next)
+	}
+	total := len(batch.GetEvents()) - 1
+	for {
+		_, batch := r.Next()
+		if batch == nil {
+			break
+		}
+		total += len(batch.GetEvents())
+	}
+	if total != maxSpool {
+		t.Errorf("%d events arrive, want the newest %d", total, maxSpool)
+	}
+}
+
+func sequences(r *Report) []uint64 {
+	_, batch := r.Next()
+	var out []uint64
+	for _, e := range batch.GetEvents() {
+		out = append(out, e.GetSequence())
+	}
+	return out
+}

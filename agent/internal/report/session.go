@@ -1,0 +1,76 @@
+package report
+
+import (
+	"maps"
+	"slices"
+
+	"google.golang.org/protobuf/proto"
+
+	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
+)
+
+// Begin starts a session: Next gives the whole state first, and the events
+// after the one that the controller has safe.
+func (r *Report) Begin(safe uint64) {
+	r.update(func() {
+		r.whole()
+		r.spool.ack(safe)
+		r.spool.sent = safe
+	})
+}
+
+// Ready has an entry when Next may have something new.
+func (r *Report) Ready() <-chan struct{} { return r.ready }
+
+// Ack drops events up to one that the controller has safe.
+func (r *Report) Ack(bootID string, sequence uint64) {
+	if bootID != r.spool.bootID {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.spool.ack(sequence)
+}
+
+// Next returns what the session has not seen yet: the change of state and the
+// next events, each nil when there is none. Call it until both are nil.
+func (r *Report) Next() (*agentv1.Observation, *agentv1.EventBatch) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.observation(), r.spool.next()
+}
+
+// observation takes what changed.
+func (r *Report) observation() *agentv1.Observation {
+	o := r.changed
+	for _, key := range slices.Sorted(maps.Keys(r.backends)) {
+		if b := r.state.backends[key]; b != nil {
+			o.Backends = append(o.Backends, b)
+		} else {
+			o.RemovedBackends = append(o.RemovedBackends, key)
+		}
+	}
+	r.changed = &agentv1.Observation{}
+	clear(r.backends)
+	if proto.Size(o) == 0 {
+		return nil
+	}
+	return o
+}
+
+// whole makes everything count as not seen yet. Call it under the lock.
+func (r *Report) whole() {
+	r.changed = &agentv1.Observation{
+		Whole:      true,
+		Haproxy:    r.state.haproxy,
+		Keepalived: r.state.keepalived,
+		Instances:  &agentv1.InstanceSet{Instances: r.state.instances},
+		Score:      proto.Int32(r.state.score),
+		Problems:   r.problems(),
+		Reloads:    proto.Uint64(r.state.reloads),
+	}
+	r.backends = make(map[string]bool, len(r.state.backends))
+	for key := range r.state.backends {
+		r.backends[key] = true
+	}
+}
