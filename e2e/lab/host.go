@@ -140,19 +140,35 @@ func (h *Host) Pids(command string) ([]int, error) {
 }
 
 // SignalAll sends a signal to every process of the host with that command name
-// and fails if there is none.
-func (h *Host) SignalAll(command string, sig syscall.Signal) error {
+// and returns their ids. It fails if there is none.
+func (h *Host) SignalAll(command string, sig syscall.Signal) ([]int, error) {
 	pids, err := h.Pids(command)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if len(pids) == 0 {
-		return fmt.Errorf("host %s runs no process named %s", h.Name, command)
+		return nil, fmt.Errorf("host %s runs no process named %s", h.Name, command)
 	}
 	for _, pid := range pids {
 		if err := syscall.Kill(pid, sig); err != nil {
-			return fmt.Errorf("host %s: signal %s (%d): %w", h.Name, command, pid, err)
+			return nil, fmt.Errorf("host %s: signal %s (%d): %w", h.Name, command, pid, err)
 		}
 	}
-	return nil
+	return pids, nil
+}
+
+// KillAll kills every process of the host with that command name and waits
+// until they are gone. Something may have started new ones by then.
+func (h *Host) KillAll(ctx context.Context, command string) error {
+	killed, err := h.SignalAll(command, syscall.SIGKILL)
+	if err != nil {
+		return err
+	}
+	return Until(ctx, "killed "+command+" on "+h.Name+" to be gone", func(context.Context) error {
+		left, err := h.Pids(command)
+		if err == nil && slices.ContainsFunc(left, func(pid int) bool { return slices.Contains(killed, pid) }) {
+			err = fmt.Errorf("still there: %v of %v", left, killed)
+		}
+		return err
+	})
 }

@@ -194,6 +194,25 @@ func TestProcessLife(t *testing.T) {
 	unreachable(t, l)
 }
 
+func TestLogged(t *testing.T) {
+	a := labtest.Start(t, pair()).Host("a")
+	start := func(script string) *lab.Process {
+		p, err := a.Start(t.Context(), lab.ProcessSpec{Name: "script", Args: []string{"bash", "-c", script}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	ctx := labtest.Deadline(t, 10*time.Second)
+	if err := start("echo one; read -r _ </dev/zero").Logged(ctx, "one"); err != nil {
+		t.Error(err)
+	}
+	// The same log file: what an earlier process wrote does not count.
+	if err := start("echo two >&2; exit 3").Logged(ctx, "one"); err == nil || !strings.Contains(err.Error(), "exit status 3") {
+		t.Errorf("process that ended without the text: got %v, want its exit status", err)
+	}
+}
+
 func TestOrphansAreReaped(t *testing.T) {
 	l := labtest.Start(t, pair())
 	a := l.Host("a")

@@ -33,11 +33,12 @@ type Process struct {
 	// Log is the path of the log file.
 	Log string
 
-	name string
-	cmd  *exec.Cmd // nsenter, which waits for the process and ends as it does
-	pid  int       // of the process itself, as seen from outside
-	done chan struct{}
-	err  error // how it ended; set before done is closed
+	name  string
+	start int64     // size of the log file before the process began
+	cmd   *exec.Cmd // nsenter, which waits for the process and ends as it does
+	pid   int       // of the process itself, as seen from outside
+	done  chan struct{}
+	err   error // how it ended; set before done is closed
 }
 
 // Start starts a process in the host. It outlives ctx, which bounds the start
@@ -49,6 +50,10 @@ func (h *Host) Start(ctx context.Context, spec ProcessSpec) (*Process, error) {
 		return nil, err
 	}
 	defer file.Close() // the process has its own descriptor
+	before, err := file.Stat()
+	if err != nil {
+		return nil, err
+	}
 	cmd := exec.Command("nsenter", h.enter(spec.Args[0], spec.Args[1:])...)
 	cmd.Env = append(os.Environ(), spec.Env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
@@ -59,7 +64,7 @@ func (h *Host) Start(ctx context.Context, spec ProcessSpec) (*Process, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s on %s: %w", spec.Name, h.Name, err)
 	}
-	p := &Process{Log: log, name: spec.Name + " on " + h.Name, cmd: cmd, done: make(chan struct{})}
+	p := &Process{Log: log, name: spec.Name + " on " + h.Name, start: before.Size(), cmd: cmd, done: make(chan struct{})}
 	h.processes.Go(func() {
 		defer close(p.done)
 		p.err = cmd.Wait()
@@ -75,10 +80,8 @@ func (p *Process) findPID(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	return Until(ctx, "process id of "+p.name, func(context.Context) error {
-		select {
-		case <-p.done:
-			return nil // ended already: Wait tells how
-		default:
+		if p.ended() {
+			return nil // Wait tells how
 		}
 		pid, err := childOf(p.cmd.Process.Pid)
 		p.pid = pid
@@ -134,12 +137,40 @@ func (p *Process) Wait(ctx context.Context) error {
 	}
 }
 
-// Signal sends a signal to the process. One that has ended is not an error.
-func (p *Process) Signal(sig syscall.Signal) error {
+// Logged waits until the process has written that text to its log file. It
+// fails at once if the process ends without.
+func (p *Process) Logged(ctx context.Context, text string) error {
+	ctx, giveUp := context.WithCancel(ctx)
+	defer giveUp()
+	return Until(ctx, fmt.Sprintf("%q in %s", text, p.Log), func(context.Context) error {
+		ended := p.ended() // asked first: what it wrote before is then all there
+		log, err := os.ReadFile(p.Log)
+		switch {
+		case err != nil:
+			return err
+		case bytes.Contains(log[p.start:], []byte(text)):
+			return nil
+		case ended:
+			giveUp()
+			return fmt.Errorf("%s has ended (%v)", p.name, p.err)
+		}
+		return errors.New("not written yet")
+	})
+}
+
+func (p *Process) ended() bool {
 	select {
 	case <-p.done:
-		return nil
+		return true
 	default:
+		return false
+	}
+}
+
+// Signal sends a signal to the process. One that has ended is not an error.
+func (p *Process) Signal(sig syscall.Signal) error {
+	if p.ended() {
+		return nil
 	}
 	err := syscall.Kill(p.pid, sig)
 	if sig == syscall.SIGCONT {

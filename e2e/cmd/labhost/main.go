@@ -61,6 +61,7 @@ func runWeb(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	fmt.Fprintln(os.Stderr, "listening on", listener.Addr())
 	return web.Serve(ctx, listener, *name)
 }
 

@@ -4,6 +4,8 @@ package labtest
 import (
 	"context"
 	"os"
+	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -45,6 +47,22 @@ func Start(t testing.TB, spec lab.Spec) *lab.Lab {
 		}
 	})
 	return l
+}
+
+// Labhost builds the program that runs in the hosts of labs and returns its
+// path.
+func Labhost(t testing.TB) string {
+	t.Helper()
+	mod, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", "github.com/tandem-lb/tandem/e2e").Output()
+	if err != nil {
+		t.Fatalf("find the module: %v", err)
+	}
+	path := filepath.Join(filepath.Dir(strings.TrimSpace(string(mod))), "bin", "labhost")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", path, "github.com/tandem-lb/tandem/e2e/cmd/labhost")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build labhost: %v\n%s", err, out)
+	}
+	return path
 }
 
 // Deadline returns a context that ends with the test or after d.
