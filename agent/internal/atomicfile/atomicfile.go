@@ -15,25 +15,43 @@ import (
 // path is as it was, except that after a failed fsync of the directory it may
 // be either.
 func WriteFile(path string, data []byte, perm os.FileMode) error {
-	dir := filepath.Dir(path)
-	temp, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
-	if err != nil {
+	if err := replace(path, data, perm, (*os.File).Sync); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
-	if err := fill(temp, data, perm); err != nil {
-		return fmt.Errorf("write %s: %w", path, errors.Join(err, os.Remove(temp.Name())))
-	}
-	if err := os.Rename(temp.Name(), path); err != nil {
-		return fmt.Errorf("write %s: %w", path, errors.Join(err, os.Remove(temp.Name())))
-	}
-	if err := syncDir(dir); err != nil {
+	if err := syncDir(filepath.Dir(path)); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return nil
 }
 
-// fill writes, fsyncs and closes the file.
-func fill(f *os.File, data []byte, perm os.FileMode) (err error) {
+// WriteVolatile is WriteFile without fsync, for files that are written anew at
+// each boot: readers see old or new, and nobody waits for a disk.
+func WriteVolatile(path string, data []byte, perm os.FileMode) error {
+	noSync := func(*os.File) error { return nil }
+	if err := replace(path, data, perm, noSync); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}
+
+// replace renames a new file over path.
+func replace(path string, data []byte, perm os.FileMode, sync func(*os.File) error) error {
+	temp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return err
+	}
+	err = fill(temp, data, perm, sync)
+	if err == nil {
+		err = os.Rename(temp.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(temp.Name()))
+	}
+	return nil
+}
+
+// fill writes, syncs and closes the file.
+func fill(f *os.File, data []byte, perm os.FileMode, sync func(*os.File) error) (err error) {
 	defer func() { err = errors.Join(err, f.Close()) }()
 	if err := f.Chmod(perm); err != nil {
 		return err
@@ -41,7 +59,7 @@ func fill(f *os.File, data []byte, perm os.FileMode) (err error) {
 	if _, err := f.Write(data); err != nil {
 		return err
 	}
-	return f.Sync()
+	return sync(f)
 }
 
 // Rename moves a file over another one in the same directory and makes that

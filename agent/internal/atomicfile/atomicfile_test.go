@@ -12,14 +12,28 @@ import (
 	"github.com/tandem-lb/tandem/agent/internal/atomicfile"
 )
 
-func TestWriteFileReplacesContentAndPermissions(t *testing.T) {
+// writers share everything but fsync.
+var writers = map[string]func(string, []byte, os.FileMode) error{
+	"WriteFile":     atomicfile.WriteFile,
+	"WriteVolatile": atomicfile.WriteVolatile,
+}
+
+func each(t *testing.T, test func(t *testing.T, write func(string, []byte, os.FileMode) error)) {
+	for name, write := range writers {
+		t.Run(name, func(t *testing.T) { test(t, write) })
+	}
+}
+
+func TestReplacesContentAndPermissions(t *testing.T) { each(t, replaces) }
+
+func replaces(t *testing.T, write func(string, []byte, os.FileMode) error) {
 	defer unix.Umask(unix.Umask(0o077))
 	dir := t.TempDir()
 	path := filepath.Join(dir, "file")
 	if err := os.WriteFile(path, []byte("a longer old content"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := atomicfile.WriteFile(path, []byte("new"), 0o644); err != nil {
+	if err := write(path, []byte("new"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	got, err := os.ReadFile(path)
@@ -33,26 +47,30 @@ func TestWriteFileReplacesContentAndPermissions(t *testing.T) {
 	onlyEntry(t, dir, "file")
 }
 
-func TestWriteFileFailureLeavesNothingBehind(t *testing.T) {
+func TestFailureLeavesNothingBehind(t *testing.T) { each(t, leavesNothing) }
+
+func leavesNothing(t *testing.T, write func(string, []byte, os.FileMode) error) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "taken")
 	if err := os.Mkdir(path, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := atomicfile.WriteFile(path, []byte("x"), 0o644); err == nil {
+	if err := write(path, []byte("x"), 0o644); err == nil {
 		t.Error("a directory was replaced by a file")
 	}
 	onlyEntry(t, dir, "taken")
-	if err := atomicfile.WriteFile(filepath.Join(dir, "none", "file"), nil, 0o644); err == nil {
+	if err := write(filepath.Join(dir, "none", "file"), nil, 0o644); err == nil {
 		t.Error("wrote into a directory that does not exist")
 	}
 }
 
 // A reader sees one of the contents whole, never a part or none.
-func TestWriteFileIsNeverSeenHalf(t *testing.T) {
+func TestIsNeverSeenHalf(t *testing.T) { each(t, neverHalf) }
+
+func neverHalf(t *testing.T, write func(string, []byte, os.FileMode) error) {
 	path := filepath.Join(t.TempDir(), "file")
 	contents := [][]byte{bytes.Repeat([]byte("a"), 1<<16), bytes.Repeat([]byte("b"), 1<<12)}
-	if err := atomicfile.WriteFile(path, contents[0], 0o644); err != nil {
+	if err := write(path, contents[0], 0o644); err != nil {
 		t.Fatal(err)
 	}
 	stop := make(chan struct{})
@@ -72,7 +90,7 @@ func TestWriteFileIsNeverSeenHalf(t *testing.T) {
 		}
 	})
 	for i := range 100 {
-		if err := atomicfile.WriteFile(path, contents[i%2], 0o644); err != nil {
+		if err := write(path, contents[i%2], 0o644); err != nil {
 			t.Error(err)
 		}
 	}

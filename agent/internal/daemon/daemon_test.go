@@ -157,6 +157,14 @@ func TestStartRefuses(t *testing.T) {
 	}
 }
 
+func TestStartTimeIsNow(t *testing.T) {
+	before := time.Now()
+	p := startForTest(t, sleeper(t.TempDir()))
+	if off := p.StartTime().Sub(before); off < -50*time.Millisecond || off > 5*time.Second {
+		t.Errorf("start time is off by %v", off)
+	}
+}
+
 func TestDaemonIsInItsOwnSession(t *testing.T) {
 	p := startForTest(t, sleeper(t.TempDir()))
 	session, err := unix.Getsid(p.PID())

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -25,6 +26,16 @@ type Process struct {
 
 // PID is the process id.
 func (p *Process) PID() int { return p.identity.pid }
+
+// StartTime is when the process started, to about 10 ms, by the clock of now.
+func (p *Process) StartTime() time.Time {
+	var up unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &up); err != nil {
+		return time.Time{}
+	}
+	const tick = time.Second / 100 // USER_HZ, on every Linux
+	return time.Now().Add(time.Duration(p.identity.start)*tick - time.Duration(up.Nano()))
+}
 
 // Done is closed when the process has ended, whoever's child it is. It stays
 // open when Close comes first.
