@@ -461,10 +461,10 @@ const file_tandem_v1_cluster_proto_rawDesc = "" +
 	"\x12vrrp.auth_password\x12gmust be 1 to 8 letters or digits: keepalived cuts longer passwords and reads other characters as syntax\x1a\"this.matches('^[A-Za-z0-9]{1,8}$')\xd8\x01\x01\x80\x01\x01R\fauthPassword\x12/\n" +
 	"\x11auth_password_set\x18\x04 \x01(\bB\x03\xe0A\x03R\x0fauthPasswordSetB\n" +
 	"\n" +
-	"\b_version\"\xb6\x05\n" +
-	"\tStatsPage\x12\x8c\x01\n" +
-	"\aaddress\x18\x01 \x01(\tBr\xbaHo\xba\x01i\n" +
-	"\x12stats_page.address\x12Fmust be an IP address such as 192.168.1.10, or empty for every address\x1a\vthis.isIp()\xd8\x01\x01R\aaddress\x12$\n" +
+	"\b_version\"\xd0\x05\n" +
+	"\tStatsPage\x12\xa6\x01\n" +
+	"\aaddress\x18\x01 \x01(\tB\x8b\x01\xbaH\x87\x01\xba\x01\x80\x01\n" +
+	"\x12stats_page.address\x12Fmust be an IP address such as 192.168.1.10, or empty for every address\x1a\"this.isIp() && !this.contains('%')\xd8\x01\x01R\aaddress\x12$\n" +
 	"\x04port\x18\x02 \x01(\rB\v\xbaH\b*\x06\x18\xff\xff\x03(\x01H\x00R\x04port\x88\x01\x01\x12\xb6\x01\n" +
 	"\x04path\x18\x03 \x01(\tB\xa1\x01\xbaH\x9d\x01\xba\x01\x96\x01\n" +
 	"\x0fstats_page.path\x12Wmust start with / and hold only letters, digits and /._~- (at most 128), such as /stats\x1a*this.matches('^/[A-Za-z0-9/._~-]{0,127}$')\xd8\x01\x01R\x04path\x12\xb5\x01\n" +

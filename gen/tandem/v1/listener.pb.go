@@ -333,20 +333,20 @@ const file_tandem_v1_listener_proto_rawDesc = "" +
 	"\teffective\x18\v \x01(\v2\x18.tandem.v1.ProxySettingsB\x03\xe0A\x03R\teffective\x12\x1c\n" +
 	"\x04etag\x18\f \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etagB\x10\n" +
 	"\x0e_forwarded_forB\x12\n" +
-	"\x10_max_connections\"\xfb\x03\n" +
+	"\x10_max_connections\"\x93\x04\n" +
 	"\x04Bind\x12}\n" +
 	"\x03vip\x18\x01 \x01(\tBk\xbaHh\xba\x01b\n" +
-	"\bbind.vip\x12$must be the id of a VIP, such as web\x1a0this.matches('^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$')\xd8\x01\x01R\x03vip\x12j\n" +
-	"\aaddress\x18\x02 \x01(\tBP\xbaHM\xba\x01G\n" +
-	"\fbind.address\x12*must be an IP address such as 192.168.1.10\x1a\vthis.isIp()\xd8\x01\x01R\aaddress\x12\x1f\n" +
+	"\bbind.vip\x12$must be the id of a VIP, such as web\x1a0this.matches('^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$')\xd8\x01\x01R\x03vip\x12\x81\x01\n" +
+	"\aaddress\x18\x02 \x01(\tBg\xbaHd\xba\x01^\n" +
+	"\fbind.address\x12*must be an IP address such as 192.168.1.10\x1a\"this.isIp() && !this.contains('%')\xd8\x01\x01R\aaddress\x12\x1f\n" +
 	"\x04port\x18\x03 \x01(\rB\v\xbaH\b*\x06\x18\xff\xff\x03(\x01R\x04port\x12$\n" +
 	"\bport_end\x18\x04 \x01(\rB\t\xbaH\x06*\x04\x18\xff\xff\x03R\aportEnd:\xc0\x01\xbaH\xbc\x01\x1aU\n" +
 	"\x0ebind.one_place\x12\x1dgive vip or address, not both\x1a$this.vip == '' || this.address == ''\x1ac\n" +
-	"\rbind.port_end\x12\x1fport_end must not be below port\x1a1this.port_end == 0u || this.port_end >= this.port\"\x85\x03\n" +
-	"\x05Probe\x12\xa7\x01\n" +
-	"\x04path\x18\x01 \x01(\tB\x92\x01\xbaH\x8e\x01\xba\x01\x87\x01\n" +
+	"\rbind.port_end\x12\x1fport_end must not be below port\x1a1this.port_end == 0u || this.port_end >= this.port\"\x95\x03\n" +
+	"\x05Probe\x12\xb7\x01\n" +
+	"\x04path\x18\x01 \x01(\tB\xa2\x01\xbaH\x9e\x01\xba\x01\x97\x01\n" +
 	"\n" +
-	"probe.path\x12Wmust start with / and hold only printable ASCII characters without spaces, at most 1024\x1a this.matches('^/[!-~]{0,1023}$')\xd8\x01\x01R\x04path\x12\x99\x01\n" +
+	"probe.path\x12Wmust start with / and hold only printable ASCII characters without spaces, at most 1024\x1a0this.size() <= 1024 && this.matches('^/[!-~]*$')\xd8\x01\x01R\x04path\x12\x99\x01\n" +
 	"\x04host\x18\x02 \x01(\tB\x84\x01\xbaH\x80\x01\xba\x01z\n" +
 	"\n" +
 	"probe.host\x12+must be a host name such as www.example.com\x1a?this.matches('^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$')\xd8\x01\x01R\x04host\x126\n" +

@@ -383,11 +383,11 @@ const file_tandem_v1_pool_proto_rawDesc = "" +
 	"\x04port\x18\a \x01(\rB\v\xbaH\b*\x06\x18\xff\xff\x03(\x01H\x02R\x04port\x88\x01\x01B\a\n" +
 	"\x05_riseB\a\n" +
 	"\x05_fallB\a\n" +
-	"\x05_port\"\xe9\x04\n" +
+	"\x05_port\"\xf9\x04\n" +
 	"\tHttpCheck\x124\n" +
-	"\x06method\x18\x01 \x01(\tB\x1c\xbaH\x19\xd8\x01\x01r\x14R\x03GETR\x04HEADR\aOPTIONSR\x06method\x12\xbd\x01\n" +
-	"\x04path\x18\x02 \x01(\tB\xa8\x01\xbaH\xa4\x01\xba\x01\x9d\x01\n" +
-	"\x0fhttp_check.path\x12hmust start with / and hold only printable ASCII characters without spaces, at most 1024, such as /health\x1a this.matches('^/[!-~]{0,1023}$')\xd8\x01\x01R\x04path\x12\x9e\x01\n" +
+	"\x06method\x18\x01 \x01(\tB\x1c\xbaH\x19\xd8\x01\x01r\x14R\x03GETR\x04HEADR\aOPTIONSR\x06method\x12\xcd\x01\n" +
+	"\x04path\x18\x02 \x01(\tB\xb8\x01\xbaH\xb4\x01\xba\x01\xad\x01\n" +
+	"\x0fhttp_check.path\x12hmust start with / and hold only printable ASCII characters without spaces, at most 1024, such as /health\x1a0this.size() <= 1024 && this.matches('^/[!-~]*$')\xd8\x01\x01R\x04path\x12\x9e\x01\n" +
 	"\x04host\x18\x03 \x01(\tB\x89\x01\xbaH\x85\x01\xba\x01\x7f\n" +
 	"\x0fhttp_check.host\x12+must be a host name such as www.example.com\x1a?this.matches('^[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?$')\xd8\x01\x01R\x04host\x12\xc4\x01\n" +
 	"\x0fexpected_status\x18\x04 \x01(\tB\x9a\x01\xbaH\x96\x01\xba\x01\x8f\x01\n" +
