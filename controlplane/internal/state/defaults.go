@@ -1,7 +1,6 @@
 package state
 
 import (
-	"fmt"
 	"time"
 
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
@@ -249,5 +248,3 @@ func optional[M, T any](m *M, field func() *T) *T {
 	}
 	return field()
 }
-
-var _ = fmt.Sprint

@@ -2,6 +2,7 @@ package state
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -26,7 +27,6 @@ const (
 	ReasonFieldInvalid    = "FIELD_INVALID"
 	ReasonFieldUnknown    = "FIELD_UNKNOWN"
 	ReasonNameInvalid     = "NAME_INVALID"
-	ReasonNameTwice       = "NAME_TWICE"
 	ReasonNotFound        = "NOT_FOUND"
 	ReasonETagMismatch    = "ETAG_MISMATCH"
 	ReasonClusterMismatch = "CLUSTER_MISMATCH"
@@ -129,8 +129,8 @@ func invalid(field, reason, format string, args ...any) *Error {
 	return vs.err()
 }
 
-// violations collects what is wrong. An Invalid one outranks the others as the
-// code of the whole.
+// violations collects what is wrong, each field once for each reason. An
+// Invalid one outranks the others as the code of the whole.
 type violations struct {
 	code Code
 	list []Violation
@@ -140,7 +140,8 @@ func (vs *violations) add(code Code, field, reason, format string, args ...any) 
 	if vs.code == 0 || code < vs.code {
 		vs.code = code
 	}
-	if len(vs.list) < maxViolations {
+	same := func(v Violation) bool { return v.Field == field && v.Reason == reason }
+	if len(vs.list) < maxViolations && !slices.ContainsFunc(vs.list, same) {
 		vs.list = append(vs.list, Violation{Field: field, Reason: reason, Message: fmt.Sprintf(format, args...)})
 	}
 }

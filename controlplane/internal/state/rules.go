@@ -1,0 +1,255 @@
+package state
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
+)
+
+// rules are the rules between resources, over the configuration as it would
+// be. Only those run that what was touched can break.
+type rules struct {
+	violations
+	draft *Draft
+	next  *Config
+}
+
+// check returns the rules that next breaks as an *Error.
+func (d *Draft) check(next *Config) error {
+	if next.deleted {
+		return nil
+	}
+	r := &rules{draft: d, next: next}
+	if d.kinds[KindVip] || d.kinds[KindCluster] {
+		r.vips()
+	}
+	if d.kinds[KindListener] || d.kinds[KindPool] || d.kinds[KindVip] {
+		r.references()
+	}
+	if d.kinds[KindPool] {
+		r.pools()
+	}
+	if d.kinds[KindListener] || d.kinds[KindVip] || d.kinds[KindCluster] {
+		r.limits()
+		if len(r.list) == 0 { // binds need VIPs that exist
+			r.binds()
+		}
+	}
+	if d.kinds[KindBackend] {
+		r.backends()
+	}
+	if err := r.err(); err != nil {
+		return err
+	}
+	return nil
+}
+
+// place is a field of a resource.
+type place struct {
+	name  Name
+	field string
+}
+
+// refuse adds a violation at the first of the places that the request holds:
+// the one that the user can put right in it. The first place is the fallback.
+func (r *rules) refuse(reason string, places []place, format string, args ...any) {
+	at := join(places[0].name.String(), places[0].field)
+	for _, p := range places {
+		if f, ok := r.draft.fields[p.name]; ok {
+			at = join(f, p.field)
+			break
+		}
+	}
+	r.add(FailedPrecondition, at, reason, format, args...)
+}
+
+func (r *rules) vip(id, field string) place      { return place{VipName(r.next.id, id), field} }
+func (r *rules) listener(id, field string) place { return place{ListenerName(r.next.id, id), field} }
+func (r *rules) cluster(field string) place      { return place{ClusterName(r.next.id), field} }
+
+// references holds that listeners refer to what exists and speaks their
+// protocol.
+func (r *rules) references() {
+	for i, l := range r.next.listeners.values {
+		id := r.next.listeners.keys[i]
+		pool := r.next.Pool(l.GetPool())
+		if pool == nil {
+			r.unknown(ReasonUnknownPool, ReasonPoolInUse, r.listener(id, "pool"), PoolName(r.next.id, l.GetPool()), r.next.pools.keys)
+		} else if want, is := EffectiveProtocol(l.GetProtocol()), EffectiveProtocol(pool.GetProtocol()); want != is {
+			r.refuse(ReasonProtocolMismatch,
+				[]place{r.listener(id, "pool"), {PoolName(r.next.id, l.GetPool()), "protocol"}},
+				"listener %q speaks %s and pool %q %s: give both the same protocol", id, want, l.GetPool(), is)
+		}
+		for j, b := range l.GetBinds() {
+			if b.GetVip() != "" && r.next.Vip(b.GetVip()) == nil {
+				at := r.listener(id, fmt.Sprintf("binds[%d].vip", j))
+				r.unknown(ReasonUnknownVip, ReasonVipInUse, at, VipName(r.next.id, b.GetVip()), r.next.vips.keys)
+			}
+		}
+	}
+}
+
+// unknown reports a reference from a listener to what does not exist: as the
+// listener's fault if the request holds it, else as one of the removal.
+func (r *rules) unknown(unknown, inUse string, from place, to Name, known []string) {
+	if _, ok := r.draft.fields[from.name]; ok {
+		r.refuse(unknown, []place{from}, "%s %q does not exist: %s", to.Kind, to.ID, oneOf(known))
+		return
+	}
+	r.add(FailedPrecondition, "name", inUse, "%s %q is used by listener %q: change or delete that first",
+		to.Kind, to.ID, from.name.ID)
+}
+
+func oneOf(known []string) string {
+	switch {
+	case len(known) == 0:
+		return "there is none yet, create it first"
+	case len(known) > 10:
+		return "must be one of " + strings.Join(known[:10], ", ") + ", …"
+	default:
+		return "must be one of " + strings.Join(known, ", ")
+	}
+}
+
+// pools holds the rules within one pool.
+func (r *rules) pools() {
+	for i, p := range r.next.pools.values {
+		n := PoolName(r.next.id, r.next.pools.keys[i])
+		if !r.draft.touched[n] {
+			continue
+		}
+		if p.GetBalance() == "uri" && EffectiveProtocol(p.GetProtocol()) != "http" {
+			r.refuse(ReasonBalanceNeedsHTTP, []place{{n, "balance"}}, "uri needs protocol http: requests have one, TCP connections do not")
+		}
+		lo, hi, ok := strings.Cut(p.GetCheck().GetHttp().GetExpectedStatus(), "-")
+		if ok && lo > hi { // both have three digits
+			r.refuse(ReasonStatusRange, []place{{n, "check.http.expected_status"}}, "%s-%s is no range: must be lowest-highest, such as 200-399", lo, hi)
+		}
+	}
+}
+
+// limits holds that the process can take what a listener may accept.
+func (r *rules) limits() {
+	limit := EffectiveMaxConnections(r.next)
+	for i, l := range r.next.listeners.values {
+		id := r.next.listeners.keys[i]
+		if m := EffectiveListener(r.next, l).GetMaxConnections(); m > limit {
+			r.refuse(ReasonMaxConnections, []place{r.listener(id, "max_connections"), r.cluster("max_connections")},
+				"listener %q may have %d connections and the cluster's max_connections allows %d in all: lower the one or raise the other",
+				id, m, limit)
+		}
+	}
+}
+
+// backends holds that no two backends of a pool have one address and port.
+func (r *rules) backends() {
+	type endpoint struct {
+		address string
+		port    uint32
+	}
+	moved := map[string]map[endpoint]string{} // by pool: what is new → backend
+	for n := range r.draft.touched {
+		b := r.next.Backend(n.Pool, n.ID)
+		if n.Kind != KindBackend || b == nil {
+			continue
+		}
+		if old := r.draft.base.Backend(n.Pool, n.ID); old != nil && old.Address == b.Address && old.Port == b.Port {
+			continue
+		}
+		at := endpoint{b.Address, b.Port}
+		if moved[n.Pool] == nil {
+			moved[n.Pool] = map[endpoint]string{}
+		}
+		// Of two new ones the first by name keeps the place.
+		if first, ok := moved[n.Pool][at]; !ok || n.ID < first {
+			moved[n.Pool][at] = n.ID
+		}
+	}
+	for pool, places := range moved {
+		ids := r.next.backendIDs(pool)
+		for i, b := range r.next.Backends(pool) {
+			other, ok := places[endpoint{b.Address, b.Port}]
+			if !ok || other == ids[i] {
+				continue
+			}
+			r.refuse(ReasonAddressTaken,
+				[]place{{BackendName(r.next.id, pool, ids[i]), "address"}, {BackendName(r.next.id, pool, other), "address"}},
+				"%s is the address of backend %q as well as of %q: a pool has each address and port once",
+				netip.AddrPortFrom(addr(b.Address), uint16(b.Port)), other, ids[i])
+		}
+	}
+}
+
+// vips holds the rules of VRRP.
+func (r *rules) vips() {
+	owners := newVipIndex(r.draft.env.Others)
+	for i, v := range r.next.vips.values {
+		id := r.next.vips.keys[i]
+		r.anchors(id, v)
+		r.vrrp(id, v)
+		r.priorities(id, v)
+		for _, c := range owners.claim(r.next.id, id, v) {
+			r.refuse(c.reason, []place{r.vip(id, c.field), {c.other, c.otherField}}, "%s", c.message)
+		}
+	}
+}
+
+// anchors holds that the first address of each family stays: nodes that
+// disagree about it would both hold the VIP.
+func (r *rules) anchors(id string, v *tandemv1.Vip) {
+	old := r.draft.base.Vip(id)
+	if old == nil || !r.draft.touched[VipName(r.next.id, id)] {
+		return
+	}
+	for _, v6 := range []bool{false, true} {
+		was, _ := anchor(old, v6)
+		is, at := anchor(v, v6)
+		if was == "" || is == was {
+			continue
+		}
+		r.refuse(ReasonAnchorImmutable, []place{r.vip(id, fmt.Sprintf("addresses[%d]", at))},
+			"the first %s address of VIP %q is %s and cannot change: add the new one after it, or make another VIP", family(v6), id, was)
+	}
+}
+
+// vrrp holds what the protocol's version can do.
+func (r *rules) vrrp(id string, v *tandemv1.Vip) {
+	version, interval := EffectiveVrrpVersion(r.next), EffectiveAdvertInterval(r.next, v)
+	if a, at := anchor(v, true); version == 2 && a != "" {
+		r.refuse(ReasonV2IPv6, []place{r.vip(id, fmt.Sprintf("addresses[%d]", at)), r.cluster("vrrp.version")},
+			"VRRPv2 cannot carry the IPv6 address %s of VIP %q: use version 3", a, id)
+	}
+	unit, words := 10*time.Millisecond, "VRRPv3 counts in hundredths of a second: must be a multiple of 10ms"
+	if version == 2 {
+		unit, words = time.Second, "VRRPv2 counts in seconds: must be a whole number of them"
+	}
+	if interval%unit != 0 {
+		r.refuse(ReasonAdvertInterval,
+			[]place{r.vip(id, "advert_interval"), r.cluster("vrrp.advert_interval")}, "%s, not %s", words, interval)
+	}
+	if v.GetFailBack() == "delayed" && v.GetFailBackDelay().AsDuration() <= 0 {
+		r.refuse(ReasonFailBackDelay, []place{r.vip(id, "fail_back_delay")}, "fail_back delayed needs a delay, such as 60s")
+	}
+}
+
+// priorities holds that they are of nodes that exist.
+func (r *rules) priorities(id string, v *tandemv1.Vip) {
+	if !r.draft.touched[VipName(r.next.id, id)] {
+		return
+	}
+	nodes := make([]string, 0, len(v.GetPriorities()))
+	for node := range v.GetPriorities() {
+		nodes = append(nodes, node)
+	}
+	slices.Sort(nodes)
+	for _, node := range nodes {
+		if r.next.Node(node) == nil {
+			r.refuse(ReasonUnknownNode, []place{r.vip(id, fmt.Sprintf("priorities[%q]", node))},
+				"node %q has not joined the cluster: %s", node, oneOf(r.next.nodes.keys))
+		}
+	}
+}
