@@ -1,0 +1,131 @@
+package compile
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/tandem-lb/tandem/controlplane/internal/state"
+	keepalivedv1 "github.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1"
+	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
+	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
+)
+
+const instancePrefix = "keepalived/instance/"
+
+// InstanceKeys are the keys of the instances that a VIP may have.
+func InstanceKeys(vip string) []string {
+	return []string{instancePrefix + vip, instancePrefix + vip + "-v6"}
+}
+
+// vrrpMemo remembers keepalived's part of one node's configuration and what it
+// was made of.
+type vrrpMemo struct {
+	node     *tandemv1.Node
+	cluster  *tandemv1.Cluster
+	vips     []*tandemv1.Vip
+	password string
+	parts    []*part
+}
+
+func (m *vrrpMemo) compile(t Target, node string, n *tandemv1.Node) ([]*part, error) {
+	c := t.Structure
+	password := ""
+	if state.EffectiveVrrpVersion(c) == 2 {
+		password = c.Secret("vrrp/auth")
+	}
+	if m.parts != nil && m.node == n && m.cluster == c.Cluster() && sameSlice(m.vips, c.Vips()) && m.password == password {
+		return m.parts, nil
+	}
+	global := seal(&agentv1.Resource{Key: "keepalived/global", Body: &agentv1.Resource_KeepalivedGlobal{
+		KeepalivedGlobal: &keepalivedv1.Global{RouterId: node, Drain: n.GetDrain()},
+	}})
+	var instances []*agentv1.Resource
+	for _, v := range c.Vips() {
+		of, err := vipInstances(c, v, n, password)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", v.GetName(), err)
+		}
+		for _, i := range of {
+			instances = append(instances, seal(&agentv1.Resource{
+				Key: instancePrefix + i.GetName(), Body: &agentv1.Resource_Instance{Instance: i},
+			}))
+		}
+	}
+	slices.SortFunc(instances, func(a, b *agentv1.Resource) int { return strings.Compare(a.GetKey(), b.GetKey()) })
+	m.node, m.cluster, m.vips, m.password = n, c.Cluster(), c.Vips(), password
+	m.parts = []*part{
+		newPart("keepalived/global", []*agentv1.Resource{global}),
+		newPart(instancePrefix, instances),
+	}
+	return m.parts, nil
+}
+
+// vipInstances returns one instance for each address family of a VIP.
+func vipInstances(c *state.Config, v *tandemv1.Vip, n *tandemv1.Node, password string) ([]*keepalivedv1.Instance, error) {
+	all, err := prefixes(v)
+	if err != nil {
+		return nil, err
+	}
+	failBack, ok := failBacks[state.EffectiveFailBack(v)]
+	if !ok {
+		return nil, fmt.Errorf("fail_back %q is unknown", v.GetFailBack())
+	}
+	var out []*keepalivedv1.Instance
+	families := make(map[bool]*keepalivedv1.Instance, 2)
+	for _, p := range all {
+		v6 := p.Addr().Is6()
+		if i := families[v6]; i != nil {
+			i.Addresses = append(i.Addresses, p.String())
+			continue
+		}
+		i := &keepalivedv1.Instance{
+			Name:           id(v),
+			Vip:            id(v),
+			Version:        state.EffectiveVrrpVersion(c),
+			Network:        state.EffectiveNetwork(v),
+			Vrid:           v.GetVrid(),
+			Priority:       state.EffectivePriority(c, v, n),
+			AdvertInterval: durationpb.New(state.EffectiveAdvertInterval(c, v)),
+			AuthPassword:   password,
+			Anchor:         p.String(),
+			FailBack:       failBack,
+		}
+		if failBack == keepalivedv1.FailBack_FAIL_BACK_DELAYED {
+			i.FailBackDelay = cmp.Or(v.GetFailBackDelay(), durationpb.New(0))
+		}
+		families[v6] = i
+		out = append(out, i)
+	}
+	if len(out) == 2 {
+		families[true].Name += "-v6"
+	}
+	return out, nil
+}
+
+var failBacks = map[string]keepalivedv1.FailBack{
+	"automatic": keepalivedv1.FailBack_FAIL_BACK_AUTOMATIC,
+	"delayed":   keepalivedv1.FailBack_FAIL_BACK_DELAYED,
+	"never":     keepalivedv1.FailBack_FAIL_BACK_NEVER,
+}
+
+// prefixes returns a VIP's addresses in the order given, printed anew.
+func prefixes(v *tandemv1.Vip) ([]netip.Prefix, error) {
+	out := make([]netip.Prefix, 0, len(v.GetAddresses()))
+	for _, s := range v.GetAddresses() {
+		p, err := netip.ParsePrefix(s)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, p)
+	}
+	return out, nil
+}
+
+func sortParts(parts []*part) {
+	slices.SortFunc(parts, func(a, b *part) int { return strings.Compare(a.prefix, b.prefix) })
+}

@@ -1,0 +1,263 @@
+package fleet
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/tandem-lb/tandem/controlplane/internal/compile"
+	"github.com/tandem-lb/tandem/controlplane/internal/state"
+	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
+	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
+)
+
+const (
+	// moving is how long a VIP may have no holder or two: a takeover and the
+	// reports of two nodes are not one moment. It keeps the alarm within a
+	// second.
+	moving = 800 * time.Millisecond
+	// reconnecting is how long an agent may be away without an alarm.
+	reconnecting = 3 * time.Second
+	// settling is how long after its own start the controller waits for agents
+	// before it judges anyone dead.
+	settling = 15 * time.Second
+	// clones is how many takeovers of a node's session in a minute mean that
+	// two agents have one identity.
+	clones = 4
+)
+
+// alarm reasons, the worst first.
+var alarmReasons = []string{
+	"TWO_HOLDERS", "NO_HOLDER", "PROXY_DEAD", "KEEPALIVED_DEAD", "CLONED_NODE", "APPLY_FAILED", "NODE_DISCONNECTED",
+}
+
+// suspect is an alarm, raised or about to be.
+type suspect struct {
+	alarm  *tandemv1.Alarm
+	from   time.Time
+	delay  time.Duration
+	raised bool
+}
+
+// judge raises and clears alarms. It returns how long nothing can change by
+// time alone, 0 for ever.
+func (c *cluster) judge(now time.Time) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	found := c.suspicions(now)
+	for k, s := range c.suspects {
+		if found[k] == nil {
+			delete(c.suspects, k)
+			if s.raised {
+				c.mark(key{kindAlarm, k})
+				c.alarmEvent(reasonAlarmCleared, s.alarm)
+			}
+		}
+	}
+	var next time.Duration
+	for k, f := range found {
+		s := c.suspects[k]
+		if s == nil {
+			s = f
+			s.from = now
+			s.alarm.Since = timestamppb.New(now)
+			c.suspects[k] = s
+		} else if f.alarm.Since = s.alarm.GetSince(); !proto.Equal(f.alarm, s.alarm) {
+			s.alarm = f.alarm
+			if s.raised {
+				c.mark(key{kindAlarm, k})
+			}
+		}
+		if s.raised {
+			continue
+		}
+		if wait := s.delay - now.Sub(s.from); wait > 0 {
+			next = min(wait, cmp.Or(next, wait))
+			continue
+		}
+		s.raised = true
+		c.mark(key{kindAlarm, k})
+		c.alarmEvent(reasonAlarmRaised, s.alarm)
+	}
+	return next
+}
+
+// alarms returns what is raised, the worst first. The lock is held.
+func (c *cluster) alarms() []*tandemv1.Alarm {
+	var out []*tandemv1.Alarm
+	for _, k := range slices.Sorted(maps.Keys(c.suspects)) {
+		if s := c.suspects[k]; s.raised {
+			out = append(out, s.alarm)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b *tandemv1.Alarm) int {
+		return cmp.Compare(slices.Index(alarmReasons, a.GetReason()), slices.Index(alarmReasons, b.GetReason()))
+	})
+	return out
+}
+
+// suspicions returns what is wrong now, by key. The lock is held.
+func (c *cluster) suspicions(now time.Time) map[string]*suspect {
+	found := make(map[string]*suspect)
+	add := func(reason, subject string, delay time.Duration, message, cure string) {
+		k := reason + " " + subject
+		found[k] = &suspect{delay: delay, alarm: &tandemv1.Alarm{
+			Key: k, Reason: reason, Subject: subject, Message: message, Cure: cure,
+		}}
+	}
+	for _, x := range c.head.Nodes() {
+		if n := c.nodes[lastID(x.GetName())]; n != nil {
+			c.suspectNode(n, now, add)
+		}
+	}
+	for _, v := range c.head.Vips() {
+		c.suspectVip(v, add)
+	}
+	return found
+}
+
+type addSuspect func(reason, subject string, delay time.Duration, message, cure string)
+
+func (c *cluster) suspectNode(n *node, now time.Time, add addSuspect) {
+	subject := state.NodeName(c.id, n.id).String()
+	if n.session == nil {
+		delay := reconnecting
+		if n.seen.Load() == 0 {
+			delay = max(delay, settling-now.Sub(c.started))
+		}
+		add("NODE_DISCONNECTED", subject, delay,
+			fmt.Sprintf("the agent of %s is not connected: what the node does now is not known", n.id),
+			"check that the machine is up and that lb-agent runs and reaches the controller; traffic does not depend on it")
+	}
+	if n.failed != 0 {
+		add("APPLY_FAILED", subject, 0,
+			fmt.Sprintf("%s does not have revision %d in effect: %s", n.id, n.failed, n.failure), applyCure(n.reason))
+	}
+	if n.takeovers = recent(n.takeovers, now); len(n.takeovers) >= clones {
+		add("CLONED_NODE", subject, 0,
+			fmt.Sprintf("agents take the session of %s from each other: two machines have its identity", n.id),
+			"find the copied machine, remove its agent's state directory and join it with a token of its own")
+	}
+	if dead(n.observed.haproxy) {
+		add("PROXY_DEAD", subject, 0,
+			fmt.Sprintf("HAProxy on %s is %s: %s", n.id, daemonWord(n.observed.haproxy), n.observed.haproxy.GetMessage()),
+			daemonCure(n.observed.haproxy, "haproxy"))
+	}
+	if dead(n.observed.keepalived) && len(c.head.Vips()) > 0 {
+		add("KEEPALIVED_DEAD", subject, 0,
+			fmt.Sprintf("keepalived on %s is %s, so it cannot hold a VIP: %s", n.id, daemonWord(n.observed.keepalived), n.observed.keepalived.GetMessage()),
+			daemonCure(n.observed.keepalived, "keepalived"))
+	}
+}
+
+func dead(d *agentv1.DaemonObservation) bool {
+	return d.GetState() == agentv1.DaemonState_DAEMON_STATE_STOPPED || d.GetState() == agentv1.DaemonState_DAEMON_STATE_MISSING
+}
+
+func daemonWord(d *agentv1.DaemonObservation) string {
+	return lower(stateWord(d.GetState(), agentv1.DaemonState_name, "DAEMON_STATE_"))
+}
+
+func daemonCure(d *agentv1.DaemonObservation, name string) string {
+	if d.GetState() == agentv1.DaemonState_DAEMON_STATE_MISSING {
+		return "install " + name + " on the node; the agent notices"
+	}
+	return "read its message and the log of " + name + " on the node; the agent starts it again unless an operator has stopped it"
+}
+
+func applyCure(r agentv1.NackReason) string {
+	switch r {
+	case agentv1.NackReason_NACK_REASON_UNKNOWN_FIELD:
+		return "upgrade lb-agent on the node: it is older than the configuration"
+	case agentv1.NackReason_NACK_REASON_OLD_VERSION:
+		return "restore the controller's store from a backup by 'lb-controller restore', which starts a new epoch"
+	case agentv1.NackReason_NACK_REASON_REFUSED:
+		return "correct what the message names, or undo the change"
+	default:
+		return "remove the cause that the message names on the node, or undo the change"
+	}
+}
+
+// suspectVip judges who holds a VIP, once the nodes that are to hold it have
+// said what they do.
+func (c *cluster) suspectVip(v *tandemv1.Vip, add addSuspect) {
+	id := lastID(v.GetName())
+	h := c.vips[id]
+	if h != nil && len(h.nodes) > 1 {
+		add("TWO_HOLDERS", v.GetName(), moving,
+			fmt.Sprintf("VIP %s is held by %s at once: clients reach one of them by chance", id, strings.Join(h.nodes, " and ")),
+			"check that the nodes receive each other's VRRP advertisements (protocol 112) on the VIP's network and that no firewall drops them")
+		return
+	}
+	if c.lacksHolder(id) {
+		add("NO_HOLDER", v.GetName(), moving,
+			fmt.Sprintf("no node holds VIP %s: clients cannot reach it", id),
+			"see the state of keepalived and the interface of the VIP's network on each node, and start what is stopped")
+	}
+}
+
+// lacksHolder tells whether an instance of a VIP is held by no node. While a
+// node is silent it may be the holder, unless all others say that they hear
+// nobody.
+func (c *cluster) lacksHolder(vip string) bool {
+	reported, silent, listening := 0, 0, false
+	held := make(map[string]bool)
+	for _, x := range c.head.Nodes() {
+		n := c.nodes[lastID(x.GetName())]
+		switch {
+		case n == nil || n.session == nil || !n.observed.reported:
+			silent++
+			continue
+		case !n.expects(vip):
+			return false
+		}
+		reported++
+		for _, i := range n.observed.instances[vip] {
+			held[i.GetName()] = held[i.GetName()] || i.GetHolds()
+			listening = listening || i.GetState() == agentv1.VrrpState_VRRP_STATE_BACKUP
+		}
+	}
+	if reported == 0 || silent > 0 && listening {
+		return false
+	}
+	for _, h := range held {
+		if !h {
+			return true
+		}
+	}
+	return len(held) == 0
+}
+
+// expects tells whether the node has had the chance to bring a VIP up.
+func (n *node) expects(vip string) bool {
+	if n.failed != 0 {
+		return true
+	}
+	return n.base != nil && slices.ContainsFunc(compile.InstanceKeys(vip), n.base.Has)
+}
+
+func (c *cluster) alarmEvent(why reason, a *tandemv1.Alarm) {
+	message := a.GetReason() + ": " + a.GetMessage()
+	if why == reasonAlarmCleared {
+		message = a.GetReason() + " is over"
+	}
+	c.append(nil, &tandemv1.Event{Reason: string(why), Subject: a.GetSubject(), Message: message})
+}
+
+// stateWord returns the last word of an enum value, such as DOWN; UNKNOWN for
+// one that means nothing here.
+func stateWord[E ~int32](e E, names map[int32]string, prefix string) string {
+	word, ok := names[int32(e)]
+	if !ok || int32(e) == 0 {
+		return "UNKNOWN"
+	}
+	return strings.TrimPrefix(word, prefix)
+}
+
+func lower(word string) string { return strings.ReplaceAll(strings.ToLower(word), "_", " ") }

@@ -1,0 +1,115 @@
+package fleet
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
+)
+
+const (
+	maxText         = 4096 // of what an agent says in words, bytes
+	maxWord         = 128  // of versions and the like, bytes
+	maxInterfaces   = 64
+	maxCapabilities = 256
+)
+
+// attach makes s the session of its node; an older one ends. It fails with
+// ErrRevoked when the node is not part of the cluster.
+func (c *cluster) attach(s *session, id Identity) error {
+	// The ledger knows a node that has joined before the loop has heard of it.
+	head, err := c.options.Ledger.Head(c.id)
+	if err != nil || head.Node(id.Node) == nil || head.Node(id.Node).GetUid() != id.UID {
+		return fmt.Errorf("node %q: %w", id.Node, ErrRevoked)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return ErrShutdown
+	}
+	if s.closed {
+		return ErrSuperseded
+	}
+	n := c.nodes[id.Node]
+	if n == nil || n.uid != id.UID {
+		if n != nil && n.session != nil {
+			n.session.cancel(ErrRevoked)
+			c.forget(n)
+		}
+		delete(c.nodes, id.Node)
+		n = c.addNode(head.Node(id.Node), head)
+	}
+	if n.session != nil {
+		n.session.cancel(ErrSuperseded)
+		c.forget(n)
+		n.takeovers = append(recent(n.takeovers, time.Now()), time.Now())
+	}
+	s.node, n.session = n, s
+	c.introduce(s, n)
+	c.nodeEvent(n, reasonNodeConnected, "its agent "+n.agentVersion+" has connected", 0)
+	c.mark(key{kindNode, n.id})
+	c.stir.put(struct{}{})
+	return nil
+}
+
+// introduce takes over what hello says. The lock is held.
+func (c *cluster) introduce(s *session, n *node) {
+	h := s.hello
+	n.seen.Store(time.Now().UnixNano())
+	n.agentVersion = bounded(h.GetAgentVersion(), maxWord)
+	n.interfaces = make(map[string]string)
+	for _, network := range slices.Sorted(maps.Keys(h.GetInterfaces())) {
+		if len(n.interfaces) < maxInterfaces {
+			n.interfaces[bounded(network, maxWord)] = bounded(h.GetInterfaces()[network], maxWord)
+		}
+	}
+	s.capabilities = h.GetCapabilities()[:min(len(h.GetCapabilities()), maxCapabilities)]
+	if n.boot == h.GetBootId() {
+		s.safe = n.sequence
+	}
+	s.applied = h.GetApplied()
+	if n.base != nil && sameHash(n.base.Version(), s.applied) {
+		s.base = n.base
+	}
+	n.applied = 0
+	if s.applied.GetHash() != "" && c.plausible(s.applied) {
+		n.applied = s.applied.GetRuntime()
+	}
+	n.sent, n.failed, n.failure = n.applied, 0, ""
+	if n.target != nil {
+		s.targets.put(n.target)
+	}
+}
+
+// detach notes that s has ended.
+func (c *cluster) detach(s *session, why error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s.closed = true
+	n := s.node
+	if n == nil || n.session != s {
+		return
+	}
+	n.session = nil
+	c.forget(n)
+	if errors.Is(why, ErrLost) {
+		why = ErrLost // the transport's own words help nobody
+	}
+	c.nodeEvent(n, reasonNodeDisconnected, fmt.Sprintf("its session has ended: %v", why), 0)
+	c.mark(key{kindNode, n.id})
+	c.stir.put(struct{}{})
+}
+
+// plausible tells whether a version can be one of this cluster's. The lock is
+// held.
+func (c *cluster) plausible(v *agentv1.Version) bool {
+	return v.GetEpoch() == c.head.Epoch() && v.GetRuntime() <= c.head.Revision()
+}
+
+// recent returns the times of the last minute.
+func recent(times []time.Time, now time.Time) []time.Time {
+	return slices.DeleteFunc(times, func(t time.Time) bool { return now.Sub(t) > time.Minute })
+}

@@ -1,0 +1,219 @@
+package fleet
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/tandem-lb/tandem/controlplane/internal/compile"
+	"github.com/tandem-lb/tandem/controlplane/internal/rollout"
+	"github.com/tandem-lb/tandem/controlplane/internal/state"
+	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
+	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
+)
+
+// cluster is one cluster's nodes and what they report. Its lock is held for
+// memory only, never across I/O or while anyone waits.
+type cluster struct {
+	id      string
+	options *Options
+	log     hclog.Logger
+	started time.Time
+	stir    mailbox[struct{}] // something that alarms depend on has changed
+
+	compiler compile.Compiler // used by run only
+
+	mu       sync.Mutex
+	closed   bool
+	head     *state.Config
+	nodes    map[string]*node
+	vips     map[string]*holders
+	suspects map[string]*suspect
+	watchers map[*Watcher]struct{}
+	rendered map[string]*tandemv1.BackendStatus // by "pool/backend", until it changes
+	backends int                                // in head
+	live     int                                // names that a watch tells of
+}
+
+// node is what is known of one node. The cluster's lock guards it, but for
+// seen.
+type node struct {
+	id, uid string
+	since   uint64       // revision that it is known to be part of the cluster at
+	seen    atomic.Int64 // when its agent last said anything, Unix nanoseconds
+
+	session *session // nil: not connected
+	target  *compile.Config
+	base    *compile.Config // in effect, if that is known
+
+	sent, applied, failed uint64 // revisions
+	failure               string
+	reason                agentv1.NackReason
+
+	boot     string // scope of sequence
+	sequence uint64 // last event that is in the log
+
+	agentVersion string
+	interfaces   map[string]string
+	observed     observed
+	takeovers    []time.Time // of its session by another one
+}
+
+func newCluster(o *Options, head *state.Config) *cluster {
+	c := &cluster{
+		id: head.ID(), options: o, log: o.Logger.With("cluster", head.ID()),
+		started:  time.Now(),
+		stir:     newMailbox[struct{}](),
+		head:     head,
+		nodes:    make(map[string]*node),
+		vips:     make(map[string]*holders),
+		suspects: make(map[string]*suspect),
+		watchers: make(map[*Watcher]struct{}),
+		rendered: make(map[string]*tandemv1.BackendStatus),
+	}
+	for _, n := range head.Nodes() {
+		c.addNode(n, head)
+	}
+	c.count()
+	return c
+}
+
+// run publishes every new configuration to the nodes and judges what they
+// report, until the cluster is deleted or ctx ends.
+func (c *cluster) run(ctx context.Context) {
+	defer c.close()
+	sub, err := c.options.Ledger.Subscribe(c.id)
+	if err != nil {
+		return
+	}
+	defer sub.Close()
+	alarm := time.NewTimer(0)
+	defer alarm.Stop()
+	for {
+		select {
+		case head, ok := <-sub.C:
+			if !ok {
+				return
+			}
+			c.publish(head)
+		case <-c.stir:
+		case <-alarm.C:
+		case <-ctx.Done():
+			return
+		}
+		if next := c.judge(time.Now()); next > 0 {
+			alarm.Reset(next)
+		}
+	}
+}
+
+// publish makes head the desired configuration and hands each node its target.
+func (c *cluster) publish(head *state.Config) {
+	targets := make(map[string]*compile.Config, len(head.Nodes()))
+	var failure error
+	for _, n := range head.Nodes() {
+		id := lastID(n.GetName())
+		target, err := c.compiler.Node(rollout.Target(head, id), id)
+		if err != nil {
+			failure = err
+			c.log.Error("cannot compile a node's configuration", "node", id, "revision", head.Revision(), "error", err)
+		}
+		targets[id] = target
+	}
+	c.compiler.Forget(func(node string) bool { _, ok := targets[node]; return ok })
+
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	before := c.head
+	c.head = head
+	c.dropNodes()
+	for _, n := range head.Nodes() {
+		c.addNode(n, head).aim(targets[lastID(n.GetName())], head.Revision(), failure)
+	}
+	c.count()
+	c.markHead(before)
+}
+
+// aim gives a node its newest target. The lock is held.
+func (n *node) aim(target *compile.Config, revision uint64, failure error) {
+	if target == nil {
+		n.failed = revision
+		n.failure = fmt.Sprintf("the controller could not compile it: %v", failure)
+		return
+	}
+	n.target = target
+	if n.session != nil {
+		n.session.targets.put(target)
+	}
+}
+
+// dropNodes forgets the nodes that head does not have, and cuts them off. The
+// lock is held.
+func (c *cluster) dropNodes() {
+	for id, n := range c.nodes {
+		x := c.head.Node(id)
+		if x != nil && x.GetUid() == n.uid || n.since > c.head.Revision() {
+			continue
+		}
+		if n.session != nil {
+			n.session.cancel(ErrRevoked)
+			c.forget(n)
+		}
+		delete(c.nodes, id)
+		c.mark(key{kindNode, id})
+	}
+}
+
+// addNode returns what is known of a node of head. The lock is held.
+func (c *cluster) addNode(x *tandemv1.Node, head *state.Config) *node {
+	id := lastID(x.GetName())
+	n := c.nodes[id]
+	if n == nil {
+		n = &node{id: id, uid: x.GetUid(), since: head.Revision()}
+		c.nodes[id] = n
+		c.mark(key{kindNode, id})
+	}
+	return n
+}
+
+// count counts what bounds depend on. The lock is held.
+func (c *cluster) count() {
+	c.backends = 0
+	for _, p := range c.head.Pools() {
+		c.backends += len(c.head.Backends(lastID(p.GetName())))
+	}
+	c.live = c.backends + len(c.head.Nodes()) + len(c.head.Vips())
+}
+
+// session returns a node's session, nil if it has none.
+func (c *cluster) session(id string) *session {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n := c.nodes[id]; n != nil {
+		return n.session
+	}
+	return nil
+}
+
+// close ends all sessions and watches.
+func (c *cluster) close() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.closed = true
+	for _, n := range c.nodes {
+		if n.session != nil {
+			n.session.cancel(ErrShutdown)
+		}
+	}
+	for w := range c.watchers {
+		w.fail(ErrClosed)
+	}
+}
+
+// lastID returns the last id of a resource name.
+func lastID(name string) string { return name[strings.LastIndexByte(name, '/')+1:] }

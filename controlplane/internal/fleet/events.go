@@ -1,0 +1,195 @@
+package fleet
+
+import (
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/tandem-lb/tandem/controlplane/internal/state"
+	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
+	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
+)
+
+// reason is a stable word for scripts.
+type reason string
+
+const (
+	reasonNodeConnected    reason = "NODE_CONNECTED"
+	reasonNodeDisconnected reason = "NODE_DISCONNECTED"
+	reasonConfigApplied    reason = "CONFIG_APPLIED"
+	reasonConfigRefused    reason = "CONFIG_REFUSED"
+	reasonConfigFailed     reason = "CONFIG_FAILED"
+	reasonEventsLost       reason = "EVENTS_LOST"
+	reasonNodeNote         reason = "NODE_NOTE"
+	reasonAlarmRaised      reason = "ALARM_RAISED"
+	reasonAlarmCleared     reason = "ALARM_CLEARED"
+)
+
+// meaning is how an event of a reason is shown.
+type meaning struct {
+	kind     tandemv1.EventType
+	severity tandemv1.EventSeverity
+}
+
+const (
+	info    = tandemv1.EventSeverity_EVENT_SEVERITY_INFO
+	warning = tandemv1.EventSeverity_EVENT_SEVERITY_WARNING
+	failure = tandemv1.EventSeverity_EVENT_SEVERITY_ERROR
+)
+
+var meanings = map[reason]meaning{
+	reasonNodeConnected:    {tandemv1.EventType_EVENT_TYPE_NODE, info},
+	reasonNodeDisconnected: {tandemv1.EventType_EVENT_TYPE_NODE, warning},
+	reasonConfigApplied:    {tandemv1.EventType_EVENT_TYPE_CONFIG, info},
+	reasonConfigRefused:    {tandemv1.EventType_EVENT_TYPE_CONFIG, failure},
+	reasonConfigFailed:     {tandemv1.EventType_EVENT_TYPE_CONFIG, failure},
+	reasonEventsLost:       {tandemv1.EventType_EVENT_TYPE_NODE, warning},
+	reasonNodeNote:         {tandemv1.EventType_EVENT_TYPE_NODE, info},
+	reasonAlarmRaised:      {tandemv1.EventType_EVENT_TYPE_NODE, failure},
+	reasonAlarmCleared:     {tandemv1.EventType_EVENT_TYPE_NODE, info},
+
+	"BACKEND_UP":          {tandemv1.EventType_EVENT_TYPE_BACKEND, info},
+	"BACKEND_NO_CHECK":    {tandemv1.EventType_EVENT_TYPE_BACKEND, info},
+	"BACKEND_DRAIN":       {tandemv1.EventType_EVENT_TYPE_BACKEND, info},
+	"BACKEND_MAINTENANCE": {tandemv1.EventType_EVENT_TYPE_BACKEND, info},
+	"BACKEND_DOWN":        {tandemv1.EventType_EVENT_TYPE_BACKEND, warning},
+	"BACKEND_UNKNOWN":     {tandemv1.EventType_EVENT_TYPE_BACKEND, warning},
+	"VIP_INIT":            {tandemv1.EventType_EVENT_TYPE_VRRP, info},
+	"VIP_BACKUP":          {tandemv1.EventType_EVENT_TYPE_VRRP, info},
+	"VIP_MASTER":          {tandemv1.EventType_EVENT_TYPE_VRRP, info},
+	"VIP_FAULT":           {tandemv1.EventType_EVENT_TYPE_VRRP, failure},
+	"VIP_UNKNOWN":         {tandemv1.EventType_EVENT_TYPE_VRRP, warning},
+	"HAPROXY_RUNNING":     {tandemv1.EventType_EVENT_TYPE_NODE, info},
+	"HAPROXY_STOPPED":     {tandemv1.EventType_EVENT_TYPE_NODE, failure},
+	"HAPROXY_MISSING":     {tandemv1.EventType_EVENT_TYPE_NODE, failure},
+	"HAPROXY_IDLE":        {tandemv1.EventType_EVENT_TYPE_NODE, info},
+	"HAPROXY_UNKNOWN":     {tandemv1.EventType_EVENT_TYPE_NODE, warning},
+	"KEEPALIVED_RUNNING":  {tandemv1.EventType_EVENT_TYPE_NODE, info},
+	"KEEPALIVED_STOPPED":  {tandemv1.EventType_EVENT_TYPE_NODE, failure},
+	"KEEPALIVED_MISSING":  {tandemv1.EventType_EVENT_TYPE_NODE, failure},
+	"KEEPALIVED_IDLE":     {tandemv1.EventType_EVENT_TYPE_NODE, info},
+	"KEEPALIVED_UNKNOWN":  {tandemv1.EventType_EVENT_TYPE_NODE, warning},
+}
+
+// events takes a batch in: each event once, in order, and acknowledged when
+// the log has it.
+func (s *session) events(batch *agentv1.EventBatch) error {
+	boot, sequence := bounded(batch.GetBootId(), maxWord), uint64(0)
+	s.cluster.with(s, func(n *node) {
+		if n.boot != boot {
+			n.boot, n.sequence = boot, 0
+		}
+		for _, e := range batch.GetEvents() {
+			s.cluster.agentEvent(n, e)
+		}
+		sequence = n.sequence
+	})
+	if sequence == 0 {
+		return nil // a newer session has taken over
+	}
+	return s.send(&agentv1.SessionResponse{Kind: &agentv1.SessionResponse_EventAck{
+		EventAck: &agentv1.EventAck{BootId: batch.GetBootId(), Sequence: sequence},
+	}})
+}
+
+// agentEvent logs one event, unless the log has it already. The lock is held.
+func (c *cluster) agentEvent(n *node, e *agentv1.Event) {
+	last := n.sequence
+	if e.GetSequence() <= last {
+		return
+	}
+	n.sequence = e.GetSequence()
+	lost := e.GetGap()
+	if last != 0 && lost == 0 && e.GetSequence() > last+1 {
+		lost = e.GetSequence() - last - 1
+	}
+	if lost > 0 {
+		c.nodeEvent(n, reasonEventsLost, fmt.Sprintf("%d events of this node were lost", lost), 0)
+	}
+	if out := c.translate(n, e); out != nil {
+		out.Time = validTime(e.GetTime())
+		c.append(n, out)
+	}
+}
+
+// translate says what happened on a node in the words of the API; nil for what
+// says nothing more.
+func (c *cluster) translate(n *node, e *agentv1.Event) *tandemv1.Event {
+	switch k := e.GetKind().(type) {
+	case *agentv1.Event_Backend:
+		return c.backendEvent(n, k.Backend)
+	case *agentv1.Event_Instance:
+		return c.instanceEvent(n, k.Instance)
+	case *agentv1.Event_Haproxy:
+		return c.daemonEvent(n, "HAPROXY", "HAProxy", k.Haproxy)
+	case *agentv1.Event_Keepalived:
+		return c.daemonEvent(n, "KEEPALIVED", "keepalived", k.Keepalived)
+	case *agentv1.Event_Note:
+		return &tandemv1.Event{
+			Reason: string(reasonNodeNote), Subject: state.NodeName(c.id, n.id).String(), Message: bounded(k.Note, maxText),
+		}
+	default:
+		return nil
+	}
+}
+
+func (c *cluster) backendEvent(n *node, b *agentv1.BackendObservation) *tandemv1.Event {
+	word := stateWord(b.GetState(), agentv1.ServerState_name, "SERVER_STATE_")
+	message := fmt.Sprintf("backend %s/%s is %s", bounded(b.GetPool(), maxWord), bounded(b.GetBackend(), maxWord), lower(word))
+	if b.GetReason() != "" {
+		message += ": " + bounded(b.GetReason(), maxText)
+	}
+	return &tandemv1.Event{
+		Reason: "BACKEND_" + word, Message: message,
+		Subject: c.subject(n, state.BackendName(c.id, b.GetPool(), b.GetBackend())),
+	}
+}
+
+func (c *cluster) instanceEvent(n *node, i *agentv1.InstanceObservation) *tandemv1.Event {
+	word := stateWord(i.GetState(), agentv1.VrrpState_name, "VRRP_STATE_")
+	return &tandemv1.Event{
+		Reason:  "VIP_" + word,
+		Message: fmt.Sprintf("VRRP instance %s is %s with priority %d", bounded(i.GetName(), maxWord), word, i.GetPriority()),
+		Subject: c.subject(n, state.VipName(c.id, i.GetVip())),
+	}
+}
+
+func (c *cluster) daemonEvent(n *node, prefix, daemon string, d *agentv1.DaemonObservation) *tandemv1.Event {
+	word := stateWord(d.GetState(), agentv1.DaemonState_name, "DAEMON_STATE_")
+	message := daemon + " is " + lower(word)
+	if d.GetMessage() != "" {
+		message += ": " + bounded(d.GetMessage(), maxText)
+	}
+	return &tandemv1.Event{Reason: prefix + "_" + word, Message: message, Subject: state.NodeName(c.id, n.id).String()}
+}
+
+// subject returns a name that an agent has made up of ids, or the node's when
+// it cannot be a name.
+func (c *cluster) subject(n *node, name state.Name) string {
+	if _, err := state.ParseName(name.String()); err != nil {
+		name = state.NodeName(c.id, n.id)
+	}
+	return name.String()
+}
+
+// nodeEvent logs what the controller itself has seen of a node.
+func (c *cluster) nodeEvent(n *node, why reason, message string, revision uint64) {
+	c.append(n, &tandemv1.Event{
+		Reason: string(why), Message: message, Revision: revision,
+		Subject: state.NodeName(c.id, n.id).String(),
+	})
+}
+
+// append logs an event of a node; nil: of the controller.
+func (c *cluster) append(n *node, e *tandemv1.Event) {
+	m := meanings[reason(e.GetReason())]
+	e.Type, e.Severity = m.kind, m.severity
+	if n != nil {
+		e.Node = n.id
+	}
+	if e.GetTime() == nil {
+		e.Time = timestamppb.New(time.Now())
+	}
+	c.options.Events.Append(c.id, e)
+}

@@ -1,0 +1,191 @@
+// Package fleet holds the sessions of the nodes' agents: it brings every node
+// to its target, and gathers what the nodes report into one status a cluster.
+//
+// Desired, sent, applied and observed are kept apart: desired is the ledger's
+// head, sent and applied are what a session has seen go out and come back, and
+// observed is what a connected node says now. Observed state is memory; the
+// agents' first reports fill it again after a restart.
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/tandem-lb/tandem/controlplane/internal/ledger"
+	"github.com/tandem-lb/tandem/controlplane/internal/state"
+	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
+)
+
+// ErrUnknownCluster means that there is no such cluster, or not yet.
+var ErrUnknownCluster = errors.New("the cluster does not exist")
+
+// Ledger is where desired configurations come from.
+type Ledger interface {
+	Clusters() []string
+	Head(cluster string) (*state.Config, error)
+	Subscribe(cluster string) (*ledger.Subscription[*state.Config], error)
+	SubscribeClusters() *ledger.Subscription[[]string]
+}
+
+// Events is where events go. Append never blocks.
+type Events interface {
+	Append(cluster string, e *tandemv1.Event)
+}
+
+var _ Ledger = (*ledger.Ledger)(nil)
+
+// Options of a Fleet.
+type Options struct {
+	// Ledger and Events are needed.
+	Ledger Ledger
+	Events Events
+	// Logger; nil: none.
+	Logger hclog.Logger
+	// Version of the controller, told to agents.
+	Version string
+	// Controllers are the addresses, host:port, told to agents.
+	Controllers []string
+}
+
+// Fleet serves the agents of all clusters.
+type Fleet struct {
+	options Options
+	log     hclog.Logger
+
+	mu       sync.Mutex
+	clusters map[string]*cluster
+}
+
+// New returns a fleet in which every node is still to connect.
+func New(o Options) *Fleet {
+	if o.Logger == nil {
+		o.Logger = hclog.NewNullLogger()
+	}
+	f := &Fleet{options: o, log: o.Logger, clusters: make(map[string]*cluster)}
+	for _, id := range o.Ledger.Clusters() {
+		if head, err := o.Ledger.Head(id); err == nil {
+			f.clusters[id] = newCluster(&f.options, head)
+		}
+	}
+	return f
+}
+
+// Run keeps every cluster's nodes on their targets until ctx ends. Then it
+// ends all sessions and watches and returns nil.
+func (f *Fleet) Run(ctx context.Context) error {
+	list := f.options.Ledger.SubscribeClusters()
+	defer list.Close()
+	var loops sync.WaitGroup
+	defer loops.Wait()
+	running := make(map[string]bool)
+	ended := make(chan string)
+	start := func(id string) {
+		c := f.add(id)
+		if c == nil || running[id] {
+			return
+		}
+		running[id] = true
+		loops.Go(func() {
+			c.run(ctx)
+			f.remove(c)
+			select {
+			case ended <- id:
+			case <-ctx.Done():
+			}
+		})
+	}
+	for {
+		select {
+		case ids, ok := <-list.C:
+			if !ok {
+				return errors.New("the ledger ended before the fleet")
+			}
+			for _, id := range ids {
+				start(id)
+			}
+		case id := <-ended:
+			// Deleted, and perhaps made anew meanwhile.
+			delete(running, id)
+			start(id)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// add returns a cluster, made if it is new; nil if the ledger has none.
+func (f *Fleet) add(id string) *cluster {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if c := f.clusters[id]; c != nil {
+		return c
+	}
+	head, err := f.options.Ledger.Head(id)
+	if err != nil {
+		return nil
+	}
+	c := newCluster(&f.options, head)
+	f.clusters[id] = c
+	return c
+}
+
+func (f *Fleet) remove(c *cluster) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.clusters, c.id)
+}
+
+func (f *Fleet) cluster(id string) (*cluster, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if c := f.clusters[id]; c != nil {
+		return c, nil
+	}
+	return nil, fmt.Errorf("cluster %q: %w", id, ErrUnknownCluster)
+}
+
+// Status returns what really is in a cluster. The message's parts are shared:
+// the caller must not change it. ErrUnknownCluster if there is none.
+func (f *Fleet) Status(cluster string) (*tandemv1.ClusterStatus, error) {
+	c, err := f.cluster(cluster)
+	if err != nil {
+		return nil, err
+	}
+	return c.status(), nil
+}
+
+// Watch follows the status of a cluster until ctx ends. ErrUnknownCluster if
+// there is none.
+func (f *Fleet) Watch(ctx context.Context, cluster string) (*Watcher, error) {
+	c, err := f.cluster(cluster)
+	if err != nil {
+		return nil, err
+	}
+	return c.watch(ctx)
+}
+
+// Revoke ends a node's session, if it has one. A node that is still part of
+// its cluster may come back.
+func (f *Fleet) Revoke(cluster, node string) {
+	if c, err := f.cluster(cluster); err == nil {
+		if s := c.session(node); s != nil {
+			s.cancel(ErrRevoked)
+		}
+	}
+}
+
+// Capable tells whether a node's agent has said that it knows a capability,
+// such as "command/check"; false when it is not connected.
+func (f *Fleet) Capable(cluster, node, capability string) bool {
+	c, err := f.cluster(cluster)
+	if err != nil {
+		return false
+	}
+	s := c.session(node)
+	return s != nil && slices.Contains(s.capabilities, capability)
+}

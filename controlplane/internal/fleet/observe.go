@@ -1,0 +1,203 @@
+package fleet
+
+import (
+	"maps"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
+)
+
+const (
+	// maxStrays bounds the backends that a node reports and that are not, or
+	// no longer, desired: they may be desired again before the node has heard
+	// that they are not.
+	maxStrays    = 1024
+	maxInstances = 2048
+	maxProblems  = 64
+)
+
+// observed is what a connected node says now.
+type observed struct {
+	reported   bool // its first, whole observation has come
+	haproxy    *agentv1.DaemonObservation
+	keepalived *agentv1.DaemonObservation
+	backends   map[string]*agentv1.BackendObservation    // by "pool/backend"
+	instances  map[string][]*agentv1.InstanceObservation // by VIP
+	score      int32
+	problems   []string
+	reloads    uint64
+}
+
+// forget drops what a node has observed: nobody says so any more. The lock is
+// held.
+func (c *cluster) forget(n *node) {
+	was := n.observed
+	n.observed = observed{}
+	for k := range was.backends {
+		c.mark(key{kindBackend, k})
+	}
+	for vip := range was.instances {
+		c.updateVip(vip)
+	}
+}
+
+// observe takes an observation in.
+func (c *cluster) observe(s *session, o *agentv1.Observation) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := s.node
+	if n.session != s {
+		return
+	}
+	if o.GetWhole() {
+		c.forget(n)
+		n.observed.reported = true
+	}
+	now := &n.observed
+	if o.Haproxy != nil {
+		now.haproxy = boundedDaemon(o.GetHaproxy())
+	}
+	if o.Keepalived != nil {
+		now.keepalived = boundedDaemon(o.GetKeepalived())
+	}
+	if o.Score != nil {
+		now.score = o.GetScore()
+	}
+	if o.Reloads != nil {
+		now.reloads = o.GetReloads()
+	}
+	if p := o.GetProblems(); p != nil {
+		now.problems = nil
+		for _, text := range p.GetProblems()[:min(len(p.GetProblems()), maxProblems)] {
+			now.problems = append(now.problems, bounded(text, maxText))
+		}
+	}
+	c.observeBackends(n, o)
+	if o.GetInstances() != nil || o.GetWhole() {
+		c.observeInstances(n, o.GetInstances().GetInstances())
+	}
+	c.mark(key{kindNode, n.id})
+	c.stir.put(struct{}{})
+}
+
+func (c *cluster) observeBackends(n *node, o *agentv1.Observation) {
+	for _, b := range o.GetBackends() {
+		k := b.GetPool() + "/" + b.GetBackend()
+		if !c.admits(n, b, k) {
+			continue
+		}
+		if n.observed.backends == nil {
+			n.observed.backends = make(map[string]*agentv1.BackendObservation)
+		}
+		b = boundedBackend(b)
+		if !proto.Equal(n.observed.backends[k], b) {
+			n.observed.backends[k] = b
+			c.mark(key{kindBackend, k})
+		}
+	}
+	for _, k := range o.GetRemovedBackends() {
+		if n.observed.backends[k] != nil {
+			delete(n.observed.backends, k)
+			c.mark(key{kindBackend, k})
+		}
+	}
+}
+
+// admits tells whether a node may say something about a backend: always when
+// it is desired, else while there is room for strays.
+func (c *cluster) admits(n *node, b *agentv1.BackendObservation, k string) bool {
+	desired := c.head.Backend(b.GetPool(), b.GetBackend()) != nil
+	if desired || n.observed.backends[k] != nil {
+		return true
+	}
+	if len(k) > 2*maxWord {
+		return false
+	}
+	if len(n.observed.backends) < c.backends+maxStrays {
+		return true
+	}
+	maps.DeleteFunc(n.observed.backends, func(_ string, b *agentv1.BackendObservation) bool {
+		return c.head.Backend(b.GetPool(), b.GetBackend()) == nil
+	})
+	return true
+}
+
+// observeInstances replaces a node's VRRP instances. The lock is held.
+func (c *cluster) observeInstances(n *node, all []*agentv1.InstanceObservation) {
+	was := n.observed.instances
+	n.observed.instances = make(map[string][]*agentv1.InstanceObservation)
+	for _, i := range all[:min(len(all), maxInstances)] {
+		if len(i.GetVip()) <= maxWord {
+			n.observed.instances[i.GetVip()] = append(n.observed.instances[i.GetVip()], boundedInstance(i))
+		}
+	}
+	for vip := range was {
+		c.updateVip(vip)
+	}
+	for vip := range n.observed.instances {
+		c.updateVip(vip)
+	}
+}
+
+// What is kept of an agent's messages is copied field by field: they may carry
+// anything, and live as long as what refers into them.
+
+func boundedBackend(b *agentv1.BackendObservation) *agentv1.BackendObservation {
+	return &agentv1.BackendObservation{
+		Pool:    b.GetPool(),
+		Backend: b.GetBackend(),
+		State:   b.GetState(),
+		Weight:  b.GetWeight(),
+		Reason:  bounded(b.GetReason(), maxText),
+		Since:   validTime(b.GetSince()),
+	}
+}
+
+func boundedInstance(i *agentv1.InstanceObservation) *agentv1.InstanceObservation {
+	return &agentv1.InstanceObservation{
+		Name:     bounded(i.GetName(), maxWord),
+		Vip:      i.GetVip(),
+		State:    i.GetState(),
+		Priority: i.GetPriority(),
+		Holds:    i.GetHolds(),
+	}
+}
+
+func boundedDaemon(d *agentv1.DaemonObservation) *agentv1.DaemonObservation {
+	return &agentv1.DaemonObservation{
+		State:     d.GetState(),
+		Version:   bounded(d.GetVersion(), maxWord),
+		StartTime: validTime(d.GetStartTime()),
+		Message:   bounded(d.GetMessage(), maxText),
+	}
+}
+
+// validTime returns a copy of a time, nil if it is none that can be shown.
+func validTime(t *timestamppb.Timestamp) *timestamppb.Timestamp {
+	if t.CheckValid() != nil {
+		return nil
+	}
+	return &timestamppb.Timestamp{Seconds: t.GetSeconds(), Nanos: t.GetNanos()}
+}
+
+// bounded makes text of an agent fit to be shown: at most limit bytes, and no
+// control characters but line breaks.
+func bounded(text string, limit int) string {
+	if len(text) > limit {
+		for limit > 0 && !utf8.RuneStart(text[limit]) {
+			limit--
+		}
+		text = text[:limit]
+	}
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\n' {
+			return ' '
+		}
+		return r
+	}, text)
+}

@@ -1,0 +1,94 @@
+package fleet
+
+import (
+	"google.golang.org/protobuf/proto"
+
+	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
+)
+
+// push brings the node nearer to its target: at most one update is under way,
+// always to the newest target. What the node has already costs nothing, what
+// it could not apply is not sent again.
+func (s *session) push() error {
+	if s.wanted == nil || s.inflight != nil {
+		return nil
+	}
+	target := s.wanted
+	version := target.Version()
+	switch {
+	case version.GetHash() == s.refused:
+		s.wanted = nil
+		s.cluster.stillFailed(s, version)
+		return nil
+	case s.ahead(version):
+		s.wanted = nil
+		s.cluster.rolledBack(s, s.applied, version)
+		return nil
+	case version.GetHash() == s.applied.GetHash():
+		s.base = target
+	}
+	if proto.Equal(version, s.applied) {
+		s.wanted = nil
+		s.cluster.current(s, version)
+		return nil
+	}
+	s.nonce++
+	u, chunks := messages(s.nonce, s.base, target)
+	for _, m := range chunks {
+		if err := s.send(&agentv1.SessionResponse{Kind: &agentv1.SessionResponse_Update{Update: m}}); err != nil {
+			return err
+		}
+	}
+	s.wanted, s.inflight, s.last = nil, u, target
+	s.cluster.sent(s, version)
+	return nil
+}
+
+// ahead tells whether the node has a newer revision of this epoch than the
+// controller: the store was put back to an older copy.
+func (s *session) ahead(version *agentv1.Version) bool {
+	return s.applied.GetEpoch() == version.GetEpoch() && s.applied.GetRuntime() > version.GetRuntime()
+}
+
+// ack takes the agent's word that a version is in effect, whenever it comes: a
+// node may succeed long after it has nacked.
+func (s *session) ack(a *agentv1.Ack) {
+	version := a.GetVersion()
+	changes := true
+	if u := s.inflight; u != nil && (a.GetNonce() == u.nonce || sameHash(version, u.target.Version())) {
+		s.inflight = nil
+		version, changes = u.target.Version(), u.changes
+	}
+	s.applied = version
+	if s.refused == version.GetHash() {
+		s.refused = ""
+	}
+	switch {
+	case s.last != nil && sameHash(version, s.last.Version()):
+		s.base = s.last
+	case s.base != nil && !sameHash(version, s.base.Version()):
+		s.base = nil
+	}
+	s.cluster.acked(s, a, version, changes)
+}
+
+// nack takes the agent's word that the update under way is not in effect.
+func (s *session) nack(n *agentv1.Nack) {
+	u := s.inflight
+	if u == nil || n.GetNonce() != u.nonce {
+		return
+	}
+	s.inflight = nil
+	if n.GetReason() == agentv1.NackReason_NACK_REASON_BASE_MISMATCH && !u.snapshot {
+		s.base = nil
+		s.applied = nil
+		if s.wanted == nil {
+			s.wanted = u.target
+		}
+		return
+	}
+	s.refused = u.target.Version().GetHash()
+	s.cluster.nacked(s, n, u.target.Version())
+}
+
+func sameHash(a, b *agentv1.Version) bool { return a.GetHash() == b.GetHash() }
