@@ -55,6 +55,8 @@ type Query struct {
 	Before uint64
 	// Limit is how many to list at most; 0: all.
 	Limit int
+	// NoChanges leaves the names of what changed out.
+	NoChanges bool
 }
 
 // Store is a durable store. What a method has returned without an error is on
@@ -91,7 +93,7 @@ type Records interface {
 	Put(ctx context.Context, bucket, key string, value []byte) error
 	// Get returns a record. ErrNotFound if there is none.
 	Get(ctx context.Context, bucket, key string) ([]byte, error)
-	// List returns all records of a bucket by key.
+	// List returns all records of a bucket by key; none if there is no bucket.
 	List(ctx context.Context, bucket string) (map[string][]byte, error)
 	// Delete removes a record. ErrNotFound if there is none.
 	Delete(ctx context.Context, bucket, key string) error

@@ -1,46 +1,141 @@
-// Package bolt is the store in one file, by bbolt.
+// Package bolt is the store in one file, by bbolt: one transaction and one
+// fsync a commit.
 package bolt
 
 import (
 	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
 
-	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
+	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 
-	"github.com/tandem-lb/tandem/controlplane/internal/state"
 	"github.com/tandem-lb/tandem/controlplane/internal/store"
 )
 
-// Store is a store.Store in one file.
-type Store struct{}
+// format is the version of the file's layout:
+//
+//	meta      format, epoch
+//	clusters  one bucket a cluster:
+//	  head       JSON of head
+//	  resources  name → tandem.v1.Resource
+//	  secrets    reference → secret
+//	  revisions  number → tandem.v1.Revision without changes
+//	  changes    number, name → tandem.v1.Change
+//	records   one bucket a bucket of records: key → value
+//
+// Numbers are big-endian, so that keys are in their order.
+const format = "1"
+
+var (
+	metaBucket     = []byte("meta")
+	clustersBucket = []byte("clusters")
+	recordsBucket  = []byte("records")
+
+	formatKey = []byte("format")
+	epochKey  = []byte("epoch")
+)
 
 // Options of a store; the zero value is good.
 type Options struct {
-	// KeepRevisions is how many revisions of a cluster are kept at least; 0
-	// means 10,000.
+	// KeepRevisions is how many revisions of a cluster are kept; 0 means 10,000.
 	KeepRevisions uint64
+}
+
+// Store is a store.Store in one file. Close it before another process opens
+// the file.
+type Store struct {
+	db    *bolt.DB
+	epoch string
+	keep  uint64
 }
 
 var _ store.Store = (*Store)(nil)
 
-// Open opens the store at path, and makes it if there is none.
-func Open(path string, o Options) (*Store, error) { panic("not yet") }
+// Open opens the store at path, and makes it if there is none. It fails when
+// another process has it open, or when a newer version has made it.
+func Open(path string, o Options) (*Store, error) {
+	if o.KeepRevisions == 0 {
+		o.KeepRevisions = 10_000
+	}
+	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second, FreelistType: bolt.FreelistMapType})
+	if errors.Is(err, berrors.ErrTimeout) {
+		return nil, fmt.Errorf("store %s: another process has it open: only one controller may use a data directory", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("store %s: %w", path, err)
+	}
+	s := &Store{db: db, keep: o.KeepRevisions}
+	if err := s.prepare(filepath.Dir(path)); err != nil {
+		_ = db.Close()
+		return nil, fmt.Errorf("store %s: %w", path, err)
+	}
+	return s, nil
+}
 
-func (s *Store) Epoch() string                                   { panic("not yet") }
-func (s *Store) Heads(ctx context.Context) ([]store.Head, error) { panic("not yet") }
-func (s *Store) Content(ctx context.Context, cluster string) (store.Head, state.Content, error) {
-	panic("not yet")
+// prepare makes the buckets of a new file and mints its epoch.
+func (s *Store) prepare(dir string) error {
+	err := s.db.Update(func(tx *bolt.Tx) error {
+		for _, b := range [][]byte{metaBucket, clustersBucket, recordsBucket} {
+			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
+				return err
+			}
+		}
+		meta := tx.Bucket(metaBucket)
+		switch v := meta.Get(formatKey); {
+		case v == nil:
+			if err := errors.Join(meta.Put(formatKey, []byte(format)), meta.Put(epochKey, newEpoch())); err != nil {
+				return err
+			}
+		case string(v) != format:
+			return fmt.Errorf("it has format %q and this controller knows %q: use the version that made it", v, format)
+		}
+		s.epoch = string(meta.Get(epochKey))
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return syncDir(dir)
 }
-func (s *Store) Commit(ctx context.Context, commits []store.Commit) error { panic("not yet") }
-func (s *Store) Revision(ctx context.Context, cluster string, number uint64) (*tandemv1.Revision, error) {
-	panic("not yet")
+
+func newEpoch() []byte {
+	b := make([]byte, 8)
+	_, _ = rand.Read(b) // never fails
+	return fmt.Appendf(nil, "%x", b)
 }
-func (s *Store) Revisions(ctx context.Context, cluster string, q store.Query) ([]*tandemv1.Revision, error) {
-	panic("not yet")
+
+// syncDir makes the name of a new file durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
 }
-func (s *Store) Create(ctx context.Context, bucket, key string, value []byte) error { panic("not yet") }
-func (s *Store) Put(ctx context.Context, bucket, key string, value []byte) error    { panic("not yet") }
-func (s *Store) Get(ctx context.Context, bucket, key string) ([]byte, error)        { panic("not yet") }
-func (s *Store) List(ctx context.Context, bucket string) (map[string][]byte, error) { panic("not yet") }
-func (s *Store) Delete(ctx context.Context, bucket, key string) error               { panic("not yet") }
-func (s *Store) Take(ctx context.Context, bucket, key string) ([]byte, error)       { panic("not yet") }
-func (s *Store) Close() error                                                       { panic("not yet") }
+
+// Epoch was minted when the file was made.
+func (s *Store) Epoch() string { return s.epoch }
+
+// Close ends the store; it waits for what is under way.
+func (s *Store) Close() error { return s.db.Close() }
+
+// view runs fn in a transaction that reads.
+func (s *Store) view(ctx context.Context, fn func(*bolt.Tx) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return s.db.View(fn)
+}
+
+// update runs fn in a transaction that is durable when update returns nil.
+func (s *Store) update(ctx context.Context, fn func(*bolt.Tx) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return s.db.Update(fn)
+}
