@@ -75,7 +75,8 @@ type session struct {
 	hello    *agentv1.Hello
 	safe     uint64 // sequence of the last event that an earlier session brought
 	nonce    uint64
-	wanted   *compile.Config // newest target that is not dealt with
+	target   *compile.Config // the newest
+	open     bool            // target is still to be dealt with
 	inflight *update         // sent, neither acked nor nacked
 	last     *compile.Config // last one sent
 	base     *compile.Config // in effect on the node; nil: not known
@@ -153,7 +154,8 @@ func (s *session) run(ctx context.Context, id Identity, inbox <-chan *agentv1.Se
 		select {
 		case m := <-inbox:
 			err = s.handle(m)
-		case s.wanted = <-s.targets:
+		case s.target = <-s.targets:
+			s.open = true
 		case k := <-s.calls:
 			err = s.command(k)
 		case <-ctx.Done():

@@ -10,36 +10,33 @@ import (
 // always to the newest target. What the node has already costs nothing, what
 // it could not apply is not sent again.
 func (s *session) push() error {
-	if s.wanted == nil || s.inflight != nil {
+	if !s.open || s.inflight != nil {
 		return nil
 	}
-	target := s.wanted
-	version := target.Version()
+	s.open = false
+	version := s.target.Version()
 	switch {
 	case version.GetHash() == s.refused:
-		s.wanted = nil
 		s.cluster.stillFailed(s, version)
 		return nil
 	case s.ahead(version):
-		s.wanted = nil
 		s.cluster.rolledBack(s, s.applied, version)
 		return nil
-	case version.GetHash() == s.applied.GetHash():
-		s.base = target
+	case sameHash(version, s.applied):
+		s.base = s.target
 	}
 	if proto.Equal(version, s.applied) {
-		s.wanted = nil
 		s.cluster.current(s, version)
 		return nil
 	}
 	s.nonce++
-	u, chunks := messages(s.nonce, s.base, target)
+	u, chunks := messages(s.nonce, s.base, s.target)
 	for _, m := range chunks {
 		if err := s.send(&agentv1.SessionResponse{Kind: &agentv1.SessionResponse_Update{Update: m}}); err != nil {
 			return err
 		}
 	}
-	s.wanted, s.inflight, s.last = nil, u, target
+	s.inflight, s.last = u, s.target
 	s.cluster.sent(s, version)
 	return nil
 }
@@ -61,7 +58,7 @@ func (s *session) ack(a *agentv1.Ack) {
 	}
 	s.applied = version
 	if s.refused == version.GetHash() {
-		s.refused = ""
+		s.refused, s.open = "", true // the target may differ by its number only
 	}
 	switch {
 	case s.last != nil && sameHash(version, s.last.Version()):
@@ -80,11 +77,7 @@ func (s *session) nack(n *agentv1.Nack) {
 	}
 	s.inflight = nil
 	if n.GetReason() == agentv1.NackReason_NACK_REASON_BASE_MISMATCH && !u.snapshot {
-		s.base = nil
-		s.applied = nil
-		if s.wanted == nil {
-			s.wanted = u.target
-		}
+		s.base, s.applied, s.open = nil, nil, true
 		return
 	}
 	s.refused = u.target.Version().GetHash()

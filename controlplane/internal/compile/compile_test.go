@@ -1,0 +1,435 @@
+package compile
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/testing/protocmp"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"sigs.k8s.io/yaml"
+
+	"github.com/tandem-lb/tandem/controlplane/internal/state"
+	haproxyv1 "github.com/tandem-lb/tandem/gen/tandem/agent/haproxy/v1"
+	keepalivedv1 "github.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1"
+	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
+	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// apply makes changes one after the other, as a ledger would.
+func apply(t testing.TB, c *state.Config, changes ...state.Change) *state.Config {
+	t.Helper()
+	for _, change := range changes {
+		next, _, err := c.Apply(change, state.Env{Now: time.Unix(1700000000, 0), Author: "test", Passwords: plain{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		c = next
+	}
+	return c
+}
+
+// plain keeps goldens stable where bcrypt is salted.
+type plain struct{}
+
+func (plain) Hash(password string) (string, error) { return "$hash$" + password, nil }
+func (plain) Matches(hash, password string) bool   { return hash == "$hash$"+password }
+
+// guide is the cluster of the guide that the project starts from.
+func guide(t testing.TB) *state.Config {
+	t.Helper()
+	return apply(t, state.New("default", "epoch-1", 0),
+		state.CreateCluster(&tandemv1.Cluster{
+			Logging:   &tandemv1.Logging{Target: "127.0.0.1:514"},
+			Defaults:  &tandemv1.ProxySettings{ConnectTimeout: durationpb.New(10 * time.Second)},
+			StatsPage: &tandemv1.StatsPage{Users: []*tandemv1.StatsUser{{Name: "admin", Password: "password123"}}},
+		}),
+		state.AddNode("lb-master", "uid-master"),
+		state.AddNode("lb-backup", "uid-backup"),
+		state.CreateVip("web", &tandemv1.Vip{Addresses: []string{"192.168.1.100/24"}, Vrid: 51}),
+		state.CreatePool("web_servers", &tandemv1.Pool{
+			Balance: "roundrobin",
+			Check: &tandemv1.HealthCheck{
+				Http:     &tandemv1.HttpCheck{Path: "/health"},
+				Interval: durationpb.New(2 * time.Second), Timeout: durationpb.New(10 * time.Second),
+				Rise: proto.Uint32(2), Fall: proto.Uint32(3),
+			},
+		}),
+		state.CreateBackend("web_servers", "web1", &tandemv1.Backend{Address: "192.168.1.20", Port: 80}),
+		state.CreateBackend("web_servers", "web2", &tandemv1.Backend{Address: "192.168.1.21", Port: 80}),
+		state.CreateBackend("web_servers", "web3", &tandemv1.Backend{Address: "192.168.1.22", Port: 80}),
+		state.CreateListener("web_frontend", &tandemv1.Listener{
+			Binds: []*tandemv1.Bind{{Vip: "web", Port: 80}}, Pool: "web_servers",
+		}),
+	)
+}
+
+func node(t testing.TB, c *state.Config, id string) *Config {
+	t.Helper()
+	var compiler Compiler
+	got, err := compiler.Node(Target{c, c}, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+func golden(t *testing.T, name string, m proto.Message) {
+	t.Helper()
+	raw, err := protojson.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := yaml.JSONToYAML(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join("testdata", name+".yaml")
+	if *update {
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(string(want), string(got)); d != "" {
+		t.Errorf("%s (-want +got):\n%s", path, d)
+	}
+}
+
+func TestGuide(t *testing.T) {
+	c := guide(t)
+	for _, id := range []string{"lb-master", "lb-backup"} {
+		golden(t, id, node(t, c, id).NodeConfig())
+	}
+}
+
+// everything exercises each field and enum beyond the guide's.
+func everything(t testing.TB) *state.Config {
+	t.Helper()
+	return apply(t, guide(t),
+		state.CreateVip("dual", &tandemv1.Vip{
+			Addresses: []string{"192.168.1.110/24", "2001:DB8::110/64", "192.168.1.111/24", "2001:db8::111/64"},
+			Vrid:      52, Priorities: map[string]uint32{"lb-backup": 234},
+			FailBack: "delayed", FailBackDelay: durationpb.New(time.Minute), Network: "back",
+			AdvertInterval: durationpb.New(time.Second),
+		}),
+		state.CreateVip("six", &tandemv1.Vip{Addresses: []string{"2001:db8::120/64"}, Vrid: 53, FailBack: "never"}),
+		state.CreatePool("tcp.pool", &tandemv1.Pool{
+			Protocol: "tcp", Balance: "leastconn", Check: &tandemv1.HealthCheck{Disabled: true},
+			Retries: proto.Uint32(0), Redispatch: proto.Bool(false),
+		}),
+		state.CreateBackend("tcp.pool", "db1", &tandemv1.Backend{
+			Address: "2001:DB8::20", Port: 5432, Weight: proto.Uint32(0), MaxConnections: proto.Uint32(100), Backup: true,
+		}),
+		state.CreateListener("database", &tandemv1.Listener{
+			Protocol: "tcp", Pool: "tcp.pool", MaxConnections: proto.Uint32(50),
+			Binds: []*tandemv1.Bind{{Vip: "dual", Port: 5432}, {Address: "192.168.1.10", Port: 5433, PortEnd: 5435}, {Port: 6000}},
+		}),
+		state.CreateListener("written", &tandemv1.Listener{
+			Pool: "web_servers", Binds: []*tandemv1.Bind{{Address: "2001:db8:0::120", Port: 8000}},
+		}),
+		state.SetOverride(&tandemv1.Override{
+			Name: "clusters/default/pools/web_servers/backends/web1/override", State: "drain", Weight: proto.Uint32(7),
+		}, nil),
+		state.SetOverride(&tandemv1.Override{
+			Name: "clusters/default/pools/web_servers/backends/web2/override", State: "maintenance", Weight: proto.Uint32(9),
+		}, nil),
+		state.SetOverride(&tandemv1.Override{
+			Name: "clusters/default/pools/web_servers/backends/web3/override", Weight: proto.Uint32(11),
+		}, nil),
+		state.UpdateNode(&tandemv1.Node{Name: "clusters/default/nodes/lb-backup", Drain: true}, nil),
+	)
+}
+
+func TestEverything(t *testing.T) {
+	golden(t, "everything", node(t, everything(t), "lb-backup").NodeConfig())
+}
+
+func TestVersion2(t *testing.T) {
+	c := apply(t, guide(t), state.UpdateCluster(&tandemv1.Cluster{
+		Name: "clusters/default", Vrrp: &tandemv1.Vrrp{Version: proto.Uint32(2), AuthPassword: "secret12"},
+	}, nil))
+	i := find(t, node(t, c, "lb-master"), "keepalived/instance/web").GetInstance()
+	want := &keepalivedv1.Instance{
+		Name: "web", Vip: "web", Version: 2, Network: "front", Vrid: 51, Priority: 230,
+		AdvertInterval: durationpb.New(time.Second), AuthPassword: "secret12",
+		Anchor: "192.168.1.100/24", FailBack: keepalivedv1.FailBack_FAIL_BACK_AUTOMATIC,
+	}
+	if d := cmp.Diff(want, i, protocmp.Transform()); d != "" {
+		t.Errorf("instance (-want +got):\n%s", d)
+	}
+}
+
+func find(t testing.TB, c *Config, key string) *agentv1.Resource {
+	t.Helper()
+	for _, r := range c.NodeConfig().GetResources() {
+		if r.GetKey() == key {
+			return r
+		}
+	}
+	t.Fatalf("no resource %q", key)
+	return nil
+}
+
+// Structure may lag behind runtime: a backend of a pool that the structure
+// does not have is left out, a weight of one that it has is not.
+func TestStructureAndRuntimeApart(t *testing.T) {
+	structure := guide(t)
+	runtime := apply(t, structure,
+		state.CreatePool("new", &tandemv1.Pool{}),
+		state.CreateBackend("new", "n1", &tandemv1.Backend{Address: "192.168.1.30", Port: 80}),
+		state.SetOverride(&tandemv1.Override{
+			Name: "clusters/default/pools/web_servers/backends/web1/override", Weight: proto.Uint32(42),
+		}, nil),
+	)
+	var compiler Compiler
+	got, err := compiler.Node(Target{Structure: structure, Runtime: runtime}, "lb-master")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Has("haproxy/server/new/n1") || got.Has("haproxy/backend/new") {
+		t.Error("the new pool is in a configuration whose structure is older")
+	}
+	if w := find(t, got, "haproxy/server/web_servers/web1").GetServer().GetWeight(); w != 42 {
+		t.Errorf("weight = %d, want the runtime's 42", w)
+	}
+	if v := got.Version(); v.GetStructure() != structure.Revision() || v.GetRuntime() != runtime.Revision() {
+		t.Errorf("version = %v", v)
+	}
+	// A pool that the runtime has removed keeps its section and loses its servers.
+	removed := apply(t, runtime,
+		state.DeleteListener("web_frontend", ""), state.DeletePool("web_servers", ""))
+	got, err = compiler.Node(Target{Structure: structure, Runtime: removed}, "lb-master")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !got.Has("haproxy/backend/web_servers") || got.Has("haproxy/server/web_servers/web1") {
+		t.Error("a pool removed from the runtime: want its section without servers")
+	}
+}
+
+func TestUnknownNode(t *testing.T) {
+	var compiler Compiler
+	c := guide(t)
+	if _, err := compiler.Node(Target{c, c}, "nobody"); !errors.Is(err, ErrNoNode) {
+		t.Errorf("error = %v, want ErrNoNode", err)
+	}
+}
+
+// What the compiler remembers must never show: one that has seen a history and
+// one that has seen nothing agree, and a diff leads from one to the other.
+func TestMemoryNeverShows(t *testing.T) {
+	history := []*state.Config{guide(t)}
+	last := func() *state.Config { return history[len(history)-1] }
+	for i, change := range []state.Change{
+		state.CreateBackend("web_servers", "web0", &tandemv1.Backend{Address: "192.168.1.19", Port: 80}),
+		state.UpdateBackend(&tandemv1.Backend{Name: "clusters/default/pools/web_servers/backends/web2", Address: "192.168.1.99", Port: 81}, nil),
+		state.DeleteBackend("web_servers", "web1", ""),
+		state.CreatePool("web_servers.b", &tandemv1.Pool{}),
+		state.CreateBackend("web_servers.b", "x", &tandemv1.Backend{Address: "192.168.1.50", Port: 80}),
+		state.CreateListener("other", &tandemv1.Listener{Pool: "web_servers.b", Binds: []*tandemv1.Bind{{Vip: "web", Port: 81}}}),
+		state.UpdateCluster(&tandemv1.Cluster{Name: "clusters/default", Defaults: &tandemv1.ProxySettings{ServerTimeout: durationpb.New(time.Hour)}}, nil),
+		state.UpdateCluster(&tandemv1.Cluster{Name: "clusters/default", StatsPage: &tandemv1.StatsPage{
+			Users: []*tandemv1.StatsUser{{Name: "admin", Password: "another"}},
+		}}, nil),
+		state.UpdateVip(&tandemv1.Vip{Name: "clusters/default/vips/web", Addresses: []string{"192.168.1.100/24", "192.168.1.101/24"}, Vrid: 51}, nil),
+		state.CreateVip("more", &tandemv1.Vip{Addresses: []string{"192.168.1.102/24"}, Vrid: 54}),
+		state.UpdateNode(&tandemv1.Node{Name: "clusters/default/nodes/lb-master", Drain: true}, nil),
+		state.DeleteListener("other", ""),
+		state.DeletePool("web_servers.b", ""),
+		state.DeleteVip("more", ""),
+	} {
+		next := apply(t, last(), change)
+		if next == last() {
+			t.Fatalf("change %d changes nothing", i)
+		}
+		history = append(history, next)
+	}
+	// Forth, and back again, as when a structure is reverted.
+	back := slices.Clone(history)
+	slices.Reverse(back)
+	var old Compiler
+	before := (*Config)(nil)
+	for i, c := range append(history, back...) {
+		got, err := old.Node(Target{c, c}, "lb-master")
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := node(t, c, "lb-master")
+		if d := cmp.Diff(want.NodeConfig(), got.NodeConfig(), protocmp.Transform()); d != "" {
+			t.Fatalf("step %d: a compiler with a memory differs (-want +got):\n%s", i, d)
+		}
+		checkDiff(t, before, got)
+		before = got
+	}
+}
+
+func checkDiff(t *testing.T, base, target *Config) {
+	t.Helper()
+	upserts, removals := Diff(base, target)
+	have := make(map[string]*agentv1.Resource)
+	for _, r := range base.resources() {
+		have[r.GetKey()] = r
+	}
+	for _, k := range removals {
+		if have[k] == nil {
+			t.Fatalf("removal of %q, which is not in the base", k)
+		}
+		delete(have, k)
+	}
+	for _, r := range upserts {
+		if was := have[r.GetKey()]; was != nil && was.GetVersion() == r.GetVersion() {
+			t.Fatalf("upsert of %q, which has not changed", r.GetKey())
+		}
+		have[r.GetKey()] = r
+	}
+	want := target.resources()
+	if !slices.IsSortedFunc(want, func(a, b *agentv1.Resource) int { return strings.Compare(a.GetKey(), b.GetKey()) }) {
+		t.Fatal("resources are not in order of their keys")
+	}
+	if len(have) != len(want) {
+		t.Fatalf("%d resources after the diff, want %d", len(have), len(want))
+	}
+	for _, r := range want {
+		if !proto.Equal(have[r.GetKey()], r) {
+			t.Fatalf("%q after the diff differs from the target", r.GetKey())
+		}
+		if !target.Has(r.GetKey()) {
+			t.Fatalf("Has(%q) is false", r.GetKey())
+		}
+	}
+	if target.Has("haproxy/server/web_servers/nobody") {
+		t.Fatal("Has tells of a server that is not there")
+	}
+}
+
+func (c *Config) resources() []*agentv1.Resource {
+	if c == nil {
+		return nil
+	}
+	return c.NodeConfig().GetResources()
+}
+
+// The hash names the content, not the way to it.
+func TestHash(t *testing.T) {
+	a := guide(t)
+	weight := func(w uint32) state.Change {
+		return state.UpdateBackend(&tandemv1.Backend{
+			Name: "clusters/default/pools/web_servers/backends/web1", Address: "192.168.1.20", Port: 80, Weight: &w,
+		}, nil)
+	}
+	b := apply(t, a, weight(5))
+	c := apply(t, b, weight(1))
+	hash := func(c *state.Config, id string) string { return node(t, c, id).Version().GetHash() }
+	if hash(a, "lb-master") == hash(b, "lb-master") {
+		t.Error("a changed weight leaves the hash as it was")
+	}
+	if hash(a, "lb-master") != hash(c, "lb-master") {
+		t.Error("the same content has two hashes")
+	}
+	if hash(a, "lb-master") == hash(a, "lb-backup") {
+		t.Error("two nodes with different priorities have one hash")
+	}
+}
+
+func TestStatusRange(t *testing.T) {
+	for _, tt := range []struct {
+		in        string
+		low, high uint32
+		bad       bool
+	}{
+		{in: "200", low: 200, high: 200},
+		{in: "200-399", low: 200, high: 399},
+		{in: "399-200", bad: true},
+		{in: "2x0", bad: true},
+		{in: "-", bad: true},
+	} {
+		low, high, err := statusRange(tt.in)
+		if low != tt.low || high != tt.high || (err != nil) != tt.bad {
+			t.Errorf("statusRange(%q) = %d, %d, %v", tt.in, low, high, err)
+		}
+	}
+}
+
+// Every algorithm and every mode of the API has its place.
+func TestEnumsAreWhole(t *testing.T) {
+	if got, want := len(balances), len(haproxyv1.Balance_name)-1; got != want {
+		t.Errorf("%d balance algorithms, the agent knows %d", got, want)
+	}
+	if got, want := len(failBacks), len(keepalivedv1.FailBack_name)-1; got != want {
+		t.Errorf("%d fail-back policies, the agent knows %d", got, want)
+	}
+}
+
+// large is a cluster with 10,000 backends in pools of 100.
+func large(t testing.TB) *state.Config {
+	t.Helper()
+	config := &tandemv1.ClusterConfig{}
+	for p := range 100 {
+		pool := &tandemv1.Pool{Name: fmt.Sprintf("pool%03d", p)}
+		for b := range 100 {
+			pool.Backends = append(pool.Backends, &tandemv1.Backend{
+				Name: fmt.Sprintf("b%05d", b), Address: fmt.Sprintf("10.1.%d.%d", p, b), Port: 80,
+			})
+		}
+		config.Pools = append(config.Pools, pool)
+	}
+	return apply(t, state.New("default", "epoch-1", 0),
+		state.CreateCluster(&tandemv1.Cluster{}), state.AddNode("lb-master", "u1"), state.AddNode("lb-backup", "u2"),
+		state.ApplyConfig(config, ""))
+}
+
+// One weight among 10,000 backends: compiled for both nodes, and the
+// difference found.
+func BenchmarkOneWeightOf10000(b *testing.B) {
+	configs := []*state.Config{large(b)}
+	for w := range uint32(2) {
+		configs = append(configs, apply(b, configs[len(configs)-1], state.SetOverride(&tandemv1.Override{
+			Name: "clusters/default/pools/pool050/backends/b00050/override", Weight: proto.Uint32(w + 5),
+		}, nil)))
+	}
+	var compiler Compiler
+	last := make(map[string]*Config)
+	i := 0
+	b.ReportAllocs()
+	for b.Loop() {
+		c := configs[1+i%2]
+		for _, id := range []string{"lb-master", "lb-backup"} {
+			target, err := compiler.Node(Target{c, c}, id)
+			if err != nil {
+				b.Fatal(err)
+			}
+			if upserts, removals := Diff(last[id], target); i > 0 && len(upserts)+len(removals) != 1 {
+				b.Fatalf("%d upserts and %d removals, want 1 and 0", len(upserts), len(removals))
+			}
+			last[id] = target
+		}
+		i++
+	}
+}
+
+// Cold: all 10,000 backends for the first time.
+func BenchmarkCold10000(b *testing.B) {
+	c := large(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		var compiler Compiler
+		if _, err := compiler.Node(Target{c, c}, "lb-master"); err != nil {
+			b.Fatal(err)
+		}
+	}
+}

@@ -1,0 +1,534 @@
+package fleet
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
+
+	"github.com/tandem-lb/tandem/controlplane/internal/state"
+	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
+	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
+)
+
+func TestFirstConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, "lb-master", "lb-backup")
+		a := l.agent("lb-master").connect()
+		synctest.Wait()
+		a.checkConverged()
+		if a.welcome.GetProtocol() != 1 || a.welcome.GetControllerVersion() != "test" {
+			t.Errorf("welcome = %v", a.welcome)
+		}
+		if n := l.node("lb-master"); n.GetAgentVersion() != "1.0" || n.GetInterfaces()["front"] != "eth0" || n.GetLastSeen() == nil {
+			t.Errorf("status = %v", n)
+		}
+		if n := l.node("lb-backup"); n.GetConnected() || n.GetApplied() != 0 {
+			t.Errorf("status of a node that never connected = %v", n)
+		}
+		// A change of one weight costs one resource.
+		_, before := a.counts()
+		l.change(weight(7))
+		synctest.Wait()
+		a.checkConverged()
+		size := proto.Size(a.resources["haproxy/server/web_servers/web1"])
+		if updates, after := a.counts(); updates != 2 || after-before != size {
+			t.Errorf("%d updates and %d bytes after a change of one weight, want 2 and %d", updates, after-before, size)
+		}
+	})
+}
+
+// A node that has what it shall have gets zero configuration bytes, from this
+// controller and from one that has just started.
+func TestCurrentNodeGetsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, "lb-master")
+		a := l.agent("lb-master").connect()
+		synctest.Wait()
+		updates, bytes := a.counts()
+		if err := a.disconnect(); !errors.Is(err, ErrLost) {
+			t.Errorf("Serve = %v, want ErrLost", err)
+		}
+		a.connect()
+		synctest.Wait()
+		a.checkConverged()
+		l.stop()
+		<-a.served
+		l.start()
+		a.connect()
+		synctest.Wait()
+		a.checkConverged()
+		if u, b := a.counts(); u != updates || b != bytes {
+			t.Errorf("%d updates and %d bytes after two reconnects, want %d and %d as before", u, b, updates, bytes)
+		}
+		// And what it missed comes as a difference.
+		if err := a.disconnect(); err == nil {
+			t.Error("Serve = nil")
+		}
+		l.change(weight(9))
+		a.connect()
+		synctest.Wait()
+		a.checkConverged()
+		if _, b := a.counts(); b-bytes != proto.Size(a.resources["haproxy/server/web_servers/web1"]) {
+			t.Errorf("%d bytes for one changed weight", b-bytes)
+		}
+	})
+}
+
+// While an update is under way only the newest target waits.
+func TestLatestWins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, "lb-master")
+		a := l.agent("lb-master")
+		a.pause = func() time.Duration { return time.Second }
+		a.connect()
+		synctest.Wait()
+		for w := range uint32(100) {
+			l.change(weight(w))
+			synctest.Wait()
+		}
+		pass(3 * time.Second)
+		a.checkConverged()
+		if updates, _ := a.counts(); updates != 2 {
+			t.Errorf("%d updates for a hundred changes during one, want 2", updates)
+		}
+	})
+}
+
+// An agent that reads nothing delays no other, and is cut off.
+func TestI9StalledAgentDelaysNoOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, "lb-master", "lb-backup")
+		stalled := l.agent("lb-backup")
+		p, served := newPipe(), make(chan error, 1)
+		l.all.Go(func() {
+			served <- l.fleet.Serve(l.ctx, Identity{home, "lb-backup", "uid-lb-backup"}, p)
+			p.end()
+		})
+		if err := p.say(stalled.hello()); err != nil {
+			t.Fatal(err)
+		}
+		a := l.agent("lb-master").connect()
+		for w := range uint32(50) {
+			start := time.Now()
+			l.change(weight(w))
+			synctest.Wait()
+			a.checkConverged()
+			if d := time.Since(start); d != 0 {
+				t.Fatalf("a change took %v beside a stalled agent", d)
+			}
+		}
+		if !l.node("lb-backup").GetConnected() {
+			t.Error("the stalled agent is cut off too early")
+		}
+		pass(sendTimeout + time.Second)
+		select {
+		case err := <-served:
+			if !errors.Is(err, ErrStalled) {
+				t.Errorf("Serve = %v, want ErrStalled", err)
+			}
+		default:
+			t.Fatal("the stalled session goes on")
+		}
+		if l.node("lb-backup").GetConnected() {
+			t.Error("the stalled agent counts as connected")
+		}
+	})
+}
+
+func TestNewestSessionWins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, "lb-master")
+		// The first reads nothing: it must not keep the second from its place.
+		first := l.agent("lb-master")
+		p, served := newPipe(), make(chan error, 1)
+		l.all.Go(func() {
+			served <- l.fleet.Serve(l.ctx, Identity{home, "lb-master", "uid-lb-master"}, p)
+			p.end()
+		})
+		if err := p.say(first.hello()); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		second := l.agent("lb-master").connect()
+		if err := <-served; !errors.Is(err, ErrSuperseded) {
+			t.Errorf("Serve of the older session = %v, want ErrSuperseded", err)
+		}
+		synctest.Wait()
+		second.checkConverged()
+		if got := l.log.reasons("clusters/default/nodes/lb-master"); slices.Contains(got, "NODE_DISCONNECTED") {
+			t.Errorf("events %v tell of a disconnection", got)
+		}
+	})
+}
+
+func TestClonedNode(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, "lb-master")
+		for range clones {
+			l.agent("lb-master").connect()
+			synctest.Wait()
+		}
+		if hasAlarm(l, "CLONED_NODE") {
+			t.Errorf("an alarm after %d takeovers", clones-1)
+		}
+		l.agent("lb-master").connect()
+		synctest.Wait()
+		if !hasAlarm(l, "CLONED_NODE") {
+			t.Errorf("no alarm after %d takeovers", clones)
+		}
+		pass(2 * time.Minute)
+		l.change(weight(1))
+		synctest.Wait()
+		if hasAlarm(l, "CLONED_NODE") {
+			t.Error("the alarm outlives its cause")
+		}
+	})
+}
+
+func hasAlarm(l *lab, reason string) bool {
+	return slices.ContainsFunc(l.status().GetAlarms(), func(a *tandemv1.Alarm) bool { return a.GetReason() == reason })
+}
+
+func TestRefusedTargetIsNotSentAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, "lb-master")
+		a := l.agent("lb-master").connect()
+		synctest.Wait()
+		var refused *agentv1.Update
+		a.judge = func(u *agentv1.Update) *agentv1.Nack {
+			refused = u
+			return &agentv1.Nack{
+				Reason: agentv1.NackReason_NACK_REASON_REFUSED, Message: "[ALERT] parsing [haproxy.cfg:7]\x1b[31m", Retrying: true,
+			}
+		}
+		good := l.node("lb-master").GetApplied()
+		bad := l.change(weight(66))
+		synctest.Wait()
+		n := l.node("lb-master")
+		if n.GetFailed() != bad.Revision() || n.GetApplied() != good || n.GetSent() != bad.Revision() {
+			t.Errorf("sent %d, applied %d, failed %d; want %d, %d, %d", n.GetSent(), n.GetApplied(), n.GetFailed(), bad.Revision(), good, bad.Revision())
+		}
+		if want := "[ALERT] parsing [haproxy.cfg:7] [31m (the agent goes on trying)"; n.GetFailure() != want {
+			t.Errorf("failure = %q, want %q", n.GetFailure(), want)
+		}
+		if !hasAlarm(l, "APPLY_FAILED") {
+			t.Error("no APPLY_FAILED alarm")
+		}
+		// The same content at a newer revision has failed as well.
+		same := l.change(state.SetOverride(&tandemv1.Override{
+			Name: "clusters/default/pools/web_servers/backends/web1/override", Weight: proto.Uint32(66), Reason: "a note",
+		}, nil))
+		pass(time.Minute)
+		if n := l.node("lb-master"); n.GetFailed() != same.Revision() {
+			t.Errorf("failed = %d, want %d", n.GetFailed(), same.Revision())
+		}
+		if updates, _ := a.counts(); updates != 2 {
+			t.Errorf("%d updates, want 2: a refused target was sent again", updates)
+		}
+		// The agent succeeds by itself, later: its word counts at any time.
+		a.mu.Lock()
+		for _, r := range refused.GetUpserts() {
+			a.resources[r.GetKey()] = r
+		}
+		a.version = refused.GetVersion()
+		a.mu.Unlock()
+		a.judge = nil
+		a.say(&agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Ack{Ack: &agentv1.Ack{Nonce: refused.GetNonce(), Version: refused.GetVersion()}}})
+		synctest.Wait()
+		a.checkConverged()
+		if hasAlarm(l, "APPLY_FAILED") {
+			t.Error("APPLY_FAILED outlives its cause")
+		}
+		// What it has now is the base of the next difference.
+		_, before := a.counts()
+		l.change(weight(67))
+		synctest.Wait()
+		a.checkConverged()
+		if _, after := a.counts(); after-before > 200 {
+			t.Errorf("%d bytes for one weight after a late ack", after-before)
+		}
+	})
+}
+
+func TestBaseMismatchGetsSnapshot(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, "lb-master")
+		a := l.agent("lb-master").connect()
+		synctest.Wait()
+		// The agent lost its configuration without the controller knowing.
+		a.mu.Lock()
+		a.version = &agentv1.Version{Epoch: "epoch-1", Hash: "something else"}
+		clear(a.resources)
+		a.mu.Unlock()
+		l.change(weight(3))
+		synctest.Wait()
+		a.checkConverged()
+		// One that claims a mismatch against nothing is not asked for ever.
+		a.judge = func(*agentv1.Update) *agentv1.Nack {
+			return &agentv1.Nack{Reason: agentv1.NackReason_NACK_REASON_BASE_MISMATCH}
+		}
+		updates, _ := a.counts()
+		l.change(weight(4))
+		synctest.Wait()
+		if after, _ := a.counts(); after-updates != 2 {
+			t.Errorf("%d updates, want 2: a difference and a snapshot", after-updates)
+		}
+		if l.node("lb-master").GetFailed() == 0 {
+			t.Error("the failure is not reported")
+		}
+	})
+}
+
+func TestHelloIsNeeded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, "lb-master")
+		serve := func(id Identity, first *agentv1.SessionRequest) error {
+			p := newPipe()
+			defer p.end()
+			if first != nil {
+				l.all.Go(func() { _ = p.say(first) })
+			}
+			return l.fleet.Serve(l.ctx, id, p)
+		}
+		me := Identity{home, "lb-master", "uid-lb-master"}
+		hello := l.agent("lb-master").hello()
+		for name, tt := range map[string]struct {
+			id    Identity
+			first *agentv1.SessionRequest
+			want  error
+		}{
+			"nothing":         {me, nil, ErrHello},
+			"an ack":          {me, &agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Ack{}}, ErrHello},
+			"protocol 0":      {me, &agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Hello{Hello: &agentv1.Hello{}}}, ErrHello},
+			"unknown node":    {Identity{home, "nobody", "uid"}, hello, ErrRevoked},
+			"another uid":     {Identity{home, "lb-master", "uid-of-a-copy"}, hello, ErrRevoked},
+			"unknown cluster": {Identity{"nowhere", "lb-master", "uid"}, hello, ErrUnknownCluster},
+		} {
+			if err := serve(tt.id, tt.first); !errors.Is(err, tt.want) {
+				t.Errorf("%s: Serve = %v, want %v", name, err, tt.want)
+			}
+		}
+		if l.node("lb-master").GetConnected() {
+			t.Error("the node counts as connected")
+		}
+	})
+}
+
+func TestRemovedNodeIsCutOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, "lb-master", "lb-backup")
+		a, b := l.agent("lb-master").connect(), l.agent("lb-backup").connect()
+		synctest.Wait()
+		l.change(state.DeleteNode("lb-backup", ""))
+		if err := <-b.served; !errors.Is(err, ErrRevoked) {
+			t.Errorf("Serve = %v, want ErrRevoked", err)
+		}
+		synctest.Wait()
+		a.checkConverged()
+		if n := len(l.status().GetNodes()); n != 1 {
+			t.Errorf("status has %d nodes, want 1", n)
+		}
+		b.connect()
+		if err := <-b.served; !errors.Is(err, ErrRevoked) {
+			t.Errorf("Serve = %v, want ErrRevoked", err)
+		}
+		l.fleet.Revoke(home, "lb-master")
+		if err := <-a.served; !errors.Is(err, ErrRevoked) {
+			t.Errorf("Serve = %v, want ErrRevoked", err)
+		}
+		// A node that joins is served even before the fleet has heard of it.
+		l.change(state.AddNode("lb-new", "uid-lb-new"))
+		c := l.agent("lb-new").connect()
+		synctest.Wait()
+		c.checkConverged()
+	})
+}
+
+func TestStoreWasPutBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, "lb-master")
+		a := l.agent("lb-master")
+		a.version = &agentv1.Version{Epoch: "epoch-1", Structure: 1000, Runtime: 1000, Hash: "from the future"}
+		a.connect()
+		synctest.Wait()
+		if updates, _ := a.counts(); updates != 0 {
+			t.Errorf("%d updates to a node that is ahead", updates)
+		}
+		if n := l.node("lb-master"); n.GetFailed() == 0 || !strings.Contains(n.GetFailure(), "put back") || n.GetApplied() != 0 {
+			t.Errorf("status = %v", n)
+		}
+	})
+}
+
+func TestClustersComeAndGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, "lb-master")
+		a := l.agent("lb-master").connect()
+		synctest.Wait()
+		head, err := l.ledger.Head(home)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.ledger.drop(home)
+		if err := <-a.served; err == nil {
+			t.Error("a session outlives its cluster")
+		}
+		synctest.Wait()
+		if _, err := l.fleet.Status(home); !errors.Is(err, ErrUnknownCluster) {
+			t.Errorf("Status = %v, want ErrUnknownCluster", err)
+		}
+		l.ledger.set(head)
+		synctest.Wait()
+		a.connect()
+		synctest.Wait()
+		a.checkConverged()
+		// Gone and back before anyone could look.
+		l.ledger.drop(home)
+		l.ledger.set(head)
+		<-a.served
+		synctest.Wait()
+		a.connect()
+		synctest.Wait()
+		a.checkConverged()
+	})
+}
+
+// Big updates travel in chunks of at most 1 MiB.
+func TestChunks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, "lb-master")
+		config := &tandemv1.ClusterConfig{}
+		for p := range 3 {
+			pool := &tandemv1.Pool{Name: fmt.Sprintf("pool%d", p)}
+			for b := range 10000 {
+				pool.Backends = append(pool.Backends, &tandemv1.Backend{
+					Name:    fmt.Sprintf("%s-%05d", strings.Repeat("long", 10), b),
+					Address: fmt.Sprintf("10.%d.%d.%d", p, b/250, b%250+1), Port: 80,
+				})
+			}
+			config.Pools = append(config.Pools, pool)
+		}
+		l.change(state.ApplyConfig(config, ""))
+		a := l.agent("lb-master").connect()
+		synctest.Wait()
+		a.checkConverged()
+		_, bytes := a.counts()
+		if bytes < 3*maxChunk || a.largest > maxChunk || a.largest < maxChunk/2 {
+			t.Errorf("%d bytes in messages of at most %d, want at most %d", bytes, a.largest, maxChunk)
+		}
+		// Removals are chunked as well.
+		l.change(state.ApplyConfig(&tandemv1.ClusterConfig{}, ""))
+		synctest.Wait()
+		a.checkConverged()
+		if a.largest > maxChunk {
+			t.Errorf("a message of %d bytes, want at most %d", a.largest, maxChunk)
+		}
+	})
+}
+
+// Whatever agents do, in the end each has exactly what is desired.
+func TestConvergence(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	synctest.Test(t, func(t *testing.T) {
+		random := rand.New(rand.NewPCG(seed, 0))
+		names := []string{"n1", "n2", "n3", "n4", "n5"}
+		l := newLab(t, names...)
+		var agents []*agent
+		for _, name := range names {
+			a := l.agent(name)
+			pauses := rand.New(rand.NewPCG(seed, uint64(len(agents))))
+			var one sync.Mutex
+			a.pause = func() time.Duration {
+				one.Lock()
+				defer one.Unlock()
+				return time.Duration(pauses.IntN(50)) * time.Millisecond
+			}
+			own := rand.New(rand.NewPCG(^seed, uint64(len(agents))))
+			a.judge = func(*agentv1.Update) *agentv1.Nack {
+				switch own.IntN(12) {
+				case 0:
+					return &agentv1.Nack{Reason: agentv1.NackReason_NACK_REASON_FAILED, Message: "no"}
+				case 1:
+					return &agentv1.Nack{Reason: agentv1.NackReason_NACK_REASON_BASE_MISMATCH}
+				}
+				return nil
+			}
+			agents = append(agents, a.connect())
+		}
+		for range 500 {
+			a := agents[random.IntN(len(agents))]
+			switch random.IntN(10) {
+			case 0:
+				a.pipe.end()
+				<-a.served
+				a.connect()
+			case 1: // it comes back without what it had
+				a.pipe.end()
+				<-a.served
+				a.mu.Lock()
+				a.version = nil
+				clear(a.resources)
+				a.mu.Unlock()
+				a.connect()
+			case 2: // a newer session beside the old one
+				old := a.pipe
+				a.connect()
+				l.all.Go(old.end)
+			default:
+				l.change(randomChange(l, random))
+			}
+			if random.IntN(3) == 0 {
+				pass(time.Duration(random.IntN(60)) * time.Millisecond)
+			}
+		}
+		for _, a := range agents {
+			a.pipe.end()
+			<-a.served
+			a.mu.Lock()
+			a.judge = nil
+			a.mu.Unlock()
+			a.connect()
+		}
+		l.change(weight(255))
+		pass(time.Second)
+		for _, a := range agents {
+			a.checkConverged()
+		}
+	})
+}
+
+func randomChange(l *lab, random *rand.Rand) state.Change {
+	head, err := l.ledger.Head(home)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	i := random.IntN(5)
+	id := fmt.Sprintf("r%d", i)
+	switch random.IntN(4) {
+	case 0:
+		return weight(uint32(random.IntN(200)))
+	case 1:
+		return state.UpdatePool(&tandemv1.Pool{Name: "clusters/default/pools/web_servers", Retries: proto.Uint32(uint32(random.IntN(50)))}, nil)
+	case 2:
+		return state.UpdateNode(&tandemv1.Node{
+			Name: "clusters/default/nodes/n1", Drain: !head.Node("n1").GetDrain(),
+		}, &fieldmaskpb.FieldMask{Paths: []string{"drain"}})
+	default:
+		if head.Backend("web_servers", id) != nil {
+			return state.DeleteBackend("web_servers", id, "")
+		}
+		return state.CreateBackend("web_servers", id, &tandemv1.Backend{
+			Address: fmt.Sprintf("10.0.%d.%d", i, random.IntN(250)+1), Port: 80,
+		})
+	}
+}
