@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/x509"
@@ -47,10 +48,9 @@ func IdentityOf(certificate *x509.Certificate) (NodeIdentity, error) {
 	return id, nil
 }
 
-// IssueNode signs a client certificate for the public key of csr, a PKCS #10
-// request in DER; nothing else in the request counts. It returns PEM. The error
-// is ErrBadRequest when the request is at fault.
-func (a *Authority) IssueNode(csr []byte, id NodeIdentity) ([]byte, error) {
+// RequestKey returns the public key of a certificate request, PKCS #10 in DER;
+// nothing else in it counts. The error is ErrBadRequest.
+func RequestKey(csr []byte) (crypto.PublicKey, error) {
 	request, err := x509.ParseCertificateRequest(csr)
 	if err != nil {
 		return nil, fmt.Errorf("%w: not PKCS #10 in DER: %w", ErrBadRequest, err)
@@ -60,15 +60,20 @@ func (a *Authority) IssueNode(csr []byte, id NodeIdentity) ([]byte, error) {
 	}
 	switch request.PublicKey.(type) {
 	case *ecdsa.PublicKey, ed25519.PublicKey:
+		return request.PublicKey, nil
 	default:
 		return nil, fmt.Errorf("%w: the key is a %s key, must be ECDSA or Ed25519", ErrBadRequest, request.PublicKeyAlgorithm)
 	}
+}
+
+// IssueNode signs a client certificate for a node's public key. It returns PEM.
+func (a *Authority) IssueNode(key crypto.PublicKey, id NodeIdentity) ([]byte, error) {
 	der, err := a.sign(&x509.Certificate{
 		Subject:     pkix.Name{CommonName: id.Node},
 		URIs:        []*url.URL{id.uri()},
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	}, request.PublicKey, nodeLifetime)
+	}, key, nodeLifetime)
 	if err != nil {
 		return nil, err
 	}

@@ -1,0 +1,260 @@
+package auth_test
+
+import (
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/tandem-lb/tandem/controlplane/internal/auth"
+	"github.com/tandem-lb/tandem/controlplane/internal/store"
+	"github.com/tandem-lb/tandem/controlplane/internal/store/bolt"
+)
+
+func records(t *testing.T) store.Store {
+	t.Helper()
+	s, err := bolt.Open(filepath.Join(t.TempDir(), "state.db"), bolt.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { s.Close() })
+	return s
+}
+
+func TestBootstrapMakesOneTokenOnce(t *testing.T) {
+	operators := auth.NewOperators(records(t))
+	path := filepath.Join(t.TempDir(), "admin.token")
+	if made, err := operators.Bootstrap(t.Context(), path); err != nil || !made {
+		t.Fatalf("first start: %v, %v; want a token", made, err)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("mode %v, %v; want 0600", info.Mode(), err)
+	}
+	operator, err := operators.Authenticate(t.Context(), strings.TrimSpace(string(text)))
+	if err != nil || operator != "admin" {
+		t.Errorf("the token is %q's, %v; want admin's", operator, err)
+	}
+	if made, err := operators.Bootstrap(t.Context(), path); err != nil || made {
+		t.Errorf("second start: %v, %v; want no token", made, err)
+	}
+	if again, err := os.ReadFile(path); err != nil || string(again) != string(text) {
+		t.Errorf("the second start changed the file: %v", err)
+	}
+}
+
+func TestAuthenticateRefusesWhatIsNoToken(t *testing.T) {
+	s := records(t)
+	operators := auth.NewOperators(s)
+	token, err := operators.Create(t.Context(), "alice", time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	join, err := auth.NewJoinTokens(s, [32]byte{}).Create(t.Context(), "alice", "default", "n1", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := token.GetSecret()
+	for name, text := range map[string]string{
+		"empty": "", "id alone": good[:strings.LastIndex(good, ".")], "no secret": good[:strings.LastIndex(good, ".")+1],
+		"one character less": good[:len(good)-1], "one more": good + "A", "join token": join.GetToken(),
+		"no prefix": strings.TrimPrefix(good, "tandem-operator."), "unknown id": "tandem-operator.nobody." + good[strings.LastIndex(good, ".")+1:],
+	} {
+		if operator, err := operators.Authenticate(t.Context(), text); !errors.Is(err, auth.ErrInvalid) {
+			t.Errorf("%s: %q, %v; want ErrInvalid", name, operator, err)
+		}
+	}
+	if operator, err := operators.Authenticate(t.Context(), good); err != nil || operator != "alice" {
+		t.Errorf("the right one: %q, %v", operator, err)
+	}
+}
+
+func TestTokensAreKeptAsHashes(t *testing.T) {
+	dir := t.TempDir()
+	s, err := bolt.Open(filepath.Join(dir, "state.db"), bolt.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	token, err := auth.NewOperators(s).Create(t.Context(), "alice", time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	join, err := auth.NewJoinTokens(s, [32]byte{}).Create(t.Context(), "alice", "default", "n1", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.ReadFile(filepath.Join(dir, "state.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(file), "alice") {
+		t.Error("the test looks into the wrong file")
+	}
+	for _, text := range []string{token.GetSecret(), join.GetToken()} {
+		if strings.Contains(string(file), text[strings.LastIndex(text, ".")+1:]) {
+			t.Error("a secret is in the file")
+		}
+	}
+}
+
+func TestOperatorTokenExpires(t *testing.T) {
+	s := records(t)
+	synctest.Test(t, func(t *testing.T) {
+		operators := auth.NewOperators(s)
+		token, err := operators.Create(t.Context(), "alice", time.Now().Add(time.Hour))
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(time.Hour - time.Second)
+		if _, err := operators.Authenticate(t.Context(), token.GetSecret()); err != nil {
+			t.Errorf("a second before its end: %v", err)
+		}
+		<-time.After(time.Second)
+		if _, err := operators.Authenticate(t.Context(), token.GetSecret()); !errors.Is(err, auth.ErrInvalid) {
+			t.Errorf("at its end: %v; want ErrInvalid", err)
+		}
+	})
+}
+
+func TestDeleteKeepsTheLastEndlessToken(t *testing.T) {
+	operators := auth.NewOperators(records(t))
+	expiring, err := operators.Create(t.Context(), "bob", time.Now().Add(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	endless, err := operators.Create(t.Context(), "alice", time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id := func(name string) string { return strings.TrimPrefix(name, "tokens/") }
+	if err := operators.Delete(t.Context(), id(endless.GetName())); !errors.Is(err, auth.ErrLast) {
+		t.Errorf("the last endless one: %v; want ErrLast", err)
+	}
+	if err := operators.Delete(t.Context(), "nobody"); !errors.Is(err, auth.ErrNotFound) {
+		t.Errorf("an unknown one: %v; want ErrNotFound", err)
+	}
+	if err := operators.Delete(t.Context(), id(expiring.GetName())); err != nil {
+		t.Errorf("an expiring one: %v", err)
+	}
+	if _, err := operators.Authenticate(t.Context(), expiring.GetSecret()); !errors.Is(err, auth.ErrInvalid) {
+		t.Errorf("a deleted token: %v; want ErrInvalid", err)
+	}
+	if _, err := operators.Create(t.Context(), "carol", time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := operators.Delete(t.Context(), id(endless.GetName())); err != nil {
+		t.Errorf("with another endless one: %v", err)
+	}
+	tokens, err := operators.List(t.Context())
+	if err != nil || len(tokens) != 1 || tokens[0].GetOperator() != "carol" || tokens[0].GetSecret() != "" {
+		t.Errorf("left: %v, %v; want carol's without its secret", tokens, err)
+	}
+}
+
+// credential is what an agent sends of a token.
+func credential(t *testing.T, token string, caHash [32]byte) string {
+	t.Helper()
+	rest, ok := strings.CutPrefix(token, "tandem-join."+base64.RawURLEncoding.EncodeToString(caHash[:])+".")
+	if !ok {
+		t.Fatalf("a token of another form: %d characters", len(token))
+	}
+	return rest
+}
+
+func TestJoinTokenIsGoodOnceUnder100ConcurrentUses(t *testing.T) {
+	hash := sha256.Sum256([]byte("ca"))
+	tokens := auth.NewJoinTokens(records(t), hash)
+	token, err := tokens.Create(t.Context(), "alice", "default", "lb-master", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := credential(t, token.GetToken(), hash)
+	var good, refused atomic.Int32
+	var uses sync.WaitGroup
+	begin := make(chan struct{})
+	for range 100 {
+		uses.Go(func() {
+			<-begin
+			grant, err := tokens.Redeem(t.Context(), "lb-master", shown)
+			switch {
+			case err == nil && grant.Cluster == "default" && grant.Operator == "alice":
+				good.Add(1)
+			case errors.Is(err, auth.ErrInvalid):
+				refused.Add(1)
+			default:
+				t.Errorf("unexpected: %+v, %v", grant, err)
+			}
+		})
+	}
+	close(begin)
+	uses.Wait()
+	if good.Load() != 1 || refused.Load() != 99 {
+		t.Errorf("%d uses succeeded, %d were refused; want 1 and 99", good.Load(), refused.Load())
+	}
+}
+
+func TestJoinTokenIsBoundToItsNode(t *testing.T) {
+	hash := sha256.Sum256([]byte("ca"))
+	tokens := auth.NewJoinTokens(records(t), hash)
+	token, err := tokens.Create(t.Context(), "alice", "default", "lb-master", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := credential(t, token.GetToken(), hash)
+	for name, use := range map[string]struct{ node, credential string }{
+		"another node": {"lb-backup", shown}, "no node": {"", shown},
+		"wrong secret": {"lb-master", shown + "A"}, "empty": {"lb-master", ""}, "no secret": {"lb-master", shown[:strings.Index(shown, ".")+1]},
+	} {
+		if _, err := tokens.Redeem(t.Context(), use.node, use.credential); !errors.Is(err, auth.ErrInvalid) {
+			t.Errorf("%s: %v; want ErrInvalid", name, err)
+		}
+	}
+	grant, err := tokens.Redeem(t.Context(), "lb-master", shown)
+	if err != nil {
+		t.Fatalf("refused uses have used the token up: %v", err)
+	}
+	if _, err := tokens.Redeem(t.Context(), "lb-master", shown); !errors.Is(err, auth.ErrInvalid) {
+		t.Errorf("second use: %v; want ErrInvalid", err)
+	}
+	if err := tokens.Return(t.Context(), grant); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := tokens.Redeem(t.Context(), "lb-master", shown); err != nil {
+		t.Errorf("after its return: %v", err)
+	}
+}
+
+func TestJoinTokenExpiresAndIsSwept(t *testing.T) {
+	s := records(t)
+	hash := sha256.Sum256([]byte("ca"))
+	synctest.Test(t, func(t *testing.T) {
+		tokens := auth.NewJoinTokens(s, hash)
+		token, err := tokens.Create(t.Context(), "alice", "default", "lb-master", time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(time.Minute)
+		if _, err := tokens.Redeem(t.Context(), "lb-master", credential(t, token.GetToken(), hash)); !errors.Is(err, auth.ErrInvalid) {
+			t.Errorf("after its end: %v; want ErrInvalid", err)
+		}
+		if _, err := tokens.Create(t.Context(), "alice", "default", "lb-backup", 0); err != nil {
+			t.Fatal(err)
+		}
+		if left, err := s.List(t.Context(), "join-tokens"); err != nil || len(left) != 1 {
+			t.Errorf("%d tokens are kept, %v; want the one that is good", len(left), err)
+		}
+	})
+}
