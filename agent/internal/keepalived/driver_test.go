@@ -1,0 +1,264 @@
+package keepalived
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+)
+
+// newCluster makes two healthy nodes with the VIP web, held by the first.
+func newCluster(t *testing.T) (a, b *node) {
+	t.Helper()
+	first, second := newPair(t)
+	a, b = newNode(t, "lb-master", first), newNode(t, "lb-backup", second)
+	for n, priority := range map[*node]uint32{a: 230, b: 220} {
+		n.setHealth(true)
+		if !n.mustApply(web(n.name, priority)) {
+			t.Errorf("%s: the start of keepalived is no reload", n.name)
+		}
+	}
+	waitMaster(t, 5*time.Second, "web", "10.9.0.100", a, b)
+	return a, b
+}
+
+func TestTwoNodesAndADeadProxy(t *testing.T) {
+	a, b := newCluster(t)
+	if s := a.known(); s.State != StateRunning || s.Version == "" || s.Score != 0 ||
+		time.Since(s.StartTime) > time.Minute || a.instance("web").Priority != 230 {
+		t.Errorf("master's snapshot: %+v", s)
+	}
+
+	a.setHealth(false)
+	took := waitMaster(t, time.Second, "web", "10.9.0.100", b, a)
+	t.Logf("the VIP moved in %v", took)
+	if a.known().Score != -100 || a.instance("web").Priority != 130 {
+		t.Errorf("score %d, priority %d; want -100, 130", a.known().Score, a.instance("web").Priority)
+	}
+
+	// Both proxies dead: the VIP lives on the better node.
+	b.setHealth(false)
+	waitMaster(t, 2*time.Second, "web", "10.9.0.100", a, b)
+	b.setHealth(true)
+	waitMaster(t, 2*time.Second, "web", "10.9.0.100", b, a)
+	a.setHealth(true)
+	waitMaster(t, 2*time.Second, "web", "10.9.0.100", a, b)
+
+	// Events tell the story in order.
+	var states []InstanceState
+	for _, e := range a.seen() {
+		if e.Instance != nil && (len(states) == 0 || states[len(states)-1] != e.Instance.State) {
+			states = append(states, e.Instance.State)
+		}
+	}
+	want := "unknown backup master backup master backup master"
+	var got []string
+	for _, s := range states {
+		got = append(got, string(s))
+	}
+	if strings.Join(got, " ") != want {
+		t.Errorf("states %v, want %s", got, want)
+	}
+}
+
+func TestWithoutProofOfHealthTheNodeIsUnhealthy(t *testing.T) {
+	first, second := newPair(t)
+	a, b := newNode(t, "lb-master", first), newNode(t, "lb-backup", second)
+	a.mustApply(web("lb-master", 230))
+	b.setHealth(true)
+	b.mustApply(web("lb-backup", 220))
+	waitMaster(t, 5*time.Second, "web", "10.9.0.100", b, a)
+}
+
+func TestDrain(t *testing.T) {
+	a, b := newCluster(t)
+	drained := web("lb-master", 230)
+	drained.Global.Drain = true
+	if a.mustApply(drained) {
+		t.Error("drain reloaded keepalived")
+	}
+	waitMaster(t, time.Second, "web", "10.9.0.100", b, a)
+	if a.known().Score != -50 {
+		t.Errorf("score %d, want -50", a.known().Score)
+	}
+	// A drained node is better than one without a proxy.
+	b.setHealth(false)
+	waitMaster(t, 2*time.Second, "web", "10.9.0.100", a, b)
+	b.setHealth(true)
+	waitMaster(t, 2*time.Second, "web", "10.9.0.100", b, a)
+	if a.mustApply(web("lb-master", 230)) {
+		t.Error("undrain reloaded keepalived")
+	}
+	waitMaster(t, 2*time.Second, "web", "10.9.0.100", a, b)
+}
+
+func TestKilledKeepalivedLeavesNothingAndIsRestarted(t *testing.T) {
+	a, b := newCluster(t)
+	old := a.keepalived()
+	a.signal(unix.SIGKILL)
+	within(t, time.Second, "the stale address is removed", func() bool { return !a.has("10.9.0.100") })
+	within(t, 5*time.Second, "keepalived is restarted", func() bool {
+		now := a.keepalived()
+		return len(now) == 2 && now[0] != old[0]
+	})
+	waitMaster(t, 5*time.Second, "web", "10.9.0.100", a, b)
+	stopped, words := false, ""
+	for _, e := range a.seen() {
+		if e.Daemon != nil && e.Daemon.State == StateStopped {
+			stopped, words = true, e.Daemon.Message
+		}
+	}
+	if !stopped || !strings.Contains(words, "SIGKILL") {
+		t.Errorf("the end was not told: %v, %q", stopped, words)
+	}
+}
+
+func TestHungKeepalivedIsReplaced(t *testing.T) {
+	a, b := newCluster(t)
+	old := a.keepalived()
+	a.signal(unix.SIGSTOP)
+	within(t, 20*time.Second, "keepalived is replaced", func() bool {
+		now := a.keepalived()
+		return len(now) == 2 && now[0] != old[0]
+	})
+	waitMaster(t, 5*time.Second, "web", "10.9.0.100", a, b)
+	for _, pid := range old {
+		if isKeepalived(pid) {
+			t.Errorf("process %d of the old one is left", pid)
+		}
+	}
+}
+
+func TestRefusedConfigurationLeavesTheOldOne(t *testing.T) {
+	a, b := newCluster(t)
+	before, events := a.keepalived(), len(b.seen())
+
+	bad := web("lb-master", 230)
+	bad.Instances[0].Addresses = []string{"10.9.0.101/24\n10.9.0.102/24"}
+	if r := a.apply(bad); r.Kind != "refused" || !strings.Contains(r.Error, "addresses[0]") {
+		t.Errorf("hostile address: %s error %q", r.Kind, r.Error)
+	}
+	// keepalived's own checker, not the driver's rules: it wants no more than
+	// one address owner, and says so.
+	unknown := web("lb-master", 230)
+	unknown.Instances[0].Network = "back"
+	if r := a.apply(unknown); r.Kind != "failed" || !strings.Contains(r.Error, `network "back"`) {
+		t.Errorf("unknown network: %s error %q", r.Kind, r.Error)
+	}
+	if r := a.check(unknown); r.Kind != "failed" {
+		t.Errorf("check: %s error %q", r.Kind, r.Error)
+	}
+	if r := a.check(web("lb-master", 230)); r.Error != "" {
+		t.Errorf("check of a good one: %s", r.Error)
+	}
+	if got := a.keepalived(); len(got) != 2 || got[0] != before[0] || got[1] != before[1] {
+		t.Errorf("keepalived is another one: %v, was %v", got, before)
+	}
+	if len(b.seen()) != events {
+		t.Errorf("the peer saw something: %+v", b.seen()[events:])
+	}
+	if a.mustApply(web("lb-master", 230)) {
+		t.Error("the old configuration was not in effect any more")
+	}
+}
+
+func TestReloadDoesNotMoveTheVIP(t *testing.T) {
+	a, b := newCluster(t)
+	before := len(b.seen())
+	if a.mustApply(web("lb-master", 230)) {
+		t.Error("the same configuration reloaded keepalived")
+	}
+	more := web("lb-master", 230)
+	more.Instances[0].Addresses = []string{"10.9.0.101/24", "10.9.0.102/32"}
+	other := proto.CloneOf(more.Instances[0])
+	other.Name, other.Vip, other.Vrid, other.Anchor, other.Addresses = "web-v6", "web", 51, "fd09::100/64", []string{"fd09::101/128"}
+	more.Instances = append(more.Instances, other)
+	if !a.mustApply(more) {
+		t.Error("new addresses came without a reload")
+	}
+	// Confirmed means in the kernel.
+	for _, address := range []string{"10.9.0.100", "10.9.0.101", "10.9.0.102"} {
+		if !a.has(address) {
+			t.Errorf("%s is not there after Apply", address)
+		}
+	}
+	within(t, 5*time.Second, "IPv6 is up", func() bool { return a.has("fd09::100") && a.has("fd09::101") })
+	if !a.mustApply(web("lb-master", 230)) {
+		t.Error("addresses went without a reload")
+	}
+	for _, address := range []string{"10.9.0.101", "10.9.0.102", "fd09::100", "fd09::101"} {
+		if a.has(address) {
+			t.Errorf("%s is still there after Apply", address)
+		}
+	}
+	if !a.has("10.9.0.100") || len(b.seen()) != before {
+		t.Errorf("the VIP moved: %+v", b.seen()[before:])
+	}
+}
+
+func TestAddressMovesBetweenInstances(t *testing.T) {
+	a, _ := newCluster(t)
+	config := web("lb-master", 230)
+	second := proto.CloneOf(config.Instances[0])
+	second.Name, second.Vip, second.Vrid, second.Anchor = "mail", "mail", 52, "10.9.0.200/24"
+	config.Instances = append(config.Instances, second)
+	config.Instances[0].Addresses = []string{"10.9.0.101/24"}
+	a.mustApply(config)
+	within(t, 5*time.Second, "both are up", func() bool { return a.has("10.9.0.200") && a.has("10.9.0.101") })
+	config.Instances[0].Addresses, second.Addresses = nil, []string{"10.9.0.101/24"}
+	a.mustApply(config)
+	if !a.has("10.9.0.101") {
+		t.Error("the moved address is gone")
+	}
+	within(t, 5*time.Second, "all are up", func() bool {
+		return a.has("10.9.0.100") && a.has("10.9.0.101") && a.has("10.9.0.200") &&
+			a.instance("mail").Holds && a.instance("web").Holds
+	})
+}
+
+func TestAgentComesBack(t *testing.T) {
+	a, b := newCluster(t)
+	before, events := a.keepalived(), len(b.seen())
+	a.killAgent()
+	if got := a.keepalived(); len(got) != 2 {
+		t.Fatalf("keepalived went with the agent: %v", got)
+	}
+	a.startAgent()
+	if a.mustApply(web("lb-master", 230)) {
+		t.Error("adoption reloaded keepalived")
+	}
+	waitMaster(t, 2*time.Second, "web", "10.9.0.100", a, b)
+	if got := a.keepalived(); len(got) != 2 || got[0] != before[0] || got[1] != before[1] {
+		t.Errorf("keepalived is another one: %v, was %v", got, before)
+	}
+	if len(b.seen()) != events {
+		t.Errorf("the peer saw something: %+v", b.seen()[events:])
+	}
+	// The adopted one is under full control.
+	a.setHealth(false)
+	waitMaster(t, 2*time.Second, "web", "10.9.0.100", b, a)
+	a.signal(unix.SIGKILL)
+	within(t, 5*time.Second, "keepalived is restarted", func() bool { return len(a.keepalived()) == 2 })
+	a.setHealth(true)
+	waitMaster(t, 5*time.Second, "web", "10.9.0.100", a, b)
+}
+
+func TestNothingToDoStopsKeepalived(t *testing.T) {
+	a, b := newCluster(t)
+	empty := web("lb-master", 230)
+	empty.Instances = nil
+	if !a.mustApply(empty) {
+		t.Error("the stop is no reload")
+	}
+	if s := a.known(); s.State != StateIdle || len(s.Instances) != 0 || a.has("10.9.0.100") || len(a.keepalived()) != 0 {
+		t.Errorf("after the stop: %+v, keepalived %v", s, a.keepalived())
+	}
+	within(t, 2*time.Second, "the peer holds the VIP", func() bool { return b.has("10.9.0.100") })
+	if a.mustApply(empty) {
+		t.Error("nothing was done twice")
+	}
+	a.mustApply(web("lb-master", 230))
+	waitMaster(t, 5*time.Second, "web", "10.9.0.100", a, b)
+}

@@ -1,0 +1,92 @@
+package keepalived
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// notice is one line of keepalived's notify FIFO about an instance.
+type notice struct {
+	instance string
+	word     string // MASTER, BACKUP, FAULT, STOP, DELETED, MASTER_RX_LOWER_PRI, MASTER_PRIORITY, …
+	priority int
+}
+
+// parseNotice parses a line such as `INSTANCE "web" MASTER 230`.
+func parseNotice(line string) (notice, error) {
+	rest, ok := strings.CutPrefix(line, `INSTANCE "`)
+	name, rest, quoted := strings.Cut(rest, `" `)
+	word, number, spaced := strings.Cut(rest, " ")
+	if !ok || !quoted || !spaced || word == "" {
+		return notice{}, fmt.Errorf("line %q is not INSTANCE \"NAME\" STATE PRIORITY", line)
+	}
+	priority, err := strconv.ParseUint(number, 10, 8)
+	if err != nil {
+		return notice{}, fmt.Errorf("line %q: priority: %w", line, err)
+	}
+	return notice{instance: name, word: word, priority: int(priority)}, nil
+}
+
+// maxNotice is far more than a line can have: a name has at most 32 letters.
+const maxNotice = 4096
+
+// readNotices sends what it reads until r ends or ctx is done. A line that is
+// no notice, or too long to be one, is handed to bad and skipped.
+func readNotices(ctx context.Context, r io.Reader, out chan<- notice, bad func(error)) error {
+	lines := bufio.NewReaderSize(r, maxNotice)
+	for skip := false; ; {
+		line, part, err := lines.ReadLine()
+		if err != nil {
+			return err
+		}
+		if part || skip {
+			if !skip {
+				bad(fmt.Errorf("line longer than %d bytes", maxNotice))
+			}
+			skip = part
+			continue
+		}
+		n, err := parseNotice(string(line))
+		if err != nil {
+			bad(err)
+			continue
+		}
+		select {
+		case out <- n:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// openFIFO makes the FIFO, where it does not exist, and opens it for reading
+// and writing, so that it neither blocks nor ends when keepalived does. What
+// was said while nobody listened is old and thrown away.
+func openFIFO(path string) (*os.File, error) {
+	if err := unix.Mkfifo(path, 0o600); err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("make FIFO %s: %w", path, err)
+	}
+	// keepalived would append its lines to a regular file.
+	if info, err := os.Stat(path); err != nil || info.Mode().Type() != fs.ModeNamedPipe {
+		return nil, fmt.Errorf("%s is no FIFO (%v): remove it", path, err)
+	}
+	fd, err := unix.Open(path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open FIFO %s: %w", path, err)
+	}
+	old := make([]byte, 64<<10)
+	for {
+		if n, err := unix.Read(fd, old); n <= 0 && !errors.Is(err, unix.EINTR) {
+			return os.NewFile(uintptr(fd), path), nil
+		}
+	}
+}

@@ -1,0 +1,276 @@
+package keepalived
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	keepalivedv1 "github.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1"
+)
+
+// intent is a configuration of which every value may stand in keepalived.conf
+// as it is: numbers are in range, texts are on the whitelist, addresses are
+// parsed.
+type intent struct {
+	routerID  string
+	drain     bool
+	instances []instance // in order of their names
+}
+
+// instance is one VRRP instance.
+type instance struct {
+	name, vip string
+	iface     string
+	version   int
+	vrid      int
+	priority  int
+	advert    time.Duration
+	password  string
+	anchor    netip.Prefix
+	extra     []netip.Prefix
+	failBack  keepalivedv1.FailBack
+	delay     time.Duration
+}
+
+// addresses are the anchor and all others.
+func (i *instance) addresses() []netip.Prefix {
+	return append([]netip.Prefix{i.anchor}, i.extra...)
+}
+
+// sticky tells whether the instance has a track file of its own.
+func (i *instance) sticky() bool { return i.failBack != keepalivedv1.FailBack_FAIL_BACK_AUTOMATIC }
+
+// token is a kind of text that keepalived reads without quotes. keepalived has
+// no escapes: a newline begins a directive, "!" and "#" a comment, "$" a
+// substitution, "@" a condition, a space ends the text. So only texts without
+// any of these get through.
+type token struct {
+	allowed *regexp.Regexp
+	rule    string
+}
+
+func (t token) check(field, value string) error {
+	if !t.allowed.MatchString(value) {
+		return fmt.Errorf("%s is %q: must be %s", field, value, t.rule)
+	}
+	return nil
+}
+
+var (
+	nameToken = token{regexp.MustCompile(`^[A-Za-z0-9_-]{1,32}$`),
+		"1 to 32 letters, digits, _ or -"}
+	routerToken = token{regexp.MustCompile(`^[A-Za-z0-9._-]{1,64}$`),
+		"1 to 64 letters, digits, dots, _ or -"}
+	interfaceToken = token{regexp.MustCompile(`^[A-Za-z0-9._-]{1,15}$`),
+		"the name of an interface: 1 to 15 letters, digits, dots, _ or -"}
+	passwordToken = token{regexp.MustCompile(`^[A-Za-z0-9]{1,8}$`),
+		"1 to 8 letters or digits (VRRPv2 sends no more)"}
+	pathToken = token{regexp.MustCompile(`^/[A-Za-z0-9._/-]{1,200}$`),
+		"an absolute path of letters, digits, dots, _, - and /"}
+)
+
+// maxAddresses of one instance.
+const maxAddresses = 64
+
+// resolve checks a configuration and gives every network its interface. The
+// errors name the field and say what would be right.
+func resolve(c *keepalivedv1.Config, networks map[string]string) (*intent, error) {
+	in := &intent{routerID: c.GetGlobal().GetRouterId(), drain: c.GetGlobal().GetDrain()}
+	if len(c.GetInstances()) == 0 {
+		return in, nil
+	}
+	if err := routerToken.check("global.router_id", in.routerID); err != nil {
+		return nil, &RefusedError{err.Error()}
+	}
+	for n, i := range c.GetInstances() {
+		field := fmt.Sprintf("instances[%d]", n)
+		resolved, err := resolveInstance(field, i)
+		if err != nil {
+			return nil, &RefusedError{err.Error()}
+		}
+		if resolved.iface, err = interfaceOf(i.GetNetwork(), networks); err != nil {
+			return nil, &FailedError{fmt.Errorf("VIP %s: %w", resolved.vip, err)}
+		}
+		in.instances = append(in.instances, *resolved)
+	}
+	slices.SortFunc(in.instances, func(a, b instance) int { return strings.Compare(a.name, b.name) })
+	if err := checkUnique(in.instances); err != nil {
+		return nil, &RefusedError{err.Error()}
+	}
+	return in, nil
+}
+
+// interfaceOf finds the interface of a network; empty means "front".
+func interfaceOf(network string, networks map[string]string) (string, error) {
+	if network == "" {
+		network = "front"
+	}
+	name, ok := networks[network]
+	if !ok {
+		return "", fmt.Errorf("network %q has no interface on this node (known: %s): "+
+			"map it in the agent's configuration file, such as \"networks: {%s: eth0}\"",
+			network, strings.Join(slices.Sorted(maps.Keys(networks)), ", "), network)
+	}
+	if err := interfaceToken.check("interface of network "+network, name); err != nil {
+		return "", err
+	}
+	return name, nil
+}
+
+// resolveInstance checks all of an instance but its interface.
+func resolveInstance(field string, c *keepalivedv1.Instance) (*instance, error) {
+	if err := nameToken.check(field+".name", c.GetName()); err != nil {
+		return nil, err
+	}
+	if err := nameToken.check(field+".vip", c.GetVip()); err != nil {
+		return nil, err
+	}
+	field = "instance " + c.GetName() + ": "
+	i := &instance{
+		name:     c.GetName(),
+		vip:      c.GetVip(),
+		version:  int(c.GetVersion()),
+		vrid:     int(c.GetVrid()),
+		priority: int(c.GetPriority()),
+		advert:   c.GetAdvertInterval().AsDuration(),
+		password: c.GetAuthPassword(),
+		failBack: c.GetFailBack(),
+		delay:    c.GetFailBackDelay().AsDuration(),
+	}
+	if err := resolveAddresses(field, c, i); err != nil {
+		return nil, err
+	}
+	for _, err := range []error{
+		checkRange(field+"vrid", i.vrid, 1, 255),
+		checkRange(field+"priority", i.priority, 1, 234),
+		checkVersion(field, i),
+		checkFailBack(field, i),
+	} {
+		if err != nil {
+			return nil, err
+		}
+	}
+	return i, nil
+}
+
+func checkRange(field string, value, low, high int) error {
+	if value < low || value > high {
+		return fmt.Errorf("%s is %d: must be %d to %d", field, value, low, high)
+	}
+	return nil
+}
+
+// checkVersion checks what depends on the version of VRRP.
+func checkVersion(field string, i *instance) error {
+	switch i.version {
+	case 2:
+		if i.anchor.Addr().Is6() {
+			return fmt.Errorf("%sversion is 2: must be 3 for IPv6", field)
+		}
+		if i.advert%time.Second != 0 || i.advert < time.Second || i.advert > 255*time.Second {
+			return fmt.Errorf("%sadvert_interval is %v: must be whole seconds, 1s to 255s, with VRRPv2", field, i.advert)
+		}
+		if i.password == "" {
+			return nil
+		}
+		// The value is a secret and stays out of the error.
+		if !passwordToken.allowed.MatchString(i.password) {
+			return fmt.Errorf("%sauth_password must be %s", field, passwordToken.rule)
+		}
+	case 3:
+		const step = 10 * time.Millisecond
+		if i.advert%step != 0 || i.advert < step || i.advert > 4095*step {
+			return fmt.Errorf("%sadvert_interval is %v: must be a multiple of 10ms, 10ms to 40.95s, with VRRPv3", field, i.advert)
+		}
+		if i.password != "" {
+			return fmt.Errorf("%sauth_password must be empty: VRRPv3 has no authentication", field)
+		}
+	default:
+		return fmt.Errorf("%sversion is %d: must be 2 or 3", field, i.version)
+	}
+	return nil
+}
+
+func checkFailBack(field string, i *instance) error {
+	switch i.failBack {
+	case keepalivedv1.FailBack_FAIL_BACK_AUTOMATIC, keepalivedv1.FailBack_FAIL_BACK_NEVER:
+		return nil
+	case keepalivedv1.FailBack_FAIL_BACK_DELAYED:
+		if i.delay < 0 || i.delay > time.Hour {
+			return fmt.Errorf("%sfail_back_delay is %v: must be 0s to 1h", field, i.delay)
+		}
+		return nil
+	default:
+		return fmt.Errorf("%sfail_back is %v: must be automatic, delayed or never", field, i.failBack)
+	}
+}
+
+// resolveAddresses parses the anchor and the other addresses.
+func resolveAddresses(field string, c *keepalivedv1.Instance, i *instance) error {
+	var err error
+	if i.anchor, err = parseAddress(field+"anchor", c.GetAnchor()); err != nil {
+		return err
+	}
+	if n := len(c.GetAddresses()); n >= maxAddresses {
+		return fmt.Errorf("%saddresses has %d entries: must have at most %d", field, n, maxAddresses-1)
+	}
+	for n, text := range c.GetAddresses() {
+		field := fmt.Sprintf("%saddresses[%d]", field, n)
+		address, err := parseAddress(field, text)
+		if err != nil {
+			return err
+		}
+		if address.Addr().Is4() != i.anchor.Addr().Is4() {
+			return fmt.Errorf("%s is %s: must be of the anchor's family (%s)", field, address, i.anchor)
+		}
+		i.extra = append(i.extra, address)
+	}
+	return nil
+}
+
+// parseAddress parses an address that a machine can have.
+func parseAddress(field, text string) (netip.Prefix, error) {
+	address, err := netip.ParsePrefix(text)
+	a := address.Addr()
+	if err != nil || a.Is4In6() || a.IsUnspecified() || a.IsMulticast() || a.IsLoopback() || address.Bits() == 0 {
+		return netip.Prefix{}, fmt.Errorf("%s is %q: must be an address of a host with its prefix length, "+
+			"such as 192.168.1.100/24", field, text)
+	}
+	return address, nil
+}
+
+// checkUnique finds what two instances must not share.
+func checkUnique(instances []instance) error {
+	names := make(map[string]bool)
+	owners := make(map[string]string)
+	claim := func(what, owner string) error {
+		if other, taken := owners[what]; taken {
+			return fmt.Errorf("instance %s: %s is taken by instance %s: must be unique on this node", owner, what, other)
+		}
+		owners[what] = owner
+		return nil
+	}
+	for _, i := range instances {
+		if names[i.name] {
+			return fmt.Errorf("instance %s exists twice: names must be unique", i.name)
+		}
+		names[i.name] = true
+		family := "IPv6"
+		if i.anchor.Addr().Is4() {
+			family = "IPv4"
+		}
+		if err := claim(fmt.Sprintf("%s vrid %d on %s", family, i.vrid, i.iface), i.name); err != nil {
+			return err
+		}
+		for _, a := range i.addresses() {
+			if err := claim("address "+a.Addr().String(), i.name); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

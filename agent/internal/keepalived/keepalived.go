@@ -1,0 +1,210 @@
+// Package keepalived drives a real keepalived: it renders the configuration,
+// has keepalived check it, swaps it in, confirms that keepalived runs it, and
+// tells at once what keepalived and the kernel say about the VIPs.
+//
+// keepalived outlives the agent and is adopted by the next one without moving
+// a VIP.
+package keepalived
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/user"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/tandem-lb/tandem/agent/internal/daemon"
+)
+
+// Options of a Driver.
+type Options struct {
+	// Binary is keepalived's name or path; "keepalived" when empty.
+	Binary string
+	// StateDir is the agent's state directory; the driver uses "keepalived" in
+	// it. What is there survives a reboot.
+	StateDir string
+	// RunDir is the agent's run directory; the driver uses "keepalived" in it.
+	// It should be on a tmpfs.
+	RunDir string
+	// Networks maps network names to interfaces.
+	Networks map[string]string
+	// Logger may be nil.
+	Logger hclog.Logger
+	// Notify gets every change, in order, from one goroutine. It must not
+	// block and must not call the driver, except Snapshot. May be nil.
+	Notify func(Event)
+}
+
+// Result says what an Apply did.
+type Result struct {
+	// Reloaded tells that keepalived was started, stopped or reloaded.
+	Reloaded bool
+}
+
+// Driver drives one keepalived. Its methods may be called from any goroutine;
+// Apply and SetHealth wait for Run to be called and fail when it has returned.
+type Driver struct {
+	opts   Options
+	log    hclog.Logger
+	paths  paths
+	layout layout
+
+	control  chan *control // holds the one control while nobody uses it
+	observer *observer     // Run's goroutine only
+	mail     chan func(*observer)
+	kick     chan struct{} // depth one
+	ended    chan struct{} // closed when Run has returned
+	snapshot atomic.Pointer[Snapshot]
+}
+
+// paths of the driver's files.
+type paths struct {
+	config    string // what keepalived reads
+	addresses string // what keepalived may have brought up
+	log       string
+	identity  string // of the process, kept by package daemon
+	parent    string // keepalived's own process id files
+	child     string
+	fifo      string
+	trackDir  string
+	dumpDir   string
+}
+
+// New returns a driver. It finds a running keepalived of an earlier agent, but
+// starts none; Run does the rest.
+func New(opts Options) (*Driver, error) {
+	if opts.Binary == "" {
+		opts.Binary = "keepalived"
+	}
+	if opts.Logger == nil {
+		opts.Logger = hclog.NewNullLogger()
+	}
+	if opts.Notify == nil {
+		opts.Notify = func(Event) {}
+	}
+	d := &Driver{
+		opts:    opts,
+		log:     opts.Logger,
+		control: make(chan *control, 1),
+		mail:    make(chan func(*observer)),
+		kick:    make(chan struct{}, 1),
+		ended:   make(chan struct{}),
+	}
+	if err := d.prepare(); err != nil {
+		return nil, fmt.Errorf("keepalived driver: %w", err)
+	}
+	c, err := d.newControl()
+	if err != nil {
+		return nil, fmt.Errorf("keepalived driver: %w", err)
+	}
+	scores, err := loadScores(d.paths.trackDir, c.process == nil)
+	if err != nil {
+		return nil, fmt.Errorf("keepalived driver: %w", err)
+	}
+	d.observer = &observer{
+		log:    opts.Logger,
+		scores: scores,
+		wake:   d.wake,
+		state:  StateIdle,
+		noted:  make(map[string]time.Time),
+	}
+	if c.process != nil {
+		d.observer.attach(c.process)
+	}
+	d.control <- c
+	d.snapshot.Store(d.observer.snapshot())
+	return d, nil
+}
+
+// prepare makes the directories and everything that the configuration refers
+// to outside itself.
+func (d *Driver) prepare() error {
+	state, run := filepath.Join(d.opts.StateDir, "keepalived"), filepath.Join(d.opts.RunDir, "keepalived")
+	d.paths = paths{
+		config:    filepath.Join(state, "keepalived.conf"),
+		addresses: filepath.Join(state, "addresses.json"),
+		log:       filepath.Join(state, "keepalived.log"),
+		identity:  filepath.Join(run, "process"),
+		parent:    filepath.Join(run, "keepalived.pid"),
+		child:     filepath.Join(run, "vrrp.pid"),
+		fifo:      filepath.Join(run, "notify"),
+		trackDir:  filepath.Join(run, "track"),
+		dumpDir:   filepath.Join(run, "dump"),
+	}
+	for _, dir := range []string{state, run, d.paths.trackDir, d.paths.dumpDir} {
+		if err := pathToken.check("directory", dir); err != nil {
+			return err
+		}
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return err
+		}
+	}
+	who, err := user.Current()
+	if err != nil {
+		return err
+	}
+	if err := nameToken.check("the agent's user", who.Username); err != nil {
+		return err
+	}
+	d.layout = layout{fifo: d.paths.fifo, trackDir: d.paths.trackDir, user: who.Username, realTime: canRealTime()}
+	return nil
+}
+
+// spec of the process. --vrrp keeps the IPVS part off.
+func (d *Driver) spec(binary string) daemon.Spec {
+	return daemon.Spec{
+		Name: "keepalived",
+		Path: binary,
+		Args: []string{
+			"--dont-fork", "--vrrp", "--log-console", "--no-syslog",
+			"--use-file", d.paths.config,
+			"--pid", d.paths.parent,
+			"--vrrp_pid", d.paths.child,
+		},
+		Env:     []string{"TMPDIR=" + d.paths.dumpDir},
+		PIDFile: d.paths.identity,
+		LogFile: d.paths.log,
+		Logger:  d.log,
+	}
+}
+
+// Snapshot returns what is known now. It never blocks.
+func (d *Driver) Snapshot() Snapshot { return *d.snapshot.Load() }
+
+// SetHealth tells whether the proxy on this node works. The score changes
+// before it returns, and keepalived sees it within milliseconds. Until the
+// first call the node counts as unhealthy, except that after a restart of the
+// agent beside a running keepalived the last value stays.
+func (d *Driver) SetHealth(healthy bool) error {
+	var err error
+	if ended := d.do(context.Background(), func(o *observer) { err = o.setHealth(healthy, time.Now()) }); ended != nil {
+		return ended
+	}
+	return err
+}
+
+// do runs f in the observer's goroutine and waits for it.
+func (d *Driver) do(ctx context.Context, f func(*observer)) error {
+	done := make(chan struct{})
+	select {
+	case d.mail <- func(o *observer) { defer close(done); f(o) }:
+		<-done
+		return nil
+	case <-d.ended:
+		return errEnded
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// wake asks the keeper to look after keepalived soon.
+func (d *Driver) wake() {
+	select {
+	case d.kick <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,151 @@
+package keepalived
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// place is an address on an interface.
+type place struct {
+	Interface string       `json:"interface"`
+	Address   netip.Prefix `json:"address"`
+}
+
+// places are all that the instances may bring up.
+func (in *intent) places() []place {
+	var all []place
+	for i := range in.instances {
+		all = append(all, in.instances[i].places()...)
+	}
+	return all
+}
+
+func (i *instance) places() []place {
+	var all []place
+	for _, a := range i.addresses() {
+		all = append(all, place{i.iface, a})
+	}
+	return all
+}
+
+// onInterface returns the addresses that the kernel has on an interface; none
+// when there is no such interface.
+func onInterface(name string) (map[netip.Addr]bool, error) {
+	link, err := netlink.LinkByName(name)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("interface %s: %w", name, err)
+	}
+	list, err := netlink.AddrList(link, netlink.FAMILY_ALL)
+	for errors.Is(err, netlink.ErrDumpInterrupted) {
+		list, err = netlink.AddrList(link, netlink.FAMILY_ALL)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("addresses of %s: %w", name, err)
+	}
+	have := make(map[netip.Addr]bool, len(list))
+	for _, a := range list {
+		if address, ok := netip.AddrFromSlice(a.IP); ok {
+			have[address.Unmap()] = true
+		}
+	}
+	return have, nil
+}
+
+// present returns those places that the kernel has.
+func present(all []place) ([]place, error) {
+	interfaces := make(map[string]map[netip.Addr]bool)
+	var found []place
+	for _, p := range all {
+		have, known := interfaces[p.Interface]
+		if !known {
+			var err error
+			if have, err = onInterface(p.Interface); err != nil {
+				return nil, err
+			}
+			interfaces[p.Interface] = have
+		}
+		if have[p.Address.Addr()] {
+			found = append(found, p)
+		}
+	}
+	return found, nil
+}
+
+// remove deletes the places from the kernel, those that are there, and returns
+// them.
+func remove(all []place) ([]place, error) {
+	found, err := present(all)
+	if err != nil {
+		return nil, err
+	}
+	var failed []error
+	for _, p := range found {
+		if err := removeOne(p); err != nil {
+			failed = append(failed, fmt.Errorf("remove %s from %s: %w", p.Address, p.Interface, err))
+		}
+	}
+	return found, errors.Join(failed...)
+}
+
+func removeOne(p place) error {
+	link, err := netlink.LinkByName(p.Interface)
+	if err != nil {
+		return err
+	}
+	err = netlink.AddrDel(link, &netlink.Addr{IPNet: &net.IPNet{
+		IP:   p.Address.Addr().AsSlice(),
+		Mask: net.CIDRMask(p.Address.Bits(), p.Address.Addr().BitLen()),
+	}})
+	// Somebody else was faster.
+	if errors.Is(err, unix.EADDRNOTAVAIL) {
+		return nil
+	}
+	return err
+}
+
+// checkInterfaces finds an interface that does not exist.
+func (in *intent) checkInterfaces() error {
+	for _, i := range in.instances {
+		_, err := netlink.LinkByName(i.iface)
+		if errors.As(err, &netlink.LinkNotFoundError{}) {
+			return fmt.Errorf("VIP %s: interface %s does not exist on this node: create it, or map the VIP's "+
+				"network to another one in the agent's configuration file (`ip link` lists them)", i.vip, i.iface)
+		}
+		if err != nil {
+			return fmt.Errorf("interface %s: %w", i.iface, err)
+		}
+	}
+	return nil
+}
+
+// subscription tells of every address that comes or goes.
+type subscription struct {
+	updates chan netlink.AddrUpdate
+	done    chan struct{}
+}
+
+// subscribe begins to listen. The channel closes when listening failed, such
+// as for a full socket buffer; then the addresses are to be listed again.
+func subscribe() (*subscription, error) {
+	s := &subscription{updates: make(chan netlink.AddrUpdate, 64), done: make(chan struct{})}
+	if err := netlink.AddrSubscribe(s.updates, s.done); err != nil {
+		return nil, fmt.Errorf("subscribe to the kernel's addresses: %w", err)
+	}
+	return s, nil
+}
+
+// end returns when nothing of the subscription is left running.
+func (s *subscription) end() {
+	close(s.done)
+	for range s.updates {
+		continue
+	}
+}

@@ -1,0 +1,141 @@
+package keepalived
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"testing"
+
+	"github.com/hashicorp/go-hclog"
+	"google.golang.org/protobuf/encoding/protojson"
+
+	keepalivedv1 "github.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1"
+)
+
+// nodeOptions in the environment makes the test binary play an agent with only
+// this driver. A driver must be in the network namespace of its keepalived
+// with all of its threads, so it gets a process of its own.
+const nodeOptions = "TANDEM_TEST_NODE"
+
+// request to a node, one a line on its standard input.
+type request struct {
+	Apply  json.RawMessage `json:",omitempty"` // keepalivedv1.Config
+	Check  json.RawMessage `json:",omitempty"`
+	Health *bool           `json:",omitempty"`
+}
+
+// reply of a node, one a line on its standard output. One without ID is an
+// event, with the snapshot after it.
+type reply struct {
+	Answer   bool
+	Error    string
+	Kind     string // of the error: refused, failed, missing
+	Reloaded bool
+	Event    *Event
+	Snapshot *Snapshot
+}
+
+func TestMain(m *testing.M) {
+	options := os.Getenv(nodeOptions)
+	if options == "" {
+		os.Exit(m.Run())
+	}
+	if err := playNode(options); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// playNode ends with its standard input.
+func playNode(options string) error {
+	var opts Options
+	if err := json.Unmarshal([]byte(options), &opts); err != nil {
+		return err
+	}
+	opts.Logger = hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: os.Stderr})
+	replies := make(chan reply, 10000)
+	var d *Driver
+	ready := make(chan struct{})
+	opts.Notify = func(e Event) {
+		<-ready
+		s := d.Snapshot()
+		replies <- reply{Event: &e, Snapshot: &s}
+	}
+	d, err := New(opts)
+	if err != nil {
+		return err
+	}
+	close(ready)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	ran := make(chan error, 1)
+	go func() { ran <- d.Run(ctx) }()
+	go func() {
+		out := json.NewEncoder(os.Stdout)
+		for r := range replies {
+			if err := out.Encode(r); err != nil {
+				return
+			}
+		}
+	}()
+	in := bufio.NewReader(os.Stdin)
+	for {
+		line, err := in.ReadBytes('\n')
+		if errors.Is(err, io.EOF) {
+			cancel()
+			return <-ran
+		}
+		if err != nil {
+			return err
+		}
+		replies <- serve(ctx, d, line)
+	}
+}
+
+func serve(ctx context.Context, d *Driver, line []byte) reply {
+	var r request
+	err := json.Unmarshal(line, &r)
+	result := Result{}
+	var config keepalivedv1.Config
+	switch {
+	case err != nil:
+	case r.Apply != nil:
+		if err = protojson.Unmarshal(r.Apply, &config); err == nil {
+			result, err = d.Apply(ctx, &config)
+		}
+	case r.Check != nil:
+		if err = protojson.Unmarshal(r.Check, &config); err == nil {
+			err = d.Check(ctx, &config)
+		}
+	case r.Health != nil:
+		err = d.SetHealth(*r.Health)
+	}
+	answer := reply{Answer: true, Reloaded: result.Reloaded}
+	snapshot := d.Snapshot()
+	answer.Snapshot = &snapshot
+	if err != nil {
+		answer.Error = err.Error()
+		answer.Kind = kind(err)
+	}
+	return answer
+}
+
+func kind(err error) string {
+	var refused *RefusedError
+	var failed *FailedError
+	var missing *MissingError
+	switch {
+	case errors.As(err, &refused):
+		return "refused"
+	case errors.As(err, &failed):
+		return "failed"
+	case errors.As(err, &missing):
+		return "missing"
+	default:
+		return "other"
+	}
+}

@@ -1,0 +1,229 @@
+package keepalived
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/tandem-lb/tandem/agent/internal/daemon"
+)
+
+// observer knows what keepalived and the kernel say and owns the scores. One
+// goroutine, Run's, uses it; it does nothing that takes long.
+type observer struct {
+	log    hclog.Logger
+	scores *scores
+	wake   func() // asks the keeper to look after keepalived
+
+	process   *daemon.Process // nil: none
+	state     State
+	version   string
+	startTime time.Time
+	message   string
+	watched   []watched
+	notices   uint64 // count, to tell whether a dump is older than a notice
+	notes     []string
+	noted     map[string]time.Time // last note about an instance
+}
+
+// watched is an instance and what is known of it.
+type watched struct {
+	instance
+	InstanceStatus
+}
+
+// expect makes the instances those of the intent; what is known of those that
+// were there before stays.
+func (o *observer) expect(in *intent, now time.Time) error {
+	old := o.watched
+	o.watched = nil
+	for _, i := range in.instances {
+		w := watched{i, InstanceStatus{Name: i.name, VIP: i.vip, State: InstanceUnknown}}
+		for _, was := range old {
+			if was.name == i.name {
+				w.State, w.Priority = was.State, was.Priority
+			}
+		}
+		o.watched = append(o.watched, w)
+	}
+	o.scores.drain = in.drain
+	o.scores.set(in.instances, now)
+	o.look()
+	return o.scores.renew(now)
+}
+
+// attach begins to watch a process.
+func (o *observer) attach(p *daemon.Process) {
+	o.process, o.startTime = p, p.StartTime()
+	o.state, o.message = StateRunning, ""
+}
+
+// detach forgets the process and what it said of the instances. message says
+// why it runs no more.
+func (o *observer) detach(state State, message string, now time.Time) {
+	o.process, o.startTime = nil, time.Time{}
+	o.state, o.message = state, message
+	for n := range o.watched {
+		o.watched[n].State, o.watched[n].Priority = InstanceUnknown, 0
+	}
+	o.scores.forget(now)
+	o.writeScores(now)
+}
+
+// ended is called when the process has ended.
+func (o *observer) ended(now time.Time) {
+	message := fmt.Sprintf("keepalived %s", o.process.Exit())
+	if tail := o.process.Tail(); tail != "" {
+		message += ": " + tail
+	}
+	o.log.Warn("keepalived ended", "pid", o.process.PID(), "exit", o.process.Exit())
+	o.detach(StateStopped, message, now)
+	o.look()
+	o.wake()
+}
+
+// done is closed when the process has ended; nil while there is none.
+func (o *observer) done() <-chan struct{} {
+	if o.process == nil {
+		return nil
+	}
+	return o.process.Done()
+}
+
+// find returns an instance, nil when it is none of the configuration's.
+func (o *observer) find(name string) *watched {
+	for n := range o.watched {
+		if o.watched[n].name == name {
+			return &o.watched[n]
+		}
+	}
+	return nil
+}
+
+// notice takes a line of the FIFO.
+func (o *observer) notice(n notice, now time.Time) {
+	o.notices++
+	w := o.find(n.instance)
+	if w == nil {
+		return // of an instance that is being removed
+	}
+	switch n.word {
+	case "MASTER":
+		o.change(w, InstanceMaster, n.priority, now)
+	case "BACKUP":
+		o.change(w, InstanceBackup, n.priority, now)
+	case "FAULT":
+		o.change(w, InstanceFault, n.priority, now)
+	case "STOP", "DELETED":
+		o.change(w, InstanceInit, n.priority, now)
+	case "MASTER_PRIORITY", "BACKUP_PRIORITY":
+		w.Priority = n.priority
+	case "MASTER_RX_LOWER_PRI":
+		o.note(n.instance, "another node with a lower priority calls itself master of "+n.instance, now)
+	default:
+		o.log.Debug("keepalived says what the driver does not know", "instance", n.instance, "word", n.word)
+	}
+}
+
+// noteEvery limits notes: keepalived repeats itself with every advert.
+const noteEvery = 10 * time.Second
+
+func (o *observer) note(instance, text string, now time.Time) {
+	if last, ok := o.noted[instance]; ok && now.Sub(last) < noteEvery {
+		return
+	}
+	o.noted[instance] = now
+	o.notes = append(o.notes, text)
+}
+
+func (o *observer) change(w *watched, state InstanceState, priority int, now time.Time) {
+	w.State, w.Priority = state, priority
+	o.scores.role(w.name, state, now)
+	o.writeScores(now)
+	o.lookAt(w)
+}
+
+// merge takes a dump that was asked for when the count of notices was as
+// given. It returns false when the dump is older than a notice.
+func (o *observer) merge(instances []dumped, notices uint64, now time.Time) bool {
+	if o.notices != notices {
+		return false
+	}
+	for n := range instances {
+		if w := o.find(instances[n].Name); w != nil {
+			o.change(w, instances[n].state(), instances[n].Priority, now)
+		}
+	}
+	o.state, o.message = StateRunning, ""
+	return true
+}
+
+// kernel takes an address that came or went.
+func (o *observer) kernel(address netip.Addr) {
+	for n := range o.watched {
+		w := &o.watched[n]
+		if !slices.ContainsFunc(w.addresses(), func(p netip.Prefix) bool { return p.Addr() == address }) {
+			continue
+		}
+		o.lookAt(w)
+		if w.Holds != (w.State == InstanceMaster) {
+			o.wake()
+		}
+	}
+}
+
+// look asks the kernel about all instances.
+func (o *observer) look() {
+	for n := range o.watched {
+		o.lookAt(&o.watched[n])
+	}
+}
+
+func (o *observer) lookAt(w *watched) {
+	have, err := onInterface(w.iface)
+	if err != nil {
+		o.log.Warn("cannot tell whether the VIP is held", "vip", w.vip, "error", err)
+		return
+	}
+	w.Holds = have[w.anchor.Addr()]
+}
+
+// setHealth changes the score at once.
+func (o *observer) setHealth(healthy bool, now time.Time) error {
+	o.scores.healthy = healthy
+	return o.scores.write(now)
+}
+
+func (o *observer) writeScores(now time.Time) {
+	if err := o.scores.write(now); err != nil {
+		o.log.Error("cannot write the score", "error", err)
+	}
+}
+
+// snapshot of the present.
+func (o *observer) snapshot() *Snapshot {
+	s := &Snapshot{
+		State:     o.state,
+		Version:   o.version,
+		StartTime: o.startTime,
+		Message:   o.message,
+		Score:     o.scores.total(),
+	}
+	for _, w := range o.watched {
+		s.Instances = append(s.Instances, w.InstanceStatus)
+	}
+	return s
+}
+
+// fail notes why keepalived does not run, when it could not be started.
+func (o *observer) fail(err error) {
+	o.state, o.message = StateStopped, err.Error()
+	var missing *MissingError
+	if errors.As(err, &missing) {
+		o.state = StateMissing
+	}
+}

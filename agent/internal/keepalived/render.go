@@ -1,0 +1,116 @@
+package keepalived
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"strconv"
+	"strings"
+)
+
+// header is the first line of every file that the driver writes. It overwrites
+// no file without it.
+const header = "# managed by Tandem; changes by hand are lost\n"
+
+// layout is what the configuration refers to outside itself. The paths are on
+// the whitelist.
+type layout struct {
+	fifo     string // state changes come out here
+	trackDir string // holds the track files
+	user     string // no script ever runs, but keepalived wants one for them
+	realTime bool   // the agent may hand out real-time priority
+}
+
+// Track files, by name in keepalived.conf and in layout.trackDir.
+const scoreFile = "score"
+
+// standbyFile is the track file of a sticky instance. Names of instances do not
+// hold dots, so no instance's file is called like the node's.
+func standbyFile(instance string) string { return "standby." + instance }
+
+// render writes keepalived.conf. It is pure: the same input gives the same
+// bytes, which is how a needless reload is avoided.
+func render(in *intent, l layout) []byte {
+	var w bytes.Buffer
+	w.WriteString(header)
+	renderGlobal(&w, in.routerID, l)
+	renderTrackFile(&w, l, scoreFile)
+	for i := range in.instances {
+		if in.instances[i].sticky() {
+			renderTrackFile(&w, l, standbyFile(in.instances[i].name))
+		}
+		renderInstance(&w, &in.instances[i])
+	}
+	return w.Bytes()
+}
+
+func renderGlobal(w *bytes.Buffer, routerID string, l layout) {
+	fmt.Fprintf(w, `
+global_defs {
+    router_id %s
+    script_user %s
+    enable_script_security
+    vrrp_notify_fifo %s
+    vrrp_notify_priority_changes true
+    vrrp_higher_prio_send_advert true
+    vrrp_garp_master_refresh 60
+`, routerID, l.user, l.fifo)
+	if l.realTime {
+		// Without these a busy machine loses adverts and the VIP with them.
+		w.WriteString(`    vrrp_rt_priority 50
+    vrrp_no_swap
+    vrrp_rlimit_rttime 100000
+`)
+	}
+	w.WriteString("}\n")
+}
+
+// renderTrackFile uses the name that keepalived 2.0 to 2.4 all know.
+func renderTrackFile(w *bytes.Buffer, l layout, name string) {
+	fmt.Fprintf(w, `
+vrrp_track_file %s {
+    file "%s/%s"
+    weight 1
+}
+`, name, l.trackDir, name)
+}
+
+// renderInstance puts only the anchor into the advertisement: nodes that do not
+// have the same list there would both hold the VIP, so it must never change.
+func renderInstance(w *bytes.Buffer, i *instance) {
+	fmt.Fprintf(w, `
+vrrp_instance %s {
+    state BACKUP
+    version %d
+    interface %s
+    virtual_router_id %d
+    priority %d
+    advert_int %s
+    notify_deleted
+    promote_secondaries
+`, i.name, i.version, i.iface, i.vrid, i.priority, strconv.FormatFloat(i.advert.Seconds(), 'f', -1, 64))
+	if i.password != "" {
+		fmt.Fprintf(w, `    authentication {
+        auth_type PASS
+        auth_pass %s
+    }
+`, i.password)
+	}
+	renderBlock(w, "virtual_ipaddress", i.anchor)
+	if len(i.extra) > 0 {
+		renderBlock(w, "virtual_ipaddress_excluded", i.extra...)
+	}
+	tracked := []string{scoreFile}
+	if i.sticky() {
+		tracked = append(tracked, standbyFile(i.name))
+	}
+	fmt.Fprintf(w, "    track_file {\n        %s\n    }\n}\n", strings.Join(tracked, "\n        "))
+}
+
+func renderBlock(w *bytes.Buffer, name string, addresses ...netip.Prefix) {
+	fmt.Fprintf(w, "    %s {\n", name)
+	for _, a := range addresses {
+		fmt.Fprintf(w, "        %s\n", a)
+	}
+	w.WriteString("    }\n")
+}

@@ -1,0 +1,218 @@
+package keepalived
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/tandem-lb/tandem/agent/internal/atomicfile"
+)
+
+// resyncEvery is how often keepalived and the kernel are asked, in case that
+// something was missed.
+const resyncEvery = 3 * time.Second
+
+// Run observes keepalived and keeps it running until ctx is done; keepalived
+// goes on. It is called once.
+func (d *Driver) Run(ctx context.Context) error {
+	defer close(d.ended)
+	fifo, err := openFIFO(d.paths.fifo)
+	if err != nil {
+		return fmt.Errorf("keepalived driver: %w", err)
+	}
+	notices := make(chan notice, 64)
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return d.observe(ctx, notices) })
+	g.Go(func() error { return d.keep(ctx) })
+	g.Go(func() error {
+		return readNotices(ctx, fifo, notices, func(err error) { d.log.Warn("notify FIFO", "error", err) })
+	})
+	g.Go(func() error {
+		<-ctx.Done()
+		return errors.Join(ctx.Err(), fifo.Close())
+	})
+	if err := g.Wait(); !errors.Is(err, context.Canceled) && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("keepalived driver: %w", err)
+	}
+	return nil
+}
+
+// observe is the observer's goroutine.
+func (d *Driver) observe(ctx context.Context, notices <-chan notice) error {
+	o := d.observer
+	kernel, err := subscribe()
+	if err != nil {
+		return err
+	}
+	defer func() { kernel.end() }()
+	o.look()
+	due := time.NewTimer(0)
+	defer due.Stop()
+	for {
+		select {
+		case f := <-d.mail:
+			f(o)
+		case n := <-notices:
+			o.notice(n, time.Now())
+		case u, ok := <-kernel.updates:
+			if !ok {
+				kernel.end()
+				if kernel, err = subscribe(); err != nil {
+					return err
+				}
+				o.look()
+			} else if address, ok := netip.AddrFromSlice(u.LinkAddress.IP); ok {
+				o.kernel(address.Unmap())
+			}
+		case <-o.done():
+			o.ended(time.Now())
+		case <-due.C:
+			o.writeScores(time.Now())
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		d.publish(o)
+		if next := o.scores.next(time.Now()); !next.IsZero() {
+			due.Reset(time.Until(next))
+		}
+	}
+}
+
+// publish makes the snapshot visible and then tells what changed.
+func (d *Driver) publish(o *observer) {
+	old, now := d.snapshot.Load(), o.snapshot()
+	d.snapshot.Store(now)
+	at := time.Now()
+	for _, e := range changes(old, now, at) {
+		d.opts.Notify(e)
+	}
+	for _, text := range o.notes {
+		d.opts.Notify(Event{Time: at, Note: text})
+	}
+	o.notes = nil
+}
+
+// keep looks after keepalived, regularly and when woken.
+func (d *Driver) keep(ctx context.Context) error {
+	tick := time.NewTicker(resyncEvery)
+	defer tick.Stop()
+	for {
+		c, err := d.acquire(ctx)
+		if err != nil {
+			return err
+		}
+		err = d.tend(ctx, c)
+		d.release(c)
+		if err != nil && ctx.Err() == nil {
+			d.log.Warn("looking after keepalived", "error", err)
+		}
+		select {
+		case <-tick.C:
+		case <-d.kick:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// tend restarts keepalived when it has ended, and else asks it.
+func (d *Driver) tend(ctx context.Context, c *control) error {
+	switch {
+	case !c.running():
+		// Nobody gives these up any more, and another node may take them.
+		left, err := remove(c.record)
+		for _, p := range left {
+			d.log.Warn("removed an address that keepalived left behind", "address", p.Address, "interface", p.Interface)
+		}
+		if err != nil || c.intent == nil || len(c.intent.instances) == 0 {
+			return err
+		}
+		return d.restart(ctx, c)
+	case c.intent == nil:
+		return nil // Apply comes soon and knows what is wanted
+	default:
+		return d.resync(ctx, c)
+	}
+}
+
+// restart starts keepalived anew: at once when it had lived for a while, else
+// with growing delays.
+func (d *Driver) restart(ctx context.Context, c *control) error {
+	now := time.Now()
+	if now.Sub(c.started) > steadyAfter {
+		c.retry.Reset()
+		c.next = now
+	}
+	if wait := c.next.Sub(now); wait > 0 {
+		time.AfterFunc(wait, d.wake)
+		return nil
+	}
+	c.started, c.next = now, now.Add(c.retry.NextBackOff())
+	if err := d.rewrite(c); err != nil {
+		return err
+	}
+	if err := d.do(ctx, func(o *observer) { o.writeScores(now) }); err != nil {
+		return err
+	}
+	if err := d.start(ctx, c); err != nil {
+		time.AfterFunc(time.Until(c.next), d.wake)
+		return errors.Join(err, d.do(ctx, func(o *observer) { o.fail(err) }))
+	}
+	return nil
+}
+
+// rewrite makes the file what is in effect, where it is not.
+func (d *Driver) rewrite(c *control) error {
+	data := render(c.intent, d.layout)
+	if on, err := ownFile(d.paths.config); err != nil || bytes.Equal(on, data) {
+		return err
+	}
+	return atomicfile.WriteFile(d.paths.config, data, 0o600)
+}
+
+// maxSilent is how many dumps in a row may stay without an answer.
+const maxSilent = 3
+
+// resync asks keepalived and the kernel. A keepalived that does not answer is
+// ended: its peer takes the VIP and this one would not let go of it.
+func (d *Driver) resync(ctx context.Context, c *control) error {
+	mismatch, err := d.compare(ctx, c, c.intent)
+	if err == nil {
+		c.silent = 0
+		if mismatch == "" {
+			return nil
+		}
+		return d.correct(ctx, c, mismatch)
+	}
+	if ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	c.silent++
+	d.wake()
+	if c.silent < maxSilent {
+		return err
+	}
+	d.log.Error("keepalived does not answer and is killed", "pid", c.process.PID())
+	return kill(c.process)
+}
+
+// correct has keepalived read its file when it runs something else, such as
+// after a signal by hand. What the kernel does not have yet comes by itself.
+func (d *Driver) correct(ctx context.Context, c *control, mismatch string) error {
+	said, err := d.ask(ctx, c)
+	if err != nil || c.intent.differs(said) == "" {
+		return err
+	}
+	d.log.Warn("keepalived runs something else and is told again", "difference", mismatch)
+	if err := d.rewrite(c); err != nil {
+		return err
+	}
+	return c.process.Signal(unix.SIGHUP)
+}

@@ -1,0 +1,205 @@
+package keepalived
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tandem-lb/tandem/agent/internal/atomicfile"
+	keepalivedv1 "github.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1"
+)
+
+// What is added to the priorities. keepalived clamps the sum to 1..254, so a
+// node never drops out by its score alone: with all proxies dead and all nodes
+// drained the VIP still lives on one of them. (-254 and less would be FAULT.)
+//
+// The values are apart so that, for priorities less than 22 apart, a healthy
+// standby beats a drained holder, and anything healthy beats a node without a
+// proxy, drained or not.
+const (
+	unhealthyScore = -100
+	drainScore     = -50
+	standbyScore   = -22
+)
+
+// scores writes the track files. keepalived sees each rename at once.
+type scores struct {
+	dir     string
+	healthy bool
+	drain   bool
+	standby map[string]*standby // by the names of sticky instances
+	written map[string]int      // what the files hold
+}
+
+// standby keeps a sticky instance from taking the VIP from another holder.
+type standby struct {
+	delay  time.Duration // of FAIL_BACK_DELAYED
+	never  bool          // FAIL_BACK_NEVER
+	master bool
+	well   time.Time // since when the node could have held the VIP
+}
+
+// loadScores takes over what the files hold, so that an agent that comes back
+// to a running keepalived moves nothing. fresh: keepalived does not run, and
+// what an earlier one was told does not count; health is to be proven.
+func loadScores(dir string, fresh bool) (*scores, error) {
+	s := &scores{dir: dir, standby: make(map[string]*standby), written: make(map[string]int)}
+	if fresh {
+		return s, s.tidy()
+	}
+	score, ok := s.read(scoreFile)
+	s.healthy = ok && score > unhealthyScore
+	s.drain = score == drainScore || score == unhealthyScore+drainScore
+	return s, nil
+}
+
+// read returns what a track file holds.
+func (s *scores) read(name string) (int, bool) {
+	data, err := os.ReadFile(filepath.Join(s.dir, name))
+	if err != nil {
+		return 0, false
+	}
+	score, err := strconv.Atoi(strings.TrimSpace(string(data)))
+	if err != nil {
+		return 0, false
+	}
+	s.written[name] = score
+	return score, true
+}
+
+// total is the node's own score.
+func (s *scores) total() int {
+	total := 0
+	if !s.healthy {
+		total += unhealthyScore
+	}
+	if s.drain {
+		total += drainScore
+	}
+	return total
+}
+
+// well tells whether the node as a whole could hold a VIP.
+func (s *scores) well() bool { return s.healthy && !s.drain }
+
+// set makes the scores those of the instances: one standby a sticky one. An
+// instance that was there before keeps its time.
+func (s *scores) set(instances []instance, now time.Time) {
+	old := s.standby
+	s.standby = make(map[string]*standby)
+	for _, i := range instances {
+		if !i.sticky() {
+			continue
+		}
+		b := old[i.name]
+		if b == nil {
+			b = &standby{well: now}
+			// Its delay was over when the agent went away.
+			if score, ok := s.read(standbyFile(i.name)); ok && score == 0 {
+				b.well = time.Time{}
+			}
+		}
+		b.delay, b.never = i.delay, i.failBack == keepalivedv1.FailBack_FAIL_BACK_NEVER
+		s.standby[i.name] = b
+	}
+}
+
+// forget makes the node a newcomer in every instance: keepalived has ended.
+func (s *scores) forget(now time.Time) {
+	for _, b := range s.standby {
+		b.master, b.well = false, now
+	}
+}
+
+// role notes what an instance is now. Whoever was no holder must be well for
+// the whole delay, from the last time that it was not.
+func (s *scores) role(name string, state InstanceState, now time.Time) {
+	b := s.standby[name]
+	if b == nil {
+		return
+	}
+	master := state == InstanceMaster
+	if !s.well() || (b.master && !master) || (state != InstanceBackup && !master) {
+		b.well = now
+	}
+	b.master = master
+}
+
+// value of an instance's own file.
+func (b *standby) value(now time.Time) int {
+	if b.master || (!b.never && now.Sub(b.well) >= b.delay) {
+		return 0
+	}
+	return standbyScore
+}
+
+// next is when a value changes by time alone; zero when none will.
+func (s *scores) next(now time.Time) time.Time {
+	var next time.Time
+	for _, b := range s.standby {
+		if b.never || b.value(now) == 0 {
+			continue
+		}
+		if due := b.well.Add(b.delay); next.IsZero() || due.Before(next) {
+			next = due
+		}
+	}
+	return next
+}
+
+// write brings the files up to date. It writes those only that change.
+func (s *scores) write(now time.Time) error {
+	want := map[string]int{scoreFile: s.total()}
+	for name, b := range s.standby {
+		if !s.well() {
+			b.well = now
+		}
+		want[standbyFile(name)] = b.value(now)
+	}
+	var failed []error
+	for name, score := range want {
+		if old, ok := s.written[name]; ok && old == score {
+			continue
+		}
+		text := strconv.Itoa(score) + "\n"
+		if err := atomicfile.WriteVolatile(filepath.Join(s.dir, name), []byte(text), 0o644); err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		s.written[name] = score
+	}
+	return errors.Join(failed...)
+}
+
+// renew writes every file, whatever was known of it. keepalived takes a missing
+// file for a healthy one, so this comes before keepalived is started or told of
+// a new configuration.
+func (s *scores) renew(now time.Time) error {
+	clear(s.written)
+	return s.write(now)
+}
+
+// tidy removes the files of instances that are no more, once keepalived does
+// not read them.
+func (s *scores) tidy() error {
+	entries, err := os.ReadDir(s.dir)
+	if err != nil {
+		return err
+	}
+	var failed []error
+	for _, e := range entries {
+		name, ok := strings.CutPrefix(e.Name(), standbyFile(""))
+		if !ok || s.standby[name] != nil {
+			continue
+		}
+		delete(s.written, e.Name())
+		if err := os.Remove(filepath.Join(s.dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			failed = append(failed, err)
+		}
+	}
+	return errors.Join(failed...)
+}

@@ -1,0 +1,94 @@
+package keepalived
+
+import (
+	"slices"
+	"time"
+)
+
+// State says whether keepalived runs.
+type State string
+
+// States of keepalived.
+const (
+	// StateRunning answers.
+	StateRunning State = "running"
+	// StateStopped should run and does not, or does not answer.
+	StateStopped State = "stopped"
+	// StateMissing is not installed or of no use.
+	StateMissing State = "missing"
+	// StateIdle has nothing to do, as there is no VIP.
+	StateIdle State = "idle"
+)
+
+// InstanceState is keepalived's word about an instance.
+type InstanceState string
+
+// States of an instance.
+const (
+	// InstanceUnknown means that keepalived said nothing, or does not run.
+	InstanceUnknown InstanceState = "unknown"
+	// InstanceInit has not started.
+	InstanceInit InstanceState = "init"
+	// InstanceBackup stands by.
+	InstanceBackup InstanceState = "backup"
+	// InstanceMaster holds the VIP.
+	InstanceMaster InstanceState = "master"
+	// InstanceFault cannot hold it.
+	InstanceFault InstanceState = "fault"
+)
+
+// Snapshot is all that the driver knows at one time. It is not changed after
+// it was made.
+type Snapshot struct {
+	State   State
+	Version string // such as "2.2.7"; empty: not known
+	// StartTime of the running keepalived, or zero.
+	StartTime time.Time
+	// Message says in keepalived's own words why it is not running.
+	Message string
+	// Score is what health and drain add to every priority, 0 or below.
+	Score int
+	// Instances in order of their names.
+	Instances []InstanceStatus
+}
+
+// InstanceStatus is one VRRP instance.
+type InstanceStatus struct {
+	Name string
+	// VIP is its id.
+	VIP string
+	// State is keepalived's word.
+	State InstanceState
+	// Priority in effect, 1 to 254; 0 while nothing is known.
+	Priority int
+	// Holds tells whether the kernel has the anchor address now, whatever
+	// keepalived says.
+	Holds bool
+}
+
+// Event is a change. Exactly one of the fields beside Time is set.
+type Event struct {
+	Time time.Time
+	// Instance that changed, as it is now.
+	Instance *InstanceStatus
+	// Daemon tells that State, StartTime, Version or Message changed; its
+	// instances are those of that time.
+	Daemon *Snapshot
+	// Note is one sentence for people.
+	Note string
+}
+
+// changes turns the difference of two snapshots into events.
+func changes(old, now *Snapshot, at time.Time) []Event {
+	var events []Event
+	if old.State != now.State || old.Version != now.Version || old.Message != now.Message ||
+		!old.StartTime.Equal(now.StartTime) {
+		events = append(events, Event{Time: at, Daemon: now})
+	}
+	for n := range now.Instances {
+		if i := &now.Instances[n]; !slices.Contains(old.Instances, *i) {
+			events = append(events, Event{Time: at, Instance: i})
+		}
+	}
+	return events
+}
