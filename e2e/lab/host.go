@@ -37,13 +37,19 @@ func (h *Host) Dir() string { return h.machine.dir }
 
 // Path returns where a file of one of the host's private directories is
 // outside.
-func (h *Host) Path(inside string) string { return h.machine.path(inside) }
+func (h *Host) Path(inside string) string {
+	if h.Plain() {
+		return inside
+	}
+	return h.machine.path(inside)
+}
 
 // Command returns a short-lived command that will run in the host. If the
 // context ends first, the command and what it started in its process group are
 // killed.
 func (h *Host) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, "nsenter", h.enter(name, args)...)
+	argv := h.argv(name, args)
+	cmd := exec.CommandContext(ctx, argv[0], argv[1:]...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	return cmd
@@ -64,10 +70,18 @@ func (h *Host) run(ctx context.Context, name string, args ...string) error {
 	return err
 }
 
-// enter returns nsenter's arguments for a command in the host.
-func (h *Host) enter(name string, args []string) []string {
-	enter := []string{"--target", strconv.Itoa(h.machine.pid()), "--mount", "--uts", "--net", "--pid", "--", name}
-	return append(enter, args...)
+// argv returns the command line, outside, of a command in the host.
+func (h *Host) argv(name string, args []string) []string {
+	return append(append(h.Enter(), name), args...)
+}
+
+// Enter returns what goes before a command line to run it in the host, for
+// people who want to look inside. It is empty if the host is Plain.
+func (h *Host) Enter() []string {
+	if h.Plain() {
+		return nil
+	}
+	return []string{"nsenter", "--target", strconv.Itoa(h.machine.pid()), "--mount", "--uts", "--net", "--pid", "--"}
 }
 
 // Addresses returns what eth0 holds now, VIPs included.
@@ -109,13 +123,13 @@ func (l *Lab) Holders(ctx context.Context, addr netip.Addr) ([]string, error) {
 	return names, nil
 }
 
-// Pids returns the processes of the host with that command name, as seen from
-// outside, oldest first; for daemons that another process of the host started.
-// Zombies are left out.
+// Pids returns the processes of the host with that command name, or all if it
+// is empty, as seen from outside, oldest first; for daemons that another
+// process of the host started. Zombies are left out.
 func (h *Host) Pids(command string) ([]int, error) {
-	ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", h.machine.pid()))
+	owns, err := h.ownership()
 	if err != nil {
-		return nil, fmt.Errorf("host %s: %w", h.Name, err)
+		return nil, err
 	}
 	entries, err := filepath.Glob("/proc/[0-9]*")
 	if err != nil {
@@ -125,10 +139,7 @@ func (h *Host) Pids(command string) ([]int, error) {
 	for _, dir := range entries {
 		// A process may end between any two reads: then it is not one of ours.
 		comm, err := os.ReadFile(filepath.Join(dir, "comm"))
-		if err != nil || strings.TrimSpace(string(comm)) != command {
-			continue
-		}
-		if own, err := os.Readlink(filepath.Join(dir, "ns/pid")); err != nil || own != ns {
+		if err != nil || command != "" && strings.TrimSpace(string(comm)) != command || !owns(dir) {
 			continue
 		}
 		if pid, err := strconv.Atoi(filepath.Base(dir)); err == nil && !zombie(dir) {
@@ -137,6 +148,22 @@ func (h *Host) Pids(command string) ([]int, error) {
 	}
 	slices.Sort(pids)
 	return pids, nil
+}
+
+// ownership returns what tells whether the process of a directory in /proc
+// belongs to the host.
+func (h *Host) ownership() (func(proc string) bool, error) {
+	if h.Plain() {
+		return h.owns, nil
+	}
+	ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", h.machine.pid()))
+	if err != nil {
+		return nil, fmt.Errorf("host %s: %w", h.Name, err)
+	}
+	return func(proc string) bool {
+		own, err := os.Readlink(filepath.Join(proc, "ns/pid"))
+		return err == nil && own == ns
+	}, nil
 }
 
 // SignalAll sends a signal to every process of the host with that command name

@@ -207,13 +207,15 @@ func (l *Lab) Close() error {
 	l.closing.Do(func() {
 		var errs []error
 		for _, h := range l.hosts {
-			errs = append(errs, h.machine.stop())
+			errs = append(errs, h.stop())
 			h.processes.Wait()
 		}
 		if l.sw != nil {
 			errs = append(errs, l.sw.stop())
 		}
-		errs = append(errs, l.owner.release())
+		if l.owner != nil {
+			errs = append(errs, l.owner.release())
+		}
 		l.closed = errors.Join(errs...)
 	})
 	return l.closed

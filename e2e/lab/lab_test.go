@@ -119,6 +119,21 @@ func TestCutAndPlug(t *testing.T) {
 	until(t, "b to be reachable again", reach)
 }
 
+func TestDialFromHost(t *testing.T) {
+	l := labtest.Start(t, pair())
+	serve(t, l)
+	// b's web server is on its own loopback interface and on no other host's.
+	for name, want := range map[string]bool{"a": false, "b": true} {
+		conn, err := l.Host(name).Dial(labtest.Deadline(t, time.Second), "tcp", "127.0.0.1:80")
+		if got := err == nil; got != want {
+			t.Errorf("127.0.0.1:80 from %s: connected %v (%v), want %v", name, got, err, want)
+		}
+		if err == nil {
+			conn.Close()
+		}
+	}
+}
+
 func TestDropOneDirection(t *testing.T) {
 	for _, direction := range []lab.Direction{lab.In, lab.Out} {
 		t.Run(string(direction), func(t *testing.T) {

@@ -54,7 +54,8 @@ func (h *Host) Start(ctx context.Context, spec ProcessSpec) (*Process, error) {
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.Command("nsenter", h.enter(spec.Args[0], spec.Args[1:])...)
+	argv := h.argv(spec.Args[0], spec.Args[1:])
+	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Env = append(os.Environ(), spec.Env...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Stdout, cmd.Stderr = file, file
@@ -69,6 +70,10 @@ func (h *Host) Start(ctx context.Context, spec ProcessSpec) (*Process, error) {
 		defer close(p.done)
 		p.err = cmd.Wait()
 	})
+	if h.Plain() {
+		p.pid = cmd.Process.Pid
+		return p, nil
+	}
 	if err := p.findPID(ctx); err != nil {
 		return nil, errors.Join(err, syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL))
 	}

@@ -1,0 +1,109 @@
+package lab
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Plain returns a lab without namespaces, for where none can be made: each of
+// its hosts is this machine, with a directory of its own. There is no switch,
+// no cable to cut and no address to hold. Which processes belong to a host is
+// told by its directory in their command lines.
+//
+// The calling process becomes the reaper of daemons whose parent has ended, so
+// that it finds them. The caller must call Close: unlike those of a real lab,
+// daemons outlive an owner that dies without.
+func Plain(names ...string) (*Lab, error) {
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return nil, fmt.Errorf("become the reaper of orphans: %w", err)
+	}
+	dir, err := os.MkdirTemp("", "tandem-")
+	if err != nil {
+		return nil, err
+	}
+	// Daemons that give up their privileges find their files by path.
+	if err := os.Chmod(dir, 0o711); err != nil {
+		return nil, err
+	}
+	l := &Lab{Name: filepath.Base(dir), Dir: dir}
+	for _, name := range names {
+		h := &Host{Name: name, machine: &machine{dir: filepath.Join(dir, name)}}
+		if err := os.MkdirAll(h.RunDir(), 0o755); err != nil {
+			return nil, err
+		}
+		l.hosts = append(l.hosts, h)
+	}
+	return l, nil
+}
+
+// Plain tells whether the host is one of a Plain lab.
+func (h *Host) Plain() bool { return h.machine.init == nil }
+
+// RunDir returns a directory for sockets and the like, as programs in the host
+// see it: /run, or one of its own if the host is Plain.
+func (h *Host) RunDir() string {
+	if h.Plain() {
+		return filepath.Join(h.Dir(), "run")
+	}
+	return "/run"
+}
+
+// owns tells whether a process belongs to a Plain host: it descends from this
+// one and its command line names the host's directory.
+func (h *Host) owns(proc string) bool {
+	args, err := os.ReadFile(filepath.Join(proc, "cmdline"))
+	return err == nil && bytes.Contains(args, []byte(h.Dir()+"/")) && descends(proc)
+}
+
+// descends tells whether a process descends from this one.
+func descends(proc string) bool {
+	self := strconv.Itoa(os.Getpid())
+	for {
+		fields := stat(proc)
+		if len(fields) < 2 || string(fields[1]) == "0" {
+			return false
+		}
+		parent := string(fields[1])
+		if parent == self {
+			return true
+		}
+		proc = filepath.Join("/proc", parent)
+	}
+}
+
+// stop ends every process of the host.
+func (h *Host) stop() error {
+	if !h.Plain() {
+		return h.machine.stop()
+	}
+	return h.killAll()
+}
+
+// killAll ends every process of a Plain host, also those that others started
+// meanwhile.
+func (h *Host) killAll() error {
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		pids, err := h.Pids("")
+		if err != nil || len(pids) == 0 {
+			return err
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("host %s: still running: %v", h.Name, pids)
+		}
+		for _, pid := range pids {
+			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+				return fmt.Errorf("host %s: kill %d: %w", h.Name, pid, err)
+			}
+		}
+		time.Sleep(pollInterval)
+	}
+}
