@@ -86,6 +86,7 @@ func TestExitIsSeenReapedAndPutInWords(t *testing.T) {
 	for _, test := range []struct{ script, exit, tail string }{
 		{`echo one; echo two >&2; exit 3`, "exited with status 3", "one\ntwo"},
 		{`kill -SEGV $$`, "killed by SIGSEGV", ""},
+		{`kill -36 $$`, "killed by signal 36", ""},
 		{`seq 100; exit 0`, "exited with status 0", strings.TrimSpace(numbers(81, 100))},
 		{`echo "$HOME:$SECRET:$MINE"`, "exited with status 0", "::yes"},
 		{`read -r line || echo no input`, "exited with status 0", "no input"},

@@ -168,7 +168,11 @@ func reap(fd, pid int) string {
 		return "ended"
 	}
 	if status.Signaled() {
-		return "killed by " + unix.SignalName(status.Signal())
+		name := unix.SignalName(status.Signal())
+		if name == "" { // a real-time signal
+			name = fmt.Sprintf("signal %d", status.Signal())
+		}
+		return "killed by " + name
 	}
 	return fmt.Sprintf("exited with status %d", status.ExitStatus())
 }

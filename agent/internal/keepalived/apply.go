@@ -129,7 +129,7 @@ func (d *Driver) swap(ctx context.Context, c *control, in *intent, data []byte) 
 		return err
 	}
 	if c.running() {
-		if err := c.process.Signal(unix.SIGHUP); err != nil {
+		if err := send(ctx, c.process, unix.SIGHUP); err != nil {
 			return err
 		}
 	} else if err := d.start(ctx, c); err != nil {
@@ -171,7 +171,7 @@ func (d *Driver) back(ctx context.Context, c *control, old []byte, cause error) 
 	case c.intent == nil:
 		// The last good one is known as bytes only, from an earlier agent.
 		if err = atomicfile.WriteFile(d.paths.config, old, 0o600); err == nil && c.running() {
-			err = c.process.Signal(unix.SIGHUP)
+			err = send(ctx, c.process, unix.SIGHUP)
 		} else if err == nil {
 			err = d.start(ctx, c)
 		}

@@ -4,15 +4,12 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
-	"golang.org/x/sys/unix"
 
 	"github.com/tandem-lb/tandem/agent/internal/atomicfile"
 	"github.com/tandem-lb/tandem/agent/internal/daemon"
@@ -124,25 +121,6 @@ func (d *Driver) stop(ctx context.Context, c *control) error {
 		return &FailedError{err}
 	}
 	d.log.Info("stopped keepalived, as there is no VIP")
-	return nil
-}
-
-// kill ends a keepalived that does not answer, and its child, which might be
-// what hangs and would keep the addresses.
-func kill(p *daemon.Process) error {
-	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", p.PID(), p.PID()))
-	if err := errors.Join(err, p.Signal(unix.SIGKILL)); err != nil {
-		return err
-	}
-	for _, child := range strings.Fields(string(children)) {
-		var pid int
-		if _, err := fmt.Sscan(child, &pid); err != nil {
-			return err
-		}
-		if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
-			return err
-		}
-	}
 	return nil
 }
 

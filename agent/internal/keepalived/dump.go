@@ -132,7 +132,7 @@ func (d dumper) dump(ctx context.Context, p *daemon.Process) ([]dumped, error) {
 	for asked := (time.Time{}); ; {
 		if now := time.Now(); now.Sub(asked) > dumpAgain {
 			asked = now
-			if err := p.Signal(d.signal); err != nil {
+			if err := send(ctx, p, d.signal); err != nil {
 				return nil, err
 			}
 		}

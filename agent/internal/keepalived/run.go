@@ -214,5 +214,5 @@ func (d *Driver) correct(ctx context.Context, c *control, mismatch string) error
 	if err := d.rewrite(c); err != nil {
 		return err
 	}
-	return c.process.Signal(unix.SIGHUP)
+	return send(ctx, c.process, unix.SIGHUP)
 }
