@@ -1,0 +1,168 @@
+// Package uplink keeps the node's one session with its controller: it dials,
+// joins, hands targets in and reports out. Nothing on the node waits for it.
+package uplink
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/hashicorp/go-hclog"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/status"
+
+	"github.com/tandem-lb/tandem/agent/internal/identity"
+	"github.com/tandem-lb/tandem/agent/internal/reconcile"
+	"github.com/tandem-lb/tandem/agent/internal/report"
+	"github.com/tandem-lb/tandem/agent/internal/target"
+	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
+)
+
+const (
+	// callTimeout bounds joining, renewing and the wait for the welcome.
+	callTimeout = 10 * time.Second
+	// maxMessage bounds one message from the controller, in bytes.
+	maxMessage = 4 << 20
+	// minDelay and maxDelay bound the wait between two attempts.
+	minDelay = 200 * time.Millisecond
+	maxDelay = 10 * time.Second
+)
+
+// Reconciler is what the uplink needs of the one who applies targets.
+type Reconciler interface {
+	// Known returns the target with that hash, nil when it is not at hand.
+	Known(hash string) *target.Target
+	// Applied returns the target in effect, nil when there is none.
+	Applied() *target.Target
+	// Submit hands over the newest target; it does not block.
+	Submit(nonce string, t *target.Target)
+	// Outcomes tells what became of targets.
+	Outcomes() <-chan reconcile.Outcome
+	// Check asks the daemons' checkers about a target and changes nothing.
+	Check(ctx context.Context, t *target.Target) error
+}
+
+// Options of an Uplink.
+type Options struct {
+	Node        string            // id of this node
+	Controllers []string          // host:port each
+	TokenFile   string            // join token, read only while there is no identity
+	IdentityDir string            // where the identity is kept
+	Version     string            // of this agent
+	Interfaces  map[string]string // by network
+	Report      *report.Report
+	Reconciler  Reconciler
+	Logger      hclog.Logger
+}
+
+// Uplink is run by one goroutine, which owns the session's stream.
+type Uplink struct {
+	Options
+	identity  *identity.Identity
+	addresses []string
+}
+
+// New returns an uplink; Run does the work.
+func New(o Options) *Uplink {
+	addresses := slices.Clone(o.Controllers)
+	// Nodes must not all begin with the same controller.
+	rand.Shuffle(len(addresses), func(i, j int) { addresses[i], addresses[j] = addresses[j], addresses[i] })
+	return &Uplink{Options: o, addresses: addresses}
+}
+
+// Run keeps a session until ctx ends, trying one address after the other. It
+// returns an error only when the identity on disk cannot be read: everything
+// else may get better by itself.
+func (u *Uplink) Run(ctx context.Context) error {
+	id, err := identity.Load(u.IdentityDir)
+	if err != nil {
+		return err
+	}
+	u.identity = id
+	delay := backoff.NewExponentialBackOff()
+	delay.InitialInterval, delay.MaxInterval = minDelay, maxDelay
+	for i := 0; ctx.Err() == nil; i++ {
+		address := u.addresses[i%len(u.addresses)]
+		welcomed, err := u.attempt(ctx, address)
+		if ctx.Err() != nil {
+			break
+		}
+		if welcomed {
+			delay.Reset()
+		}
+		wait := delay.NextBackOff()
+		u.Logger.Warn("no session with the controller", "address", address, "error", describe(err), "retry_in", wait.Round(time.Millisecond))
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+	}
+	return nil
+}
+
+// attempt joins if need be and holds one session until it breaks. It tells
+// whether the controller accepted the session.
+func (u *Uplink) attempt(ctx context.Context, address string) (welcomed bool, err error) {
+	if u.identity == nil {
+		joinCtx, cancel := context.WithTimeout(ctx, callTimeout)
+		defer cancel()
+		if u.identity, err = identity.Enrol(joinCtx, u.IdentityDir, u.Node, u.TokenFile, address); err != nil {
+			return false, err
+		}
+		u.Logger.Info("joined the cluster", "controller", address)
+	}
+	conn, err := grpc.NewClient("passthrough:///"+address,
+		grpc.WithTransportCredentials(credentials.NewTLS(u.identity.TLS())),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
+	)
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = conn.Close() }()
+	return u.hold(ctx, conn)
+}
+
+// hold opens the stream and runs the session on it.
+func (u *Uplink) hold(ctx context.Context, conn *grpc.ClientConn) (welcomed bool, err error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stream, err := agentv1.NewAgentServiceClient(conn).Session(ctx)
+	if err != nil {
+		return false, err
+	}
+	s := &session{Uplink: u, conn: conn, stream: stream, received: make(chan received), results: make(chan *agentv1.CommandResult)}
+	go s.receive(ctx)
+	if err := s.greet(ctx); err != nil {
+		return false, err
+	}
+	return true, s.run(ctx)
+}
+
+// describe gives an error for a log line; gRPC's own prefix tells nothing.
+func describe(err error) string {
+	if err == nil {
+		return "the controller ended the session"
+	}
+	s, ok := status.FromError(err)
+	if !ok {
+		return err.Error()
+	}
+	switch s.Code() {
+	case codes.Unauthenticated, codes.PermissionDenied:
+		return "the controller refuses this node: " + s.Message()
+	case codes.Unavailable:
+		return "the controller cannot be reached: " + s.Message()
+	default:
+		return s.Message()
+	}
+}
+
+// errNoWelcome is returned when a controller says something else first.
+var errNoWelcome = errors.New("the controller did not begin with a welcome")
