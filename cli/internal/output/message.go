@@ -41,8 +41,10 @@ func WriteJSONLine(w io.Writer, message proto.Message) error {
 	return write(w, escapeControl(line.Bytes()))
 }
 
+// marshalJSON writes plain fields always, so that scripts find a false, a zero
+// or an empty list; messages and optional fields only when they are set.
 func marshalJSON(message proto.Message) ([]byte, error) {
-	return protojson.MarshalOptions{EmitUnpopulated: true}.Marshal(message)
+	return protojson.MarshalOptions{EmitDefaultValues: true}.Marshal(message)
 }
 
 // escapeControl writes the characters that a terminal may act on, and that
@@ -73,11 +75,15 @@ func WriteYAML(w io.Writer, message proto.Message) error {
 // lists, one a line.
 func WriteNames(w io.Writer, message proto.Message) error {
 	var out bytes.Buffer
-	for _, full := range names(message.ProtoReflect()) {
+	for _, full := range Names(message) {
 		fmt.Fprintln(&out, Clean(full))
 	}
 	return write(w, out.Bytes())
 }
+
+// Names returns the full name of the message, or of each resource in its
+// lists.
+func Names(message proto.Message) []string { return names(message.ProtoReflect()) }
 
 func names(message protoreflect.Message) []string {
 	if full := nameOf(message); full != "" {

@@ -166,4 +166,3 @@ func TestInterrupted(t *testing.T) {
 		t.Errorf("got %v with exit code %d", err, failure.ExitCode(err))
 	}
 }
-

@@ -1,0 +1,122 @@
+package view
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/tandem-lb/tandem/cli/internal/name"
+	"github.com/tandem-lb/tandem/cli/internal/output"
+	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
+)
+
+func vips(status *tandemv1.ClusterStatus, clock Clock) output.Table {
+	ids := nodeIDs(status)
+	t := output.Table{Columns: append(output.Columns("VIP", "HOLDER", "SINCE"), output.Columns(ids...)...)}
+	for _, vip := range status.GetVips() {
+		row := []output.Cell{output.Text(name.ID(vip.GetName())), holder(vip.GetHolders()), output.Text(clock.Ago(vip.GetSince()))}
+		for _, id := range ids {
+			row = append(row, vipOnNode(vip, id))
+		}
+		t.Rows = append(t.Rows, row)
+	}
+	return t
+}
+
+func holder(holders []string) output.Cell {
+	switch len(holders) {
+	case 0:
+		return output.Cell{Text: "NOBODY", Tone: output.Bad}
+	case 1:
+		return output.Cell{Text: holders[0], Tone: output.Good}
+	default:
+		return output.Cell{Text: strings.Join(holders, " AND "), Tone: output.Bad}
+	}
+}
+
+func vipOnNode(vip *tandemv1.VipStatus, node string) output.Cell {
+	for _, on := range vip.GetNodes() {
+		if on.GetNode() != node {
+			continue
+		}
+		if on.GetState() == tandemv1.VrrpState_VRRP_STATE_UNSPECIFIED {
+			return output.Cell{Text: "unknown", Tone: output.Faint}
+		}
+		cell := output.Cell{Text: word(on.GetState(), "VRRP_STATE_")}
+		if on.GetPriority() != 0 {
+			cell.Text += " " + strconv.Itoa(int(on.GetPriority()))
+		}
+		// keepalived's word and the kernel's addresses must agree.
+		if master := on.GetState() == tandemv1.VrrpState_VRRP_STATE_MASTER; master != on.GetHolds() {
+			cell.Tone = output.Bad
+			cell.Text += map[bool]string{true: ", has the address", false: ", lacks the address"}[on.GetHolds()]
+		} else if on.GetState() == tandemv1.VrrpState_VRRP_STATE_FAULT {
+			cell.Tone = output.Bad
+		}
+		return cell
+	}
+	return output.Text(none)
+}
+
+func backends(status *tandemv1.ClusterStatus, clock Clock) output.Table {
+	ids := nodeIDs(status)
+	t := output.Table{Columns: output.Columns("BACKEND", "STATE", "SINCE", "WEIGHT")}
+	t.Columns = append(t.Columns, output.Columns(ids...)...)
+	t.Columns = append(t.Columns, output.Columns("CHECK")...)
+	for _, pool := range status.GetPools() {
+		for _, backend := range pool.GetBackends() {
+			t.Rows = append(t.Rows, backendRow(backend, ids, clock))
+		}
+	}
+	return t
+}
+
+func backendRow(backend *tandemv1.BackendStatus, ids []string, clock Clock) []output.Cell {
+	worst := &tandemv1.BackendNodeStatus{}
+	byNode := map[string]*tandemv1.BackendNodeStatus{}
+	var weights []string
+	for _, on := range backend.GetNodes() {
+		byNode[on.GetNode()] = on
+		if on.GetState() == backend.GetState() && worst.GetNode() == "" {
+			worst = on
+		}
+		if weight := strconv.Itoa(int(on.GetWeight())); len(weights) == 0 || weights[len(weights)-1] != weight {
+			weights = append(weights, weight)
+		}
+	}
+	row := []output.Cell{
+		output.Text(name.Short(backend.GetName())),
+		backendState(backend.GetState()),
+		output.Text(clock.Ago(worst.GetSince())),
+		output.Text(or(strings.Join(weights, "/"), none)),
+	}
+	for _, id := range ids {
+		if on := byNode[id]; on != nil {
+			row = append(row, backendState(on.GetState()))
+		} else {
+			row = append(row, output.Text(none))
+		}
+	}
+	return append(row, output.Text(worst.GetReason()))
+}
+
+func backendState(state tandemv1.BackendState) output.Cell {
+	tones := map[tandemv1.BackendState]output.Tone{
+		tandemv1.BackendState_BACKEND_STATE_UP:          output.Good,
+		tandemv1.BackendState_BACKEND_STATE_NO_CHECK:    output.Good,
+		tandemv1.BackendState_BACKEND_STATE_DRAIN:       output.Warn,
+		tandemv1.BackendState_BACKEND_STATE_MAINTENANCE: output.Warn,
+		tandemv1.BackendState_BACKEND_STATE_DOWN:        output.Bad,
+	}
+	if state == tandemv1.BackendState_BACKEND_STATE_UNSPECIFIED {
+		return output.Cell{Text: "unknown", Tone: output.Faint}
+	}
+	return output.Cell{Text: strings.ReplaceAll(word(state, "BACKEND_STATE_"), "_", " "), Tone: tones[state]}
+}
+
+func nodeIDs(status *tandemv1.ClusterStatus) []string {
+	var ids []string
+	for _, node := range status.GetNodes() {
+		ids = append(ids, output.Clean(name.ID(node.GetName())))
+	}
+	return ids
+}
