@@ -1,0 +1,131 @@
+package fleet
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tandem-lb/tandem/controlplane/internal/state"
+	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
+	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
+)
+
+func (l *lab) alarms() []string {
+	var out []string
+	for _, a := range l.status().GetAlarms() {
+		out = append(out, a.GetReason()+" "+lastID(a.GetSubject()))
+		if a.GetMessage() == "" || a.GetCure() == "" || a.GetSince() == nil || a.GetKey() != a.GetReason()+" "+a.GetSubject() {
+			l.t.Errorf("alarm %v is not whole", a)
+		}
+	}
+	return out
+}
+
+func (l *lab) wantAlarms(want ...string) {
+	l.t.Helper()
+	synctest.Wait()
+	if d := cmp.Diff(want, l.alarms()); d != "" {
+		l.t.Errorf("alarms (-want +got):\n%s", d)
+	}
+}
+
+func TestI7TwoHolders(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, a, b := pair(t)
+		pass(time.Minute)
+		l.wantAlarms()
+		// A takeover, reported by the new holder first, is no alarm.
+		b.observe(&agentv1.Observation{Instances: holding(master)})
+		pass(moving / 2)
+		a.observe(&agentv1.Observation{Instances: holding(backup)})
+		pass(time.Minute)
+		l.wantAlarms()
+		if h := l.status().GetVips()[0].GetHolders(); len(h) != 1 || h[0] != "lb-backup" {
+			t.Errorf("holders = %v", h)
+		}
+		// Within a second it is told, however much else is going on.
+		a.observe(&agentv1.Observation{Instances: holding(master)})
+		for w := range uint32(9) {
+			l.change(weight(w))
+			pass(100 * time.Millisecond)
+		}
+		l.wantAlarms("TWO_HOLDERS web")
+		a.observe(&agentv1.Observation{Instances: holding(backup)})
+		l.wantAlarms()
+	})
+}
+
+func TestI7NoHolder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, a, b := pair(t)
+		a.observe(&agentv1.Observation{Instances: holding(fault)})
+		b.observe(&agentv1.Observation{Instances: holding(fault)})
+		synctest.Wait()
+		l.wantAlarms()
+		pass(time.Second)
+		l.wantAlarms("NO_HOLDER web")
+		b.observe(&agentv1.Observation{Instances: holding(master)})
+		l.wantAlarms()
+		// The holder falls silent: the other one hears it, so it lives.
+		a.observe(&agentv1.Observation{Instances: holding(backup)})
+		_ = b.disconnect()
+		pass(time.Minute)
+		l.wantAlarms("NODE_DISCONNECTED lb-backup")
+		// The other one hears nobody and cannot take over.
+		a.observe(&agentv1.Observation{Instances: holding(fault)})
+		pass(time.Second)
+		l.wantAlarms("NO_HOLDER web", "NODE_DISCONNECTED lb-backup")
+	})
+}
+
+// A VIP that was just made has no holder yet: the nodes must hear of it first.
+func TestNewVipIsNoAlarm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, a, b := pair(t)
+		slow := func() time.Duration { return 5 * time.Second }
+		a.pause, b.pause = slow, slow
+		l.change(state.CreateVip("more", &tandemv1.Vip{Addresses: []string{"192.168.1.101/24"}, Vrid: 52}))
+		pass(4 * time.Second)
+		l.wantAlarms()
+		pass(4 * time.Second)
+		l.wantAlarms("NO_HOLDER more")
+	})
+}
+
+func TestDeadDaemons(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, a, b := pair(t)
+		a.observe(&agentv1.Observation{Haproxy: &agentv1.DaemonObservation{State: agentv1.DaemonState_DAEMON_STATE_STOPPED, Message: "killed"}})
+		b.observe(&agentv1.Observation{Keepalived: &agentv1.DaemonObservation{State: agentv1.DaemonState_DAEMON_STATE_MISSING}})
+		l.wantAlarms("PROXY_DEAD lb-master", "KEEPALIVED_DEAD lb-backup")
+		a.observe(&agentv1.Observation{Haproxy: &agentv1.DaemonObservation{State: agentv1.DaemonState_DAEMON_STATE_RUNNING}})
+		b.observe(&agentv1.Observation{Keepalived: &agentv1.DaemonObservation{State: agentv1.DaemonState_DAEMON_STATE_RUNNING}})
+		l.wantAlarms()
+	})
+}
+
+// A restarted controller waits for reports before it judges anyone dead; an
+// agent that reconnects soon is no alarm.
+func TestNobodyIsJudgedTooEarly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, "lb-master", "lb-backup")
+		pass(settling - time.Second)
+		l.wantAlarms()
+		a := l.agent("lb-master").connect()
+		pass(2 * time.Second)
+		l.wantAlarms("NODE_DISCONNECTED lb-backup")
+		l.agent("lb-backup").connect()
+		l.wantAlarms()
+		_ = a.disconnect()
+		pass(reconnecting - time.Second)
+		l.wantAlarms()
+		a.connect()
+		pass(time.Minute)
+		l.wantAlarms()
+		_ = a.disconnect()
+		pass(reconnecting + time.Second)
+		l.wantAlarms("NODE_DISCONNECTED lb-master")
+	})
+}

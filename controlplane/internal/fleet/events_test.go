@@ -1,0 +1,160 @@
+package fleet
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
+	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
+)
+
+func (a *agent) report(boot string, events ...*agentv1.Event) {
+	a.l.t.Helper()
+	a.say(&agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Events{Events: &agentv1.EventBatch{BootId: boot, Events: events}}})
+}
+
+func backendEvent(sequence uint64, s agentv1.ServerState) *agentv1.Event {
+	return &agentv1.Event{Sequence: sequence, Time: timestamppb.Now(), Kind: &agentv1.Event_Backend{
+		Backend: &agentv1.BackendObservation{Pool: "web_servers", Backend: "web1", State: s, Reason: "Layer7 wrong status"},
+	}}
+}
+
+const web1 = "clusters/default/pools/web_servers/backends/web1"
+
+// Each event of an agent is logged once and in order, whatever is repeated.
+func TestEventsOnceAndInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, a, _ := pair(t)
+		down, up := agentv1.ServerState_SERVER_STATE_DOWN, agentv1.ServerState_SERVER_STATE_UP
+		a.report(a.boot, backendEvent(1, down), backendEvent(2, up))
+		a.report(a.boot, backendEvent(2, up), backendEvent(3, down))
+		synctest.Wait()
+		want := []string{"BACKEND_DOWN", "BACKEND_UP", "BACKEND_DOWN"}
+		if d := cmp.Diff(want, l.log.reasons(web1)); d != "" {
+			t.Errorf("events (-want +got):\n%s", d)
+		}
+		if n := len(a.acks); n != 2 || a.acks[1].GetSequence() != 3 || a.acks[1].GetBootId() != a.boot {
+			t.Errorf("acks = %v", a.acks)
+		}
+		// A new session learns where the last one was, and repeats are dropped.
+		_ = a.disconnect()
+		a.connect()
+		synctest.Wait()
+		if got := a.welcome.GetEventSequence(); got != 3 {
+			t.Errorf("welcome tells sequence %d, want 3", got)
+		}
+		a.report(a.boot, backendEvent(3, down), backendEvent(4, up))
+		synctest.Wait()
+		if got := l.log.reasons(web1); len(got) != 4 {
+			t.Errorf("%d events, want 4: %v", len(got), got)
+		}
+		// A jump is a loss; so is a gap that the agent tells of.
+		a.report(a.boot, backendEvent(10, down), &agentv1.Event{Sequence: 20, Kind: &agentv1.Event_Gap{Gap: 9}}, backendEvent(21, up))
+		synctest.Wait()
+		var lost []string
+		for _, e := range l.log.all {
+			if e.GetReason() == "EVENTS_LOST" {
+				lost = append(lost, e.GetMessage())
+			}
+		}
+		if d := cmp.Diff([]string{"5 events of this node were lost", "9 events of this node were lost"}, lost); d != "" {
+			t.Errorf("losses (-want +got):\n%s", d)
+		}
+		// A restarted agent counts from 1 again.
+		a.report("another boot", backendEvent(1, down))
+		synctest.Wait()
+		if got := l.log.reasons(web1); len(got) != 7 {
+			t.Errorf("%d events, want 7: %v", len(got), got)
+		}
+	})
+}
+
+func TestEventsOfEveryKind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, a, _ := pair(t)
+		sequence := uint64(0)
+		next := func(e *agentv1.Event) *agentv1.Event {
+			sequence++
+			e.Sequence = sequence
+			return e
+		}
+		var events []*agentv1.Event
+		for s := range agentv1.ServerState_name {
+			events = append(events, next(backendEvent(0, agentv1.ServerState(s))))
+		}
+		for s := range agentv1.VrrpState_name {
+			events = append(events, next(&agentv1.Event{Kind: &agentv1.Event_Instance{
+				Instance: &agentv1.InstanceObservation{Name: "web", Vip: "web", State: agentv1.VrrpState(s), Priority: 230},
+			}}))
+		}
+		for s := range agentv1.DaemonState_name {
+			d := &agentv1.DaemonObservation{State: agentv1.DaemonState(s), Message: "in its own words"}
+			events = append(events,
+				next(&agentv1.Event{Kind: &agentv1.Event_Haproxy{Haproxy: d}}),
+				next(&agentv1.Event{Kind: &agentv1.Event_Keepalived{Keepalived: d}}))
+		}
+		events = append(events,
+			next(&agentv1.Event{Kind: &agentv1.Event_Note{Note: "a note\x00"}}),
+			next(&agentv1.Event{Kind: &agentv1.Event_Backend{Backend: &agentv1.BackendObservation{Pool: "../..", Backend: "x\ny", State: 99}}}),
+			next(&agentv1.Event{Time: &timestamppb.Timestamp{Nanos: -1}, Kind: &agentv1.Event_Note{Note: "no time"}}),
+			next(&agentv1.Event{})) // of a newer agent
+		before := len(l.log.reasons(""))
+		a.report(a.boot, events...)
+		synctest.Wait()
+		got := l.log.all[before:]
+		if len(got) != len(events)-1 {
+			t.Errorf("%d events logged of %d", len(got), len(events)-1)
+		}
+		var reasons []string
+		for _, e := range got {
+			reasons = append(reasons, e.GetReason())
+			if e.GetType() == 0 || e.GetSeverity() == 0 || e.GetNode() != "lb-master" || e.GetTime().CheckValid() != nil ||
+				!strings.HasPrefix(e.GetSubject(), "clusters/default/") || e.GetMessage() == "" || strings.ContainsAny(e.GetMessage(), "\x00\x1b") {
+				t.Errorf("event %v is not whole", e)
+			}
+		}
+		for _, want := range []string{
+			"BACKEND_UP", "BACKEND_DOWN", "BACKEND_DRAIN", "BACKEND_MAINTENANCE", "BACKEND_NO_CHECK",
+			"VIP_MASTER", "VIP_BACKUP", "VIP_FAULT", "HAPROXY_STOPPED", "HAPROXY_RUNNING", "KEEPALIVED_STOPPED", "KEEPALIVED_MISSING", "NODE_NOTE",
+		} {
+			if !slices.Contains(reasons, want) {
+				t.Errorf("no %s among %v", want, reasons)
+			}
+		}
+		if last := a.acks[len(a.acks)-1]; last.GetSequence() != sequence {
+			t.Errorf("acknowledged up to %d, want %d", last.GetSequence(), sequence)
+		}
+	})
+}
+
+func TestControllersOwnEvents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, a, _ := pair(t)
+		l.change(weight(5))
+		synctest.Wait()
+		a.judge = func(*agentv1.Update) *agentv1.Nack {
+			return &agentv1.Nack{Reason: agentv1.NackReason_NACK_REASON_FAILED, Message: "cannot bind :80"}
+		}
+		failed := l.change(weight(6))
+		synctest.Wait()
+		_ = a.disconnect()
+		synctest.Wait()
+		want := []string{"NODE_CONNECTED", "CONFIG_APPLIED", "CONFIG_APPLIED", "CONFIG_FAILED", "ALARM_RAISED", "ALARM_CLEARED", "NODE_DISCONNECTED"}
+		got := l.log.reasons("clusters/default/nodes/lb-master")
+		got = slices.DeleteFunc(got, func(r string) bool { return r == "ALARM_CLEARED" })
+		want = slices.DeleteFunc(want, func(r string) bool { return r == "ALARM_CLEARED" })
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("events (-want +got):\n%s", d)
+		}
+		i := slices.IndexFunc(l.log.all, func(e *tandemv1.Event) bool { return e.GetReason() == "CONFIG_FAILED" })
+		if e := l.log.all[i]; e.GetRevision() != failed.Revision() || !strings.Contains(e.GetMessage(), "cannot bind :80") ||
+			e.GetSeverity() != tandemv1.EventSeverity_EVENT_SEVERITY_ERROR {
+			t.Errorf("event = %v", e)
+		}
+	})
+}
