@@ -6,9 +6,10 @@ package ledger
 import (
 	"context"
 	"errors"
+	"fmt"
 
-	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
 	"github.com/hashicorp/go-hclog"
+	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
 
 	"github.com/tandem-lb/tandem/controlplane/internal/state"
 	"github.com/tandem-lb/tandem/controlplane/internal/store"
@@ -63,70 +64,132 @@ type Result struct {
 	Repeated bool
 }
 
-// Ledger holds the heads of all clusters.
-type Ledger struct{}
+// Ledger holds the heads of all clusters. Its methods may be called from any
+// goroutine; one goroutine, that of Run, makes the changes.
+type Ledger struct {
+	store     store.Store
+	log       hclog.Logger
+	passwords state.Passwords
+
+	queue chan *job
+	done  chan struct{} // closed when Run has returned
+
+	writer // owned by Run, and by Open before it
+	board  // what is published
+}
 
 // Open reads all clusters from the store. The first time it makes the default
 // cluster.
-func Open(ctx context.Context, s store.Store, o Options) (*Ledger, error) { panic("not yet") }
+func Open(ctx context.Context, s store.Store, o Options) (*Ledger, error) {
+	if o.Logger == nil {
+		o.Logger = hclog.NewNullLogger()
+	}
+	l := &Ledger{
+		store: s, log: o.Logger, passwords: o.Passwords,
+		queue: make(chan *job), done: make(chan struct{}),
+		writer: writer{ended: map[string]uint64{}, requests: map[string]*requests{}},
+		board:  board{clusters: map[string]*published{}, lists: map[chan []string]bool{}},
+	}
+	heads, err := s.Heads(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read the clusters: %w", err)
+	}
+	for _, h := range heads {
+		if err := l.load(ctx, h); err != nil {
+			return nil, err
+		}
+	}
+	if len(heads) == 0 {
+		first := &job{cluster: DefaultCluster, creates: true, Request: Request{
+			Change: state.CreateCluster(nil), Author: Controller, Message: "first start"}}
+		if l.carryOut(ctx, []*job{first}); first.err != nil {
+			return nil, fmt.Errorf("make cluster %q: %w", DefaultCluster, first.err)
+		}
+	}
+	return l, nil
+}
 
-// Run makes changes until ctx ends.
-func (l *Ledger) Run(ctx context.Context) error { panic("not yet") }
-
-// Clusters returns the ids of all clusters, sorted.
-func (l *Ledger) Clusters() []string { panic("not yet") }
-
-// Head returns a cluster's newest configuration. The error is a NotFound
-// *state.Error.
-func (l *Ledger) Head(cluster string) (*state.Config, error) { panic("not yet") }
-
-// At returns a cluster's configuration at one of its last 64 revisions, for
-// pages that must fit together. ErrRevisionGone for an older one.
-func (l *Ledger) At(cluster string, revision uint64) (*state.Config, error) { panic("not yet") }
+// load reads one cluster from the store.
+func (l *Ledger) load(ctx context.Context, h store.Head) error {
+	revisions, err := l.store.Revisions(ctx, h.Cluster, store.Query{Limit: keepRequests, NoChanges: true})
+	if err != nil {
+		return fmt.Errorf("read the revisions of cluster %q: %w", h.Cluster, err)
+	}
+	l.requests[h.Cluster] = newRequests(revisions)
+	if h.Deleted {
+		l.ended[h.Cluster] = h.Revision
+		return nil
+	}
+	at, content, err := l.store.Content(ctx, h.Cluster)
+	if err != nil {
+		return fmt.Errorf("read cluster %q: %w", h.Cluster, err)
+	}
+	c, err := state.Load(h.Cluster, l.store.Epoch(), at.Revision, content)
+	if err != nil {
+		return err
+	}
+	l.publish([]*state.Config{c})
+	return nil
+}
 
 // Commit makes a change; it returns when the change is durable and published.
 // Refusals are *state.Error. When ctx ends first, the change may be made or not.
 func (l *Ledger) Commit(ctx context.Context, cluster string, r Request) (Result, error) {
-	panic("not yet")
+	return l.submit(ctx, &job{cluster: cluster, Request: r})
 }
 
 // CreateCluster makes a cluster. The request's Change is not used.
 func (l *Ledger) CreateCluster(ctx context.Context, id string, x *tandemv1.Cluster, r Request) (Result, error) {
-	panic("not yet")
+	r.Change = state.CreateCluster(x)
+	return l.submit(ctx, &job{cluster: id, creates: true, Request: r})
 }
 
-// DeleteCluster removes a cluster that has no nodes. The request's Change is
-// not used; the Config of the result is the one before.
+// DeleteCluster removes a cluster that has no nodes; the Config of the result
+// is Deleted. The request's Change is not used.
 func (l *Ledger) DeleteCluster(ctx context.Context, id, etag string, r Request) (Result, error) {
-	panic("not yet")
+	r.Change = state.DeleteCluster(etag)
+	return l.submit(ctx, &job{cluster: id, Request: r})
+}
+
+// Epoch is the store's: revisions compare within one epoch only.
+func (l *Ledger) Epoch() string { return l.store.Epoch() }
+
+// submit hands a job to the writer and waits until it is done.
+func (l *Ledger) submit(ctx context.Context, j *job) (Result, error) {
+	j.ctx, j.finished = ctx, make(chan struct{})
+	select {
+	case l.queue <- j:
+	case <-ctx.Done():
+		return Result{}, ctx.Err()
+	case <-l.done:
+		return Result{}, ErrStopped
+	}
+	select {
+	case <-j.finished: // Run finishes all that it has taken
+		return j.result, j.err
+	case <-ctx.Done():
+		return Result{}, ctx.Err()
+	}
 }
 
 // Revision returns one revision with its changes. ErrRevisionGone if it is not
 // kept; a NotFound *state.Error if the cluster does not exist.
 func (l *Ledger) Revision(ctx context.Context, cluster string, number uint64) (*tandemv1.Revision, error) {
-	panic("not yet")
+	if _, err := l.Head(cluster); err != nil {
+		return nil, err
+	}
+	r, err := l.store.Revision(ctx, cluster, number)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, fmt.Errorf("revision %d of cluster %q: %w", number, cluster, ErrRevisionGone)
+	}
+	return r, err
 }
 
 // Revisions lists at most limit revisions below before (0: the newest), the
 // newest first. Their changes carry names only.
 func (l *Ledger) Revisions(ctx context.Context, cluster string, before uint64, limit int) ([]*tandemv1.Revision, error) {
-	panic("not yet")
+	if _, err := l.Head(cluster); err != nil {
+		return nil, err
+	}
+	return l.store.Revisions(ctx, cluster, store.Query{Before: before, Limit: limit})
 }
-
-// Subscription delivers the newest value: its channel holds one, and a newer
-// one replaces what was not read. It is closed when there is nothing more to
-// come.
-type Subscription[T any] struct {
-	// C delivers, first of all what is current.
-	C <-chan T
-	// Close ends the subscription. It may be called more than once.
-	Close func()
-}
-
-// Subscribe delivers a cluster's newest configuration, now and after every
-// change. C is closed when the cluster is deleted.
-func (l *Ledger) Subscribe(cluster string) (*Subscription[*state.Config], error) { panic("not yet") }
-
-// SubscribeClusters delivers the sorted ids of all clusters, now and whenever
-// one is added or removed.
-func (l *Ledger) SubscribeClusters() *Subscription[[]string] { panic("not yet") }

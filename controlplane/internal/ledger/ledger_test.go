@@ -1,0 +1,598 @@
+package ledger
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/testing/protocmp"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/tandem-lb/tandem/controlplane/internal/state"
+	"github.com/tandem-lb/tandem/controlplane/internal/store"
+	"github.com/tandem-lb/tandem/controlplane/internal/store/bolt"
+)
+
+// watched is a store that counts commits and does with them what a test says.
+type watched struct {
+	store.Store
+	commits atomic.Int64
+	before  atomic.Pointer[func() error]
+}
+
+// intercept makes fn run before each commit; nil: nothing does.
+func (w *watched) intercept(fn func() error) {
+	if fn == nil {
+		w.before.Store(nil)
+		return
+	}
+	w.before.Store(&fn)
+}
+
+func (w *watched) Commit(ctx context.Context, commits []store.Commit) error {
+	w.commits.Add(1)
+	if before := w.before.Load(); before != nil {
+		if err := (*before)(); err != nil {
+			return err
+		}
+	}
+	return w.Store.Commit(ctx, commits)
+}
+
+// running is a ledger whose writer runs.
+type running struct {
+	*Ledger
+	t     *testing.T
+	path  string
+	store *watched
+	stop  func()
+}
+
+func start(t *testing.T, path string) *running {
+	t.Helper()
+	db, err := bolt.Open(path, bolt.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &running{t: t, path: path, store: &watched{Store: db}}
+	if r.Ledger, err = Open(context.Background(), r.store, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error)
+	go func() { ended <- r.Run(ctx) }()
+	r.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := errors.Join(<-ended, db.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(r.stop)
+	return r
+}
+
+func fresh(t *testing.T) *running {
+	t.Helper()
+	return start(t, filepath.Join(t.TempDir(), "store.db"))
+}
+
+func (r *running) restart() *running {
+	r.t.Helper()
+	r.stop()
+	return start(r.t, r.path)
+}
+
+// commit makes a change that must succeed.
+func (r *running) commit(q Request) Result {
+	r.t.Helper()
+	res, err := r.Commit(context.Background(), DefaultCluster, q)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return res
+}
+
+func (r *running) head() *state.Config {
+	r.t.Helper()
+	c, err := r.Head(DefaultCluster)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return c
+}
+
+// refused returns the code of the error that must be a *state.Error.
+func (r *running) refused(err error) state.Code {
+	r.t.Helper()
+	var se *state.Error
+	if !errors.As(err, &se) {
+		r.t.Fatalf("got %v, want a *state.Error", err)
+	}
+	return se.Code
+}
+
+func pool(id string) Request { return Request{Change: state.CreatePool(id, nil), Author: "alice"} }
+
+func backend(pool, id, address string) Request {
+	return Request{Author: "alice", Change: state.CreateBackend(pool, id, &tandemv1.Backend{Address: address, Port: 80})}
+}
+
+func TestFirstStartMakesTheDefaultCluster(t *testing.T) {
+	r := fresh(t)
+	if got := r.Clusters(); !slices.Equal(got, []string{"default"}) {
+		t.Fatalf("clusters: %v", got)
+	}
+	rev, err := r.Revision(context.Background(), DefaultCluster, 1)
+	if err != nil || rev.GetAuthor() != Controller || len(rev.GetChanges()) != 1 {
+		t.Errorf("first revision: %v, %v", rev, err)
+	}
+	if _, err := r.DeleteCluster(context.Background(), DefaultCluster, "", Request{}); err != nil {
+		t.Fatal(err)
+	}
+	r = r.restart()
+	if got := r.Clusters(); len(got) != 0 {
+		t.Errorf("a deleted default cluster came back: %v", got)
+	}
+}
+
+func TestRevisionTellsWhatChanged(t *testing.T) {
+	r := fresh(t)
+	r.commit(pool("p"))
+	q := backend("p", "web1", "10.0.0.1")
+	q.Message, q.RequestID = "a note", "id-1"
+	res := r.commit(q)
+	got, err := r.Revision(context.Background(), DefaultCluster, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(res.Revision, got, protocmp.Transform()); d != "" {
+		t.Errorf("stored revision differs: %s", d)
+	}
+	want := &tandemv1.Revision{
+		Name: "clusters/default/revisions/3", Epoch: r.Epoch(), Number: 3, Author: "alice", Message: "a note", RequestId: "id-1",
+		CreateTime: got.GetCreateTime(),
+		Changes: []*tandemv1.Change{{Name: "clusters/default/pools/p/backends/web1",
+			After: &tandemv1.Resource{Kind: &tandemv1.Resource_Backend{Backend: r.head().Backend("p", "web1")}}}},
+	}
+	if d := cmp.Diff(want, got, protocmp.Transform()); d != "" {
+		t.Errorf("revision (-want +got): %s", d)
+	}
+	if age := time.Since(got.GetCreateTime().AsTime()); age < 0 || age > time.Minute {
+		t.Errorf("create_time is %v ago", age)
+	}
+}
+
+// TestGroupCommit holds the first commit back until all others wait: they
+// then share transactions, and each still has its own revision.
+func TestGroupCommit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = 200
+		r := fresh(t)
+		r.commit(pool("p"))
+		release := make(chan struct{})
+		r.store.intercept(func() error { <-release; return nil })
+		before := r.store.commits.Load()
+		numbers := make(chan uint64, n)
+		for i := range n {
+			go func() {
+				res, err := r.Commit(context.Background(), DefaultCluster, backend("p", fmt.Sprint("web", i), fmt.Sprint("10.0.0.", i+1)))
+				if err != nil {
+					t.Error(err)
+				}
+				numbers <- res.Revision.GetNumber()
+			}()
+		}
+		synctest.Wait() // the first is in the store, the others wait
+		close(release)
+		seen := map[uint64]bool{}
+		for range n {
+			seen[<-numbers] = true
+		}
+		if got := r.store.commits.Load() - before; got > 3 {
+			t.Errorf("%d changes took %d transactions", n, got)
+		}
+		if len(seen) != n || r.head().Revision() != 2+n {
+			t.Errorf("%d changes made %d revisions and the head %d", n, len(seen), r.head().Revision())
+		}
+	})
+}
+
+// TestI2RestartKeepsAll restarts the ledger: head, revisions, ids, etags and
+// secrets are as before.
+func TestI2RestartKeepsAll(t *testing.T) {
+	r := fresh(t)
+	r.commit(pool("p"))
+	r.commit(backend("p", "web1", "10.0.0.1"))
+	r.commit(backend("p", "web2", "10.0.0.2"))
+	r.commit(Request{Change: state.AddNode("lb-master", "uid")})
+	r.commit(Request{Change: state.DeleteBackend("p", "web2", "")})
+	r.commit(Request{Author: "bob", Change: state.SetOverride(&tandemv1.Override{
+		Name: "clusters/default/pools/p/backends/web1/override", State: "drain"}, nil)})
+	r.commit(Request{Change: state.UpdateCluster(&tandemv1.Cluster{Name: "clusters/default", StatsPage: &tandemv1.StatsPage{
+		Users: []*tandemv1.StatsUser{{Name: "admin", Password: "password123"}}}}, nil)})
+	before := r.head()
+	r = r.restart()
+	after := r.head()
+	if d := cmp.Diff(resources(before), resources(after), protocmp.Transform()); d != "" {
+		t.Errorf("resources: %s", d)
+	}
+	if before.ETag() != after.ETag() || before.Revision() != after.Revision() || before.Counters() != after.Counters() {
+		t.Errorf("head: %s %d %v, was %s %d %v", after.ETag(), after.Revision(), after.Counters(),
+			before.ETag(), before.Revision(), before.Counters())
+	}
+	if got := after.Secret("stats/admin"); got == "" || got != before.Secret("stats/admin") {
+		t.Errorf("secret is %q, was %q", got, before.Secret("stats/admin"))
+	}
+	r.commit(backend("p", "web3", "10.0.0.3"))
+	if id := r.head().Backend("p", "web3").GetId(); id != 3 {
+		t.Errorf("a new backend got id %d: ids are not given again", id)
+	}
+}
+
+// resources returns all that a Config holds.
+func resources(c *state.Config) []proto.Message {
+	out := []proto.Message{state.ClusterView(c)}
+	for _, p := range c.Pools() {
+		out = append(out, p)
+		for _, b := range c.Backends(p.GetName()[len("clusters/default/pools/"):]) {
+			out = append(out, b)
+		}
+	}
+	for _, n := range c.Nodes() {
+		out = append(out, n)
+	}
+	for _, o := range c.Overrides() {
+		out = append(out, o)
+	}
+	return out
+}
+
+func TestI2RequestIDMakesOneRevision(t *testing.T) {
+	r := fresh(t)
+	q := pool("p")
+	q.RequestID = "once"
+	first := r.commit(q)
+	again := r.commit(q)
+	if !again.Repeated || !proto.Equal(first.Revision, again.Revision) {
+		t.Errorf("repeated: %+v, first: %+v", again, first)
+	}
+	r = r.restart()
+	again = r.commit(q)
+	if !again.Repeated || !proto.Equal(first.Revision, again.Revision) {
+		t.Errorf("repeated after a restart: %+v", again)
+	}
+	q.Author = "bob"
+	if _, err := r.Commit(context.Background(), DefaultCluster, q); r.refused(err) != state.AlreadyExists {
+		t.Errorf("another operator's request: %v", err)
+	}
+	if got := r.head().Revision(); got != 2 {
+		t.Errorf("head is %d, want 2", got)
+	}
+}
+
+// TestI2RequestIDAtOnce repeats a request while the first is under way.
+func TestI2RequestIDAtOnce(t *testing.T) {
+	r := fresh(t)
+	q := pool("p")
+	q.RequestID = "once"
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			res, err := r.Commit(context.Background(), DefaultCluster, q)
+			if err != nil || res.Revision.GetNumber() != 2 {
+				t.Errorf("got %+v, %v", res, err)
+			}
+		})
+	}
+	wg.Wait()
+	if got := r.head().Revision(); got != 2 {
+		t.Errorf("head is %d, want 2", got)
+	}
+}
+
+func TestRequestThatChangedNothing(t *testing.T) {
+	r := fresh(t)
+	r.commit(Request{Change: state.AddNode("n", "uid")})
+	res := r.commit(Request{Change: state.AddNode("n", "uid"), RequestID: "x"})
+	if res.Revision != nil || res.Config != r.head() {
+		t.Errorf("got %+v", res)
+	}
+	r.commit(Request{Change: state.DeleteNode("n", "")})
+	res = r.commit(Request{Change: state.AddNode("n", "uid"), RequestID: "x"})
+	if res.Revision != nil || !res.Repeated || r.head().Node("n") != nil {
+		t.Errorf("repeated: %+v", res)
+	}
+}
+
+func TestValidateOnlyChangesNothing(t *testing.T) {
+	r := fresh(t)
+	before := r.head()
+	q := pool("p")
+	q.ValidateOnly, q.RequestID = true, "x"
+	commits := r.store.commits.Load()
+	res := r.commit(q)
+	if res.Config.Pool("p") == nil || len(res.Revision.GetChanges()) != 1 {
+		t.Errorf("the result does not show the change: %+v", res)
+	}
+	if r.head() != before || r.store.commits.Load() != commits {
+		t.Error("something has changed")
+	}
+	q.ValidateOnly = false // its id is still free
+	if res := r.commit(q); res.Repeated || r.head().Pool("p") == nil {
+		t.Errorf("the real request: %+v", res)
+	}
+	q.ValidateOnly = true
+	q.RequestID = ""
+	if _, err := r.Commit(context.Background(), DefaultCluster, q); r.refused(err) != state.AlreadyExists {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestStaleETag(t *testing.T) {
+	r := fresh(t)
+	old := r.head().ETag()
+	r.commit(pool("p"))
+	_, err := r.Commit(context.Background(), DefaultCluster, Request{Change: state.ApplyConfig(&tandemv1.ClusterConfig{}, old)})
+	if r.refused(err) != state.Aborted {
+		t.Errorf("stale cluster: %v", err)
+	}
+	etag := r.head().Pool("p").GetEtag()
+	r.commit(backend("p", "web1", "10.0.0.1"))
+	r = r.restart()
+	if got := r.head().Pool("p").GetEtag(); got != etag {
+		t.Errorf("a backend or a restart changed its pool's etag: %s, was %s", got, etag)
+	}
+	r.commit(Request{Change: state.UpdatePool(&tandemv1.Pool{Name: "p", Balance: "leastconn", Etag: etag}, nil)})
+	_, err = r.Commit(context.Background(), DefaultCluster, Request{Change: state.DeletePool("p", etag)})
+	if r.refused(err) != state.Aborted {
+		t.Errorf("stale pool: %v", err)
+	}
+}
+
+// TestStoreFails acknowledges and publishes nothing that is not durable.
+func TestStoreFails(t *testing.T) {
+	r := fresh(t)
+	before := r.head()
+	full := errors.New("no space left on device")
+	r.store.intercept(func() error { return full })
+	if _, err := r.Commit(context.Background(), DefaultCluster, pool("p")); !errors.Is(err, full) {
+		t.Errorf("got %v", err)
+	}
+	if r.head() != before {
+		t.Error("published what is not durable")
+	}
+	r.store.intercept(nil)
+	if res := r.commit(pool("p")); res.Revision.GetNumber() != 2 {
+		t.Errorf("revision %d after the failed one, want 2", res.Revision.GetNumber())
+	}
+}
+
+func TestSubscribeLatestWins(t *testing.T) {
+	r := fresh(t)
+	sub, err := r.Subscribe(DefaultCluster)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sub.Close()
+	if c := <-sub.C; c != r.head() {
+		t.Errorf("first came revision %d", c.Revision())
+	}
+	for i := range 10 {
+		r.commit(pool(fmt.Sprint("p", i)))
+	}
+	if c := <-sub.C; c != r.head() {
+		t.Errorf("then came revision %d, the head is %d", c.Revision(), r.head().Revision())
+	}
+	select {
+	case c := <-sub.C:
+		t.Errorf("a backlog came: revision %d", c.Revision())
+	default:
+	}
+	sub.Close()
+	r.commit(pool("last"))
+	select {
+	case c := <-sub.C:
+		t.Errorf("after Close came revision %d", c.Revision())
+	default:
+	}
+	if _, err := r.Subscribe("nonsense"); r.refused(err) != state.NotFound {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestClustersComeAndGo(t *testing.T) {
+	r := fresh(t)
+	ctx := context.Background()
+	list := r.SubscribeClusters()
+	defer list.Close()
+	want := func(ids ...string) {
+		t.Helper()
+		if got := <-list.C; !slices.Equal(got, ids) {
+			t.Errorf("clusters: %v, want %v", got, ids)
+		}
+	}
+	want("default")
+	if _, err := r.CreateCluster(ctx, "two", nil, Request{Author: "alice"}); err != nil {
+		t.Fatal(err)
+	}
+	want("default", "two")
+	if _, err := r.CreateCluster(ctx, "two", nil, Request{}); r.refused(err) != state.AlreadyExists {
+		t.Errorf("again: %v", err)
+	}
+	if _, err := r.CreateCluster(ctx, "a/b", nil, Request{}); r.refused(err) != state.Invalid {
+		t.Errorf("wrong id: %v", err)
+	}
+	sub, err := r.Subscribe("two")
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-sub.C
+	if _, err := r.DeleteCluster(ctx, "two", "stale", Request{}); r.refused(err) != state.Aborted {
+		t.Errorf("stale: %v", err)
+	}
+	if _, err := r.DeleteCluster(ctx, "two", "", Request{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := <-sub.C; ok {
+		t.Error("the subscription to a deleted cluster goes on")
+	}
+	want("default")
+	if _, err := r.Commit(ctx, "two", pool("p")); r.refused(err) != state.NotFound {
+		t.Errorf("change of a deleted cluster: %v", err)
+	}
+	r = r.restart()
+	res, err := r.CreateCluster(ctx, "two", nil, Request{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := res.Revision.GetNumber(); got != 3 {
+		t.Errorf("a new cluster of the same name begins at %d: revisions only grow", got)
+	}
+}
+
+func TestVridAcrossClusters(t *testing.T) {
+	r := fresh(t)
+	ctx := context.Background()
+	if _, err := r.CreateCluster(ctx, "two", nil, Request{}); err != nil {
+		t.Fatal(err)
+	}
+	vip := func(address string) Request {
+		return Request{Change: state.CreateVip("web", &tandemv1.Vip{Vrid: 51, Addresses: []string{address}})}
+	}
+	r.commit(vip("10.0.0.1/24"))
+	_, err := r.Commit(ctx, "two", vip("10.0.0.2/24"))
+	var se *state.Error
+	if !errors.As(err, &se) || se.Reason != state.ReasonVridTaken {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestAtKeepsTheNewest(t *testing.T) {
+	r := fresh(t)
+	for i := range 70 {
+		r.commit(pool(fmt.Sprint("p", i)))
+	}
+	head := r.head().Revision() // 71
+	for _, n := range []uint64{head, head - 63} {
+		if c, err := r.At(DefaultCluster, n); err != nil || c.Revision() != n || uint64(len(c.Pools())) != n-1 {
+			t.Errorf("revision %d: %v, %v", n, c, err)
+		}
+	}
+	for _, n := range []uint64{head - 64, head + 1} {
+		if _, err := r.At(DefaultCluster, n); !errors.Is(err, ErrRevisionGone) {
+			t.Errorf("revision %d: %v", n, err)
+		}
+	}
+}
+
+func TestRevisionsAreListed(t *testing.T) {
+	r := fresh(t)
+	for i := range 5 {
+		r.commit(pool(fmt.Sprint("p", i)))
+	}
+	got, err := r.Revisions(context.Background(), DefaultCluster, 5, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != 2 || got[0].GetNumber() != 4 || got[1].GetNumber() != 3 {
+		t.Errorf("got %v", got)
+	}
+	if _, err := r.Revision(context.Background(), DefaultCluster, 99); !errors.Is(err, ErrRevisionGone) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// pass lets the bubble's clock go on.
+func pass(d time.Duration) {
+	<-time.After(d)
+	synctest.Wait()
+}
+
+// TestOverrideExpires ends an override on time by a revision of its own, also
+// when the store fails at first.
+func TestOverrideExpires(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := fresh(t)
+		r.commit(pool("p"))
+		for i, end := range []time.Duration{time.Hour, 90 * time.Minute, 0} {
+			web := fmt.Sprint("web", i)
+			r.commit(backend("p", web, fmt.Sprint("10.0.0.", i+1)))
+			o := &tandemv1.Override{Name: state.OverrideName("default", "p", web).String(), State: "drain"}
+			if end != 0 {
+				o.ExpireTime = timestamppb.New(time.Now().Add(end))
+			}
+			r.commit(Request{Author: "alice", Change: state.SetOverride(o, nil)})
+		}
+		set := r.head().Revision()
+		pass(time.Hour - time.Millisecond)
+		if got := len(r.head().Overrides()); got != 3 {
+			t.Fatalf("a moment before: %d overrides", got)
+		}
+		failures := 0
+		r.store.intercept(func() error {
+			if failures++; failures < 3 {
+				return errors.New("no space left on device")
+			}
+			return nil
+		})
+		pass(time.Millisecond + 2*retryExpiry)
+		if got := r.head().Override("p", "web0"); got != nil {
+			t.Errorf("still there: %v", got)
+		}
+		if got := r.head().Backend("p", "web0").GetOverride(); got != nil {
+			t.Errorf("still on its backend: %v", got)
+		}
+		rev, err := r.Revision(context.Background(), DefaultCluster, set+1)
+		if err != nil || rev.GetAuthor() != Controller || len(rev.GetChanges()) != 1 {
+			t.Errorf("revision: %v, %v", rev, err)
+		}
+		pass(time.Hour)
+		if got := r.head().Overrides(); len(got) != 1 || r.head().Revision() != set+2 {
+			t.Errorf("at last: revision %d, %v", r.head().Revision(), got)
+		}
+	})
+}
+
+func TestStopped(t *testing.T) {
+	r := fresh(t)
+	r.stop()
+	if _, err := r.Commit(context.Background(), DefaultCluster, pool("p")); !errors.Is(err, ErrStopped) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestCallerHasGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := fresh(t)
+		release := make(chan struct{})
+		r.store.intercept(func() error { <-release; return nil })
+		go r.Commit(context.Background(), DefaultCluster, pool("a"))
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(context.Background())
+		result := make(chan error)
+		go func() {
+			_, err := r.Commit(ctx, DefaultCluster, pool("b"))
+			result <- err
+		}()
+		synctest.Wait()
+		cancel()
+		if err := <-result; !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v", err)
+		}
+		close(release)
+		synctest.Wait()
+		if r.head().Pool("a") == nil || r.head().Pool("b") != nil {
+			t.Error("a was asked for, and b no longer")
+		}
+	})
+}
