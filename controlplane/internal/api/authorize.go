@@ -1,0 +1,131 @@
+package api
+
+import (
+	"context"
+	"crypto/x509"
+	"strings"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+
+	"github.com/tandem-lb/tandem/controlplane/internal/pki"
+	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
+	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
+)
+
+// need is what a caller must show.
+type need int
+
+const (
+	denied      need = iota // nobody may call it
+	nothing                 // anybody may
+	token                   // an operator's bearer token
+	certificate             // a node's client certificate
+)
+
+// needs says what each service or method needs. A method goes before its
+// service; what is not here is denied.
+var needs = map[string]need{
+	tandemv1.ConfigService_ServiceDesc.ServiceName: token,
+	tandemv1.FleetService_ServiceDesc.ServiceName:  token,
+	tandemv1.EventService_ServiceDesc.ServiceName:  token,
+	tandemv1.AccessService_ServiceDesc.ServiceName: token,
+	agentv1.AgentService_Enrol_FullMethodName:      nothing, // its credential is in the request
+	agentv1.AgentService_ServiceDesc.ServiceName:   certificate,
+	"grpc.reflection.v1.ServerReflection":          token,
+	"grpc.reflection.v1alpha.ServerReflection":     token,
+	"grpc.health.v1.Health":                        nothing,
+}
+
+// needOf returns what a full method name, "/package.Service/Method", needs.
+func needOf(method string) need {
+	if n, ok := needs[method]; ok {
+		return n
+	}
+	service, _, ok := strings.Cut(strings.TrimPrefix(method, "/"), "/")
+	if !ok {
+		return denied
+	}
+	return needs[service]
+}
+
+type callerKey struct{}
+
+// caller is who a call comes from; one of the two is set, or none.
+type caller struct {
+	operator string
+	node     pki.NodeIdentity
+}
+
+func callerOf(ctx context.Context) caller {
+	c, _ := ctx.Value(callerKey{}).(caller)
+	return c
+}
+
+// admit lets a call in, with its caller in the context, or refuses it.
+func (s *Server) admit(ctx context.Context, method string) (context.Context, error) {
+	switch needOf(method) {
+	case nothing:
+		return ctx, nil
+	case token:
+		operator, err := s.authenticate(ctx, metadata.ValueFromIncomingContext(ctx, "authorization"))
+		if err != nil {
+			return nil, err
+		}
+		return context.WithValue(ctx, callerKey{}, caller{operator: operator}), nil
+	case certificate:
+		id, err := s.nodeOf(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return context.WithValue(ctx, callerKey{}, caller{node: id}), nil
+	default:
+		return nil, fail(codes.PermissionDenied, reasonMethodDenied, "%s may not be called", method)
+	}
+}
+
+// authenticate returns the operator of the authorization headers given.
+func (s *Server) authenticate(ctx context.Context, headers []string) (string, error) {
+	if len(headers) != 1 {
+		return "", fail(codes.Unauthenticated, reasonTokenMissing, "give an operator token: authorization: Bearer TOKEN")
+	}
+	scheme, text, _ := strings.Cut(headers[0], " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return "", fail(codes.Unauthenticated, reasonTokenMissing, "the authorization must be Bearer TOKEN")
+	}
+	return s.Operators.Authenticate(ctx, strings.TrimSpace(text))
+}
+
+// nodeOf returns the node whose certificate the connection showed, if the node
+// still is one.
+func (s *Server) nodeOf(ctx context.Context) (pki.NodeIdentity, error) {
+	leaf := verifiedLeaf(ctx)
+	if leaf == nil {
+		return pki.NodeIdentity{}, fail(codes.Unauthenticated, reasonCertificate, "only agents may call this, with the client certificate that they got when they joined")
+	}
+	id, err := pki.IdentityOf(leaf)
+	if err != nil {
+		return pki.NodeIdentity{}, fail(codes.Unauthenticated, reasonCertificate, "the client certificate is no node's: %w", err)
+	}
+	head, err := s.Ledger.Head(id.Cluster)
+	if err != nil || head.Node(id.Node).GetUid() != id.UID {
+		return pki.NodeIdentity{}, fail(codes.PermissionDenied, reasonNodeRemoved, "node %s is no longer in cluster %s: let it join again with a new token", id.Node, id.Cluster)
+	}
+	return id, nil
+}
+
+// verifiedLeaf is the client certificate that TLS has verified, nil if there is
+// none.
+func verifiedLeaf(ctx context.Context) *x509.Certificate {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return nil
+	}
+	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	if !ok || len(info.State.VerifiedChains) == 0 {
+		return nil
+	}
+	return info.State.VerifiedChains[0][0]
+}

@@ -1,0 +1,121 @@
+package api
+
+import (
+	"context"
+	"fmt"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/types/known/emptypb"
+
+	"github.com/tandem-lb/tandem/controlplane/internal/auth"
+	"github.com/tandem-lb/tandem/controlplane/internal/fleet"
+	"github.com/tandem-lb/tandem/controlplane/internal/state"
+	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
+)
+
+// fleetService holds the nodes and tells what really is.
+type fleetService struct {
+	tandemv1.UnimplementedFleetServiceServer
+	writer     *writer
+	fleet      *fleet.Fleet
+	joinTokens *auth.JoinTokens
+}
+
+func (f *fleetService) CreateJoinToken(ctx context.Context, r *tandemv1.CreateJoinTokenRequest) (*tandemv1.JoinToken, error) {
+	head, err := headOf(f.writer.Ledger, r.GetParent(), "parent")
+	if err != nil {
+		return nil, err
+	}
+	node := r.GetJoinToken().GetNode()
+	if err := state.CheckID(state.KindNode, node, "join_token.node"); err != nil {
+		return nil, err
+	}
+	if err := absent(head, node); err != nil {
+		return nil, err
+	}
+	operator := callerOf(ctx).operator
+	token, err := f.joinTokens.Create(ctx, operator, head.ID(), node, r.GetTtl().AsDuration())
+	if err != nil {
+		return nil, err
+	}
+	f.writer.events.Append(head.ID(), accessEvent(head.ID(), node, "JOIN_TOKEN_CREATED",
+		fmt.Sprintf("%s made a join token for node %s, good until %s", operator, node, token.GetExpireTime().AsTime().Format("2006-01-02 15:04 MST"))))
+	return token, nil
+}
+
+// absent refuses a node that has joined already.
+func absent(head *state.Config, node string) error {
+	if head.Node(node) == nil {
+		return nil
+	}
+	return &state.Error{
+		Code: state.AlreadyExists, Reason: state.ReasonNodeExists, Name: state.NodeName(head.ID(), node).String(),
+		Message: fmt.Sprintf("node %q has joined already: remove it first if another machine shall take its place", node),
+	}
+}
+
+// accessEvent tells of a node's way into a cluster.
+func accessEvent(cluster, node, reason, message string) *tandemv1.Event {
+	return &tandemv1.Event{
+		Type:     tandemv1.EventType_EVENT_TYPE_ACCESS,
+		Severity: tandemv1.EventSeverity_EVENT_SEVERITY_INFO,
+		Subject:  state.NodeName(cluster, node).String(),
+		Reason:   reason,
+		Message:  message,
+	}
+}
+
+func (f *fleetService) GetNode(_ context.Context, r *tandemv1.GetNodeRequest) (*tandemv1.Node, error) {
+	return get(f.writer.Ledger, nodeNoun, r.GetName())
+}
+
+func (f *fleetService) ListNodes(_ context.Context, r *tandemv1.ListNodesRequest) (*tandemv1.ListNodesResponse, error) {
+	head, err := headOf(f.writer.Ledger, r.GetParent(), "parent")
+	if err != nil {
+		return nil, err
+	}
+	return &tandemv1.ListNodesResponse{Nodes: head.Nodes()}, nil
+}
+
+func (f *fleetService) UpdateNode(ctx context.Context, r *tandemv1.UpdateNodeRequest) (*tandemv1.Node, error) {
+	return update(ctx, f.writer, nodeNoun, r, r.GetNode().GetName(), state.UpdateNode(r.GetNode(), r.GetUpdateMask()))
+}
+
+func (f *fleetService) DeleteNode(ctx context.Context, r *tandemv1.DeleteNodeRequest) (*emptypb.Empty, error) {
+	empty, err := remove(ctx, f.writer, nodeNoun, r, func(n state.Name) state.Change { return state.DeleteNode(n.ID, r.GetEtag()) })
+	if err != nil || r.GetValidateOnly() {
+		return empty, err
+	}
+	if name, err := state.ParseName(r.GetName()); err == nil {
+		f.fleet.Revoke(name.Cluster, name.ID)
+	}
+	return empty, nil
+}
+
+func (f *fleetService) GetStatus(_ context.Context, r *tandemv1.GetStatusRequest) (*tandemv1.ClusterStatus, error) {
+	head, err := headOf(f.writer.Ledger, r.GetName(), "name")
+	if err != nil {
+		return nil, err
+	}
+	return f.fleet.Status(head.ID())
+}
+
+func (f *fleetService) WatchStatus(r *tandemv1.WatchStatusRequest, stream grpc.ServerStreamingServer[tandemv1.WatchStatusResponse]) error {
+	head, err := headOf(f.writer.Ledger, r.GetName(), "name")
+	if err != nil {
+		return err
+	}
+	watch, err := f.fleet.Watch(stream.Context(), head.ID())
+	if err != nil {
+		return err
+	}
+	for {
+		next, err := watch.Next(stream.Context())
+		if err != nil {
+			return err
+		}
+		if err := stream.Send(next); err != nil {
+			return err
+		}
+	}
+}
