@@ -99,11 +99,11 @@ func (e *eventService) start(cluster string, r *tandemv1.WatchEventsRequest) (ui
 		return e.resume(r.GetResumeToken())
 	}
 	if r.GetTail() == 0 {
-		return e.events.Last(cluster), nil
+		return e.events.Last(cluster)
 	}
 	tail, err := e.events.List(cluster, 0, int(r.GetTail()))
 	if err != nil || len(tail) == 0 {
-		return e.events.Last(cluster), err
+		return 0, err
 	}
 	return events.ID(tail[len(tail)-1]) - 1, nil
 }
