@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"time"
@@ -59,6 +60,7 @@ type Identity struct {
 // session is one agent's session. Its loop goroutine owns all below the first
 // block and alone calls Send.
 type session struct {
+	id      string // random: an answer to another session's update is none to this one's
 	cluster *cluster
 	node    *node // set by attach
 	stream  Stream
@@ -73,8 +75,8 @@ type session struct {
 	ended   chan struct{} // closed when the loop takes no more calls
 
 	hello    *agentv1.Hello
-	safe     uint64 // sequence of the last event that an earlier session brought
-	nonce    uint64
+	safe     uint64          // sequence of the last event that an earlier session brought
+	nonce    uint64          // of the last update
 	target   *compile.Config // the newest
 	open     bool            // target is still to be dealt with
 	inflight *update         // sent, neither acked nor nacked
@@ -98,6 +100,7 @@ func (f *Fleet) Serve(ctx context.Context, id Identity, stream Stream) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	s := &session{
+		id:      rand.Text()[:8],
 		cluster: c, stream: stream, cancel: cancel,
 		log:     c.log.With("node", id.Node),
 		targets: newMailbox[*compile.Config](),

@@ -288,6 +288,42 @@ func TestBaseMismatchGetsSnapshot(t *testing.T) {
 	})
 }
 
+// The outcome of an update that an earlier session sent comes in a later one.
+func TestAnswerToAnEarlierSession(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, "lb-master")
+		a := l.agent("lb-master").connect()
+		synctest.Wait()
+		var nonces []string
+		a.judge = func(u *agentv1.Update) *agentv1.Nack {
+			nonces = append(nonces, u.GetNonce())
+			return nil
+		}
+		first := a.version
+		a.mu.Lock()
+		a.version = nil
+		a.mu.Unlock()
+		_ = a.disconnect()
+		a.pause = func() time.Duration { return time.Hour }
+		a.connect()
+		synctest.Wait()
+		a.say(&agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Nack{Nack: &agentv1.Nack{Nonce: "1", Version: first, Message: "old"}}})
+		a.say(&agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Ack{Ack: &agentv1.Ack{Nonce: "1", Version: &agentv1.Version{Epoch: "epoch-1", Runtime: 2, Hash: "old"}}}})
+		synctest.Wait()
+		if n := l.node("lb-master"); n.GetFailed() != 0 || n.GetApplied() != 2 {
+			t.Errorf("status = %v", n)
+		}
+		_ = a.disconnect()
+		a.pause = nil
+		a.connect()
+		synctest.Wait()
+		a.checkConverged()
+		if len(nonces) != 1 || nonces[0] == "1" {
+			t.Errorf("nonces = %v", nonces)
+		}
+	})
+}
+
 func TestHelloIsNeeded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, "lb-master")

@@ -1,6 +1,8 @@
 package fleet
 
 import (
+	"fmt"
+
 	"google.golang.org/protobuf/proto"
 
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
@@ -30,7 +32,7 @@ func (s *session) push() error {
 		return nil
 	}
 	s.nonce++
-	u, chunks := messages(s.nonce, s.base, s.target)
+	u, chunks := messages(fmt.Sprintf("%s-%d", s.id, s.nonce), s.base, s.target)
 	for _, m := range chunks {
 		if err := s.send(&agentv1.SessionResponse{Kind: &agentv1.SessionResponse_Update{Update: m}}); err != nil {
 			return err

@@ -1,8 +1,6 @@
 package fleet
 
 import (
-	"strconv"
-
 	"google.golang.org/protobuf/proto"
 
 	"github.com/tandem-lb/tandem/controlplane/internal/compile"
@@ -25,10 +23,10 @@ type update struct {
 
 // messages returns what to send to bring a node from base to target; base nil
 // makes a snapshot. All but the last message have more set.
-func messages(nonce uint64, base, target *compile.Config) (*update, []*agentv1.Update) {
+func messages(nonce string, base, target *compile.Config) (*update, []*agentv1.Update) {
 	upserts, removals := compile.Diff(base, target)
 	u := &update{
-		nonce:    strconv.FormatUint(nonce, 10),
+		nonce:    nonce,
 		target:   target,
 		snapshot: base == nil,
 		changes:  base == nil || len(upserts)+len(removals) > 0,
