@@ -85,10 +85,27 @@ func (d *Driver) apply(ctx context.Context, c *control, config *keepalivedv1.Con
 	if err := d.checkCandidate(ctx, c.probed.path, data); err != nil {
 		return Result{}, err
 	}
-	if err := d.swap(ctx, c, in, data); err != nil {
+	if err := d.change(ctx, c, in, data); err != nil {
 		return Result{Reloaded: true}, d.back(ctx, c, old, err)
 	}
 	return Result{Reloaded: true}, d.commit(ctx, c, in)
+}
+
+// change goes to the checked configuration, by way of another one where
+// addresses move.
+func (d *Driver) change(ctx context.Context, c *control, in *intent, data []byte) error {
+	if c.running() && c.intent != nil {
+		if between, moved := in.between(c.intent); moved {
+			data := render(between, d.layout)
+			if err := d.checkCandidate(ctx, c.probed.path, data); err != nil {
+				return err
+			}
+			if err := d.swap(ctx, c, between, data); err != nil {
+				return err
+			}
+		}
+	}
+	return d.swap(ctx, c, in, data)
 }
 
 // checkCandidate has keepalived read the bytes from a temporary file.

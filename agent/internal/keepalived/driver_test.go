@@ -198,24 +198,30 @@ func TestReloadDoesNotMoveTheVIP(t *testing.T) {
 	}
 }
 
+// An address that goes to another instance, or gets another prefix length,
+// takes no VIP with it.
 func TestAddressMovesBetweenInstances(t *testing.T) {
-	a, _ := newCluster(t)
+	a, b := newCluster(t)
 	config := web("lb-master", 230)
 	second := proto.CloneOf(config.Instances[0])
 	second.Name, second.Vip, second.Vrid, second.Anchor = "mail", "mail", 52, "10.9.0.200/24"
+	second.Addresses = []string{"10.9.0.201/24"}
 	config.Instances = append(config.Instances, second)
 	config.Instances[0].Addresses = []string{"10.9.0.101/24"}
 	a.mustApply(config)
 	within(t, 5*time.Second, "both are up", func() bool { return a.has("10.9.0.200") && a.has("10.9.0.101") })
-	config.Instances[0].Addresses, second.Addresses = nil, []string{"10.9.0.101/24"}
+	mine, peers := len(a.seen()), len(b.seen())
+
+	config.Instances[0].Addresses, second.Addresses = nil, []string{"10.9.0.101/24", "10.9.0.201/32"}
 	a.mustApply(config)
-	if !a.has("10.9.0.101") {
-		t.Error("the moved address is gone")
+	for _, address := range []string{"10.9.0.100", "10.9.0.101", "10.9.0.200", "10.9.0.201"} {
+		if !a.has(address) {
+			t.Errorf("%s is gone", address)
+		}
 	}
-	within(t, 5*time.Second, "all are up", func() bool {
-		return a.has("10.9.0.100") && a.has("10.9.0.101") && a.has("10.9.0.200") &&
-			a.instance("mail").Holds && a.instance("web").Holds
-	})
+	if len(a.seen()) != mine || len(b.seen()) != peers {
+		t.Errorf("a VIP moved: %+v, peer %+v", a.seen()[mine:], b.seen()[peers:])
+	}
 }
 
 func TestAgentComesBack(t *testing.T) {

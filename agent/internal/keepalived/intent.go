@@ -44,6 +44,41 @@ func (i *instance) addresses() []netip.Prefix {
 // sticky tells whether the instance has a track file of its own.
 func (i *instance) sticky() bool { return i.failBack != keepalivedv1.FailBack_FAIL_BACK_AUTOMATIC }
 
+// between returns the intent without those addresses that the old one has in
+// another instance, or with another prefix length, and whether there are any.
+// keepalived gives such an address to its new owner first and then takes it
+// from the old one; the new owner sees it vanish and gives up the whole VIP.
+func (in *intent) between(old *intent) (*intent, bool) {
+	type owner struct {
+		instance string
+		prefix   netip.Prefix
+	}
+	was := make(map[netip.Addr]owner)
+	existed := make(map[string]bool)
+	for n := range old.instances {
+		i := &old.instances[n]
+		existed[i.name] = true
+		for _, a := range i.addresses() {
+			was[a.Addr()] = owner{i.name, a}
+		}
+	}
+	result := *in
+	result.instances = slices.Clone(in.instances)
+	moved := false
+	for n := range result.instances {
+		i := &result.instances[n]
+		if !existed[i.name] {
+			continue // it comes up later than the old owner goes
+		}
+		i.extra = slices.DeleteFunc(slices.Clone(i.extra), func(a netip.Prefix) bool {
+			before, known := was[a.Addr()]
+			return known && before != owner{i.name, a}
+		})
+		moved = moved || len(i.extra) != len(in.instances[n].extra)
+	}
+	return &result, moved
+}
+
 // token is a kind of text that keepalived reads without quotes. keepalived has
 // no escapes: a newline begins a directive, "!" and "#" a comment, "$" a
 // substitution, "@" a condition, a space ends the text. So only texts without

@@ -274,9 +274,10 @@ func (n *node) keepalived() []int {
 	return pids
 }
 
+// isKeepalived tells whether a process is a keepalived that has not ended.
 func isKeepalived(pid int) bool {
-	name, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", pid))
-	return err == nil && strings.HasPrefix(string(name), "keepalived")
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err == nil && strings.Contains(string(stat), " (keepalived) ") && !strings.Contains(string(stat), ") Z ")
 }
 
 // signal sends a signal to the parent and all of its children.

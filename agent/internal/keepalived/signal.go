@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -43,6 +44,9 @@ func send(ctx context.Context, p *daemon.Process, sig syscall.Signal) error {
 // from a descriptor, after it has ignored them while it starts.
 func expects(pid int, sig syscall.Signal) (bool, error) {
 	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil // it has just ended
+	}
 	if err != nil {
 		return false, err
 	}
