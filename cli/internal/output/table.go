@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/jedib0t/go-pretty/v6/text"
 )
 
 // Tone says what a cell means; a terminal shows it as a colour.
@@ -86,6 +87,7 @@ func plain() table.Style {
 	style := table.StyleDefault
 	style.Box.PaddingLeft = ""
 	style.Box.PaddingRight = "   "
+	style.Format.Header = text.FormatDefault
 	style.Options = table.OptionsNoBordersAndSeparators
 	return style
 }

@@ -18,11 +18,11 @@ func Clusters(clusters []*tandemv1.Cluster, clock Clock) output.Table {
 	t := output.Table{Columns: output.Columns("NAME", "VRRP", "ADVERT", "STATS PAGE", "CREATED", "+MAX CONN", "+LOG", "+ETAG")}
 	for _, c := range clusters {
 		version := none
-		if v := c.GetVrrp().Version; c.GetVrrp() != nil && v != nil {
-			version = "v" + number(v)
+		if c.GetVrrp().GetVersion() != 0 {
+			version = "v" + strconv.Itoa(int(c.GetVrrp().GetVersion()))
 		}
 		t.Rows = append(t.Rows, cells(name.ID(c.GetName()), version, duration(c.GetVrrp().GetAdvertInterval()),
-			statsPage(c.GetStatsPage()), clock.Ago(c.GetCreateTime())+" ago", number(c.MaxConnections),
+			statsPage(c.GetStatsPage()), clock.Since(c.GetCreateTime()), number(c.MaxConnections),
 			or(c.GetLogging().GetTarget(), none), c.GetEtag()))
 	}
 	return t
@@ -36,7 +36,7 @@ func statsPage(page *tandemv1.StatsPage) string {
 	if page.Port != nil {
 		port = number(page.Port)
 	}
-	return fmt.Sprintf("%s%s, %d users", net.JoinHostPort(or(page.GetAddress(), "*"), port), or(page.GetPath(), "/stats"), len(page.GetUsers()))
+	return fmt.Sprintf("%s%s, %s", net.JoinHostPort(or(page.GetAddress(), "*"), port), or(page.GetPath(), "/stats"), count(len(page.GetUsers()), "user"))
 }
 
 // Nodes is a table of nodes.
@@ -47,7 +47,7 @@ func Nodes(nodes []*tandemv1.Node, clock Clock) output.Table {
 		if n.GetDrain() {
 			drain.Tone = output.Warn
 		}
-		row := cells(name.ID(n.GetName()), strconv.Itoa(int(n.GetNumber())), "", clock.Ago(n.GetJoinTime())+" ago", n.GetUid(), n.GetEtag())
+		row := cells(name.ID(n.GetName()), strconv.Itoa(int(n.GetNumber())), "", clock.Since(n.GetJoinTime()), n.GetUid(), n.GetEtag())
 		row[2] = drain
 		t.Rows = append(t.Rows, row)
 	}
@@ -80,12 +80,13 @@ func priorities(byNode map[string]uint32) string {
 func Listeners(listeners []*tandemv1.Listener) output.Table {
 	t := output.Table{Columns: output.Columns("NAME", "BINDS", "PROTOCOL", "POOL", "+CLIENT TIMEOUT", "+MAX CONN", "+ETAG")}
 	for _, l := range listeners {
+		effective := settings(l.GetEffective())
 		var binds []string
 		for _, bind := range l.GetBinds() {
 			binds = append(binds, Bind(bind))
 		}
 		t.Rows = append(t.Rows, cells(name.ID(l.GetName()), strings.Join(binds, ", "), or(l.GetProtocol(), "http"), l.GetPool(),
-			duration(l.GetEffective().GetClientTimeout()), number(l.GetEffective().MaxConnections), l.GetEtag()))
+			duration(effective.GetClientTimeout()), number(effective.MaxConnections), l.GetEtag()))
 	}
 	return t
 }
@@ -103,19 +104,20 @@ func Bind(bind *tandemv1.Bind) string {
 func Pools(pools []*tandemv1.Pool) output.Table {
 	t := output.Table{Columns: output.Columns("NAME", "PROTOCOL", "BALANCE", "CHECK", "+CONNECT TIMEOUT", "+SERVER TIMEOUT", "+QUEUE TIMEOUT", "+RETRIES", "+ETAG")}
 	for _, p := range pools {
-		effective := p.GetEffective()
+		effective := settings(p.GetEffective())
 		t.Rows = append(t.Rows, cells(name.ID(p.GetName()), or(p.GetProtocol(), "http"), or(p.GetBalance(), "roundrobin"), check(p.GetCheck()),
 			duration(effective.GetConnectTimeout()), duration(effective.GetServerTimeout()), duration(effective.GetQueueTimeout()),
-			retries(effective), p.GetEtag()))
+			number(effective.Retries), p.GetEtag()))
 	}
 	return t
 }
 
-func retries(s *tandemv1.ProxySettings) string {
+// settings is never nil, so that its optional fields can be read.
+func settings(s *tandemv1.ProxySettings) *tandemv1.ProxySettings {
 	if s == nil {
-		return none
+		return &tandemv1.ProxySettings{}
 	}
-	return number(s.Retries)
+	return s
 }
 
 func check(c *tandemv1.HealthCheck) string {

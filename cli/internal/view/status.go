@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -40,20 +41,33 @@ func Status(w io.Writer, status *tandemv1.ClusterStatus, style output.Style, clo
 
 // verdict is the one thing to know.
 func verdict(status *tandemv1.ClusterStatus, style output.Style) string {
-	switch alarms := len(status.GetAlarms()); {
+	alarms, down := len(status.GetAlarms()), countDown(status.GetPools())
+	switch {
 	case len(status.GetNodes()) == 0:
 		return style.Paint("no node has joined yet; see \"lbctl node token create\"", output.Warn)
-	case alarms == 1:
-		return style.Paint("1 alarm", output.Bad)
-	case alarms > 1:
-		return style.Paint(fmt.Sprintf("%d alarms", alarms), output.Bad)
+	case alarms > 0:
+		return style.Paint(count(alarms, "alarm"), output.Bad)
+	case slices.ContainsFunc(status.GetNodes(), func(n *tandemv1.NodeStatus) bool {
+		return !n.GetConnected() || n.GetApplied() < status.GetDesired()
+	}):
+		return style.Paint("not on all nodes", output.Warn)
+	case down > 0:
+		return style.Paint(count(down, "backend")+" down", output.Warn)
+	default:
+		return style.Paint("all is well", output.Good)
 	}
-	for _, node := range status.GetNodes() {
-		if !node.GetConnected() || node.GetApplied() < status.GetDesired() {
-			return style.Paint("not on all nodes", output.Warn)
+}
+
+func countDown(pools []*tandemv1.PoolStatus) int {
+	down := 0
+	for _, pool := range pools {
+		for _, backend := range pool.GetBackends() {
+			if backend.GetState() == tandemv1.BackendState_BACKEND_STATE_DOWN {
+				down++
+			}
 		}
 	}
-	return style.Paint("no alarms", output.Good)
+	return down
 }
 
 func writeAlarms(out *bytes.Buffer, alarms []*tandemv1.Alarm, style output.Style, clock Clock) {

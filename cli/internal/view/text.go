@@ -46,6 +46,22 @@ func (c Clock) Ago(t *timestamppb.Timestamp) string {
 	}
 }
 
+// Since is Ago with the word.
+func (c Clock) Since(t *timestamppb.Timestamp) string {
+	if t == nil {
+		return none
+	}
+	return c.Ago(t) + " ago"
+}
+
+// count is "1 user", "2 users".
+func count(n int, noun string) string {
+	if n != 1 {
+		noun += "s"
+	}
+	return strconv.Itoa(n) + " " + noun
+}
+
 func duration(d *durationpb.Duration) string {
 	if d == nil {
 		return none

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -63,7 +64,7 @@ func walkValue(fd protoreflect.FieldDescriptor, value protoreflect.Value, path s
 	case *durationpb.Duration:
 		visit(path, duration(m))
 	case *timestamppb.Timestamp:
-		visit(path, m.AsTime().Local().Format("2006-01-02 15:04:05 MST"))
+		visit(path, m.AsTime().Format(time.RFC3339))
 	default:
 		if isEmpty(value.Message()) {
 			visit(path, "{}")
