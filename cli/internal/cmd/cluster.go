@@ -44,7 +44,7 @@ var clusterUnset = map[string]string{
 
 func (a *app) clusterKind() kind {
 	return kind{
-		noun: "cluster", plural: "clusters", example: "default", arg: "CLUSTER", complete: a.firstName(listClusters),
+		noun: "cluster", plural: "clusters", example: "default", arg: "CLUSTER", optional: true, complete: a.firstName(listClusters),
 		full: func(_, arg string) (string, error) { return name.Cluster(arg) },
 	}
 }
@@ -129,12 +129,9 @@ new password, others stay.`,
 		Args:              arguments("[CLUSTER]"),
 		ValidArgsFunction: a.firstName(listClusters),
 		RunE: a.connected(func(ctx context.Context, s *session, args []string) error {
-			full := s.cluster
-			if len(args) > 0 {
-				var err error
-				if full, err = a.clusterKind().resolve(s, args[0]); err != nil {
-					return err
-				}
+			full, err := a.clusterKind().resolve(s, append(args, s.cluster)[0])
+			if err != nil {
+				return err
 			}
 			cluster := &tandemv1.Cluster{Name: full, Etag: c.etag}
 			paths, err := set.Apply(cluster)

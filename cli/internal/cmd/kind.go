@@ -22,6 +22,8 @@ type kind struct {
 	noun, plural, example string
 	// arg is how its name is called in usage lines.
 	arg string
+	// optional lets show do without a name: it is the cluster then.
+	optional bool
 	// full returns the full name for a typed one.
 	full func(cluster, arg string) (string, error)
 	// complete completes its name.
@@ -56,15 +58,19 @@ func list[Reply proto.Message](a *app, k kind, fetch func(context.Context, *sess
 
 // show makes the command that shows one resource in full.
 func show[Resource proto.Message](a *app, k kind, get func(ctx context.Context, s *session, full string) (Resource, error)) *cobra.Command {
+	arg := k.arg
+	if k.optional {
+		arg = "[" + arg + "]"
+	}
 	return &cobra.Command{
-		Use:               "show " + k.arg,
+		Use:               "show " + arg,
 		Short:             "Show a " + k.noun,
 		Long:              fmt.Sprintf("Show all that is set of a %s, and what it inherits.", k.noun),
 		Example:           fmt.Sprintf("  lbctl %s show %s\n  lbctl %s show %s -o yaml", k.noun, k.example, k.noun, k.example),
-		Args:              arguments(k.arg),
+		Args:              arguments(arg),
 		ValidArgsFunction: k.complete,
 		RunE: a.connected(func(ctx context.Context, s *session, args []string) error {
-			full, err := k.resolve(s, args[0])
+			full, err := k.resolve(s, append(args, s.cluster)[0])
 			if err != nil {
 				return err
 			}

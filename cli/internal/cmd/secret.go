@@ -8,8 +8,6 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/proto"
-
 	"github.com/tandem-lb/tandem/cli/internal/failure"
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
 )
@@ -92,14 +90,13 @@ func (f *secretFlags) apply(cluster *tandemv1.Cluster, current func() (*tandemv1
 	return append(paths, "stats_page.users"), nil
 }
 
-// withUser adds a user or gives a present one the password. Users without one
-// keep theirs.
-func withUser(users []*tandemv1.StatsUser, user, password string) []*tandemv1.StatsUser {
-	for i, present := range users {
-		if present.GetName() == user {
-			users[i] = proto.CloneOf(present)
-			users[i].Password = password
-			return users
+// withUser adds a user or gives a present one the password. The others are
+// named without a password, which keeps theirs.
+func withUser(present []*tandemv1.StatsUser, user, password string) []*tandemv1.StatsUser {
+	var users []*tandemv1.StatsUser
+	for _, other := range present {
+		if other.GetName() != user {
+			users = append(users, &tandemv1.StatsUser{Name: other.GetName()})
 		}
 	}
 	return append(users, &tandemv1.StatsUser{Name: user, Password: password})
