@@ -4,15 +4,49 @@ package events
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
 
-	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
 	"github.com/hashicorp/go-hclog"
+	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
+	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 )
 
 // ErrExpired means that events after the given one are no longer kept, or that
 // there never was such an event: a watcher must begin anew.
 var ErrExpired = errors.New("the events after this one are no longer kept")
+
+// ReasonEventsLost is the reason of the event that tells of dropped ones.
+const ReasonEventsLost = "EVENTS_LOST"
+
+const (
+	// queueDepth is how many events can wait for the disk.
+	queueDepth = 4096
+	// maxBatch bounds how many events share a transaction.
+	maxBatch = 1024
+	// retryWrite is the pause after a failed write.
+	retryWrite = time.Second
+	// pageSize is how many events a watcher reads at once.
+	pageSize = 256
+)
+
+// The file holds "meta" with the epoch, and "events" with a bucket a cluster:
+// id, big-endian → tandem.v1.Event. Ids of a bucket have no gaps.
+var (
+	metaBucket   = []byte("meta")
+	eventsBucket = []byte("events")
+	epochKey     = []byte("epoch")
+)
 
 // Options of a log.
 type Options struct {
@@ -22,45 +56,240 @@ type Options struct {
 	Logger hclog.Logger
 }
 
-// Log is the event log of all clusters.
-type Log struct{}
+// Log is the event log of all clusters. Its methods may be called from any
+// goroutine; that of Run alone writes.
+type Log struct {
+	db    *bolt.DB
+	log   hclog.Logger
+	keep  uint64
+	epoch string
 
-// Open opens the log at path, and makes it if there is none.
-func Open(path string, o Options) (*Log, error) { panic("not yet") }
+	queue chan entry
+	lost  atomic.Uint64 // dropped since the last write
 
-// Run writes what is appended until ctx ends, and then what is left.
-func (l *Log) Run(ctx context.Context) error { panic("not yet") }
-
-// Close closes the file, after Run has returned.
-func (l *Log) Close() error { panic("not yet") }
-
-// Epoch was minted when the file was made; ids compare within it only.
-func (l *Log) Epoch() string { panic("not yet") }
-
-// Append queues an event of a cluster and never blocks. The log gives it its
-// name, and its receive time if it has none; the caller no longer uses e. When
-// the disk cannot follow, events are dropped and an event says how many.
-func (l *Log) Append(cluster string, e *tandemv1.Event) { panic("not yet") }
-
-// Last is the id of a cluster's newest event, 0 if there is none.
-func (l *Log) Last(cluster string) uint64 { panic("not yet") }
-
-// List returns at most limit events with ids below before (0: the newest), the
-// newest first.
-func (l *Log) List(cluster string, before uint64, limit int) ([]*tandemv1.Event, error) {
-	panic("not yet")
+	mu      sync.Mutex
+	written map[string]chan struct{} // by cluster; closed when an event is added
 }
 
-// Watch returns the events after the one with the id given, those that are
-// kept and those to come. ErrExpired if there is a gap.
-func (l *Log) Watch(cluster string, after uint64) (*Watch, error) { panic("not yet") }
+// entry is an event on its way to the disk.
+type entry struct {
+	cluster string
+	event   *tandemv1.Event
+}
 
-// Watch reads events in order, each once. One goroutine uses it.
-type Watch struct{}
+// Open opens the log at path, and makes it if there is none.
+func Open(path string, o Options) (*Log, error) {
+	if o.Keep == 0 {
+		o.Keep = 100_000
+	}
+	if o.Logger == nil {
+		o.Logger = hclog.NewNullLogger()
+	}
+	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second, FreelistType: bolt.FreelistMapType})
+	if errors.Is(err, berrors.ErrTimeout) {
+		return nil, fmt.Errorf("event log %s: another process has it open", path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("event log %s: %w", path, err)
+	}
+	l := &Log{db: db, log: o.Logger, keep: uint64(o.Keep),
+		queue: make(chan entry, queueDepth), written: map[string]chan struct{}{}}
+	if err := db.Update(l.prepare); err != nil {
+		_ = db.Close()
+		return nil, fmt.Errorf("event log %s: %w", path, err)
+	}
+	return l, nil
+}
 
-// Next returns the next event; it blocks until there is one or ctx ends.
-// ErrExpired if the reader was so slow that what it wants is no longer kept.
-func (w *Watch) Next(ctx context.Context) (*tandemv1.Event, error) { panic("not yet") }
+// prepare makes the buckets of a new file and mints its epoch.
+func (l *Log) prepare(tx *bolt.Tx) error {
+	if _, err := tx.CreateBucketIfNotExists(eventsBucket); err != nil {
+		return err
+	}
+	meta, err := tx.CreateBucketIfNotExists(metaBucket)
+	if err != nil {
+		return err
+	}
+	if meta.Get(epochKey) == nil {
+		b := make([]byte, 8)
+		_, _ = rand.Read(b) // never fails
+		if err := meta.Put(epochKey, fmt.Appendf(nil, "%x", b)); err != nil {
+			return err
+		}
+	}
+	l.epoch = string(meta.Get(epochKey))
+	return nil
+}
+
+// Close closes the file, after Run has returned.
+func (l *Log) Close() error { return l.db.Close() }
+
+// Epoch was minted when the file was made; ids compare within it only.
+func (l *Log) Epoch() string { return l.epoch }
+
+// Append queues an event of a cluster and never blocks. The log gives it its
+// name, and its times if it has none; the caller no longer uses e. When the
+// disk cannot follow, events are dropped and an event says how many.
+func (l *Log) Append(cluster string, e *tandemv1.Event) {
+	now := timestamppb.Now()
+	if e.ReceiveTime == nil {
+		e.ReceiveTime = now
+	}
+	if e.Time == nil {
+		e.Time = e.ReceiveTime
+	}
+	select {
+	case l.queue <- entry{cluster, e}:
+	default:
+		l.lost.Add(1)
+	}
+}
+
+// Run writes what is appended until ctx ends, and then what is left. It is
+// called once.
+func (l *Log) Run(ctx context.Context) error {
+	for {
+		select {
+		case <-ctx.Done():
+			for left := l.drain(nil); len(left) > 0; left = l.drain(nil) {
+				if err := l.write(left); err != nil {
+					return fmt.Errorf("write the last events: %w", err)
+				}
+			}
+			return nil
+		case e := <-l.queue:
+			l.persist(ctx, l.drain([]entry{e}))
+		}
+	}
+}
+
+// drain adds all that wait now to a batch.
+func (l *Log) drain(batch []entry) []entry {
+	for len(batch) < maxBatch {
+		select {
+		case e := <-l.queue:
+			batch = append(batch, e)
+		default:
+			return batch
+		}
+	}
+	return batch
+}
+
+// persist writes a batch; it tries again, and what comes meanwhile waits in
+// the queue, until that succeeds or ctx ends.
+func (l *Log) persist(ctx context.Context, batch []entry) {
+	for {
+		err := l.write(batch)
+		if err == nil {
+			return
+		}
+		l.log.Error("events could not be written, will retry", "events", len(batch), "error", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(retryWrite):
+		}
+	}
+}
+
+// write makes a batch durable and wakes those who watch.
+func (l *Log) write(batch []entry) error {
+	lost := l.lost.Load()
+	if lost > 0 {
+		batch = append(batch, lostEvent(batch[len(batch)-1].cluster, lost))
+	}
+	err := l.db.Update(func(tx *bolt.Tx) error {
+		for _, e := range batch {
+			if err := l.add(tx, e); err != nil {
+				return fmt.Errorf("event of cluster %q: %w", e.cluster, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	l.lost.Add(-lost)
+	l.wake(batch)
+	return nil
+}
+
+// lostEvent tells of dropped events.
+func lostEvent(cluster string, n uint64) entry {
+	now := timestamppb.Now()
+	return entry{cluster, &tandemv1.Event{
+		Time: now, ReceiveTime: now, Subject: "clusters/" + cluster,
+		Type: tandemv1.EventType_EVENT_TYPE_CONFIG, Severity: tandemv1.EventSeverity_EVENT_SEVERITY_WARNING,
+		Reason: ReasonEventsLost, Message: fmt.Sprintf("%d events came faster than they could be written and were dropped", n),
+	}}
+}
+
+// add gives an event its name and stores it in place of the oldest one.
+func (l *Log) add(tx *bolt.Tx, e entry) error {
+	b, err := tx.Bucket(eventsBucket).CreateBucketIfNotExists([]byte(e.cluster))
+	if err != nil {
+		return err
+	}
+	id, err := b.NextSequence()
+	if err != nil {
+		return err
+	}
+	e.event.Name = fmt.Sprintf("clusters/%s/events/%d", e.cluster, id)
+	v, err := proto.Marshal(e.event)
+	if err != nil {
+		return err
+	}
+	b.FillPercent = 1 // ids only grow
+	if err := b.Put(key(id), v); err != nil {
+		return err
+	}
+	// More than one if Keep is less than it was; never many at once.
+	cur := b.Cursor()
+	for range 2 {
+		k, _ := cur.First()
+		if id-binary.BigEndian.Uint64(k) < l.keep {
+			return nil
+		}
+		if err := cur.Delete(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// wake wakes those who watch the clusters of a batch.
+func (l *Log) wake(batch []entry) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, e := range batch {
+		if ch := l.written[e.cluster]; ch != nil {
+			close(ch)
+			delete(l.written, e.cluster)
+		}
+	}
+}
+
+// wait returns a channel that is closed when an event of the cluster is added.
+func (l *Log) wait(cluster string) <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	ch := l.written[cluster]
+	if ch == nil {
+		ch = make(chan struct{})
+		l.written[cluster] = ch
+	}
+	return ch
+}
+
+func key(id uint64) []byte { return binary.BigEndian.AppendUint64(nil, id) }
 
 // ID returns the id in an event's name, 0 if it has none.
-func ID(e *tandemv1.Event) uint64 { panic("not yet") }
+func ID(e *tandemv1.Event) uint64 {
+	name := e.GetName()
+	id, err := strconv.ParseUint(name[strings.LastIndexByte(name, '/')+1:], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return id
+}
