@@ -31,7 +31,8 @@ build: check-go ## Build bin/lb-controller, bin/lb-agent and bin/lbctl
 
 .PHONY: demo
 demo: deps build ## Fail over a pair in a lab on this machine (HOLD=1: keep it up until Ctrl-C)
-	go build -o $(CACHE)/demo ./e2e/cmd/demo
+	@mkdir -p $(CACHE)
+	go build -o $(CACHE)/ ./e2e/cmd/demo ./e2e/cmd/labhost
 	$(AS_ROOT) $(CACHE)/demo $(if $(HOLD),--hold)
 
 ##@ Test

@@ -15,8 +15,9 @@ import (
 
 // Plain returns a lab without namespaces, for where none can be made: each of
 // its hosts is this machine, with a directory of its own. There is no switch,
-// no cable to cut and no address to hold. Which processes belong to a host is
-// told by its directory in their command lines.
+// no cable to cut and no address to hold. The processes of a host are those
+// that it started, with what they start, and daemons that name a file of its
+// directory on their command line.
 //
 // The calling process becomes the reaper of daemons whose parent has ended, so
 // that it finds them. The caller must call Close: unlike those of a real lab,
@@ -56,11 +57,19 @@ func (h *Host) RunDir() string {
 	return "/run"
 }
 
-// owns tells whether a process belongs to a Plain host: it descends from this
-// one and its command line names the host's directory.
+// plainEnv marks what a Plain host starts. Daemons may begin with an
+// environment of their own.
+const plainEnv = "TANDEM_LAB_HOST="
+
+// owns tells whether a process belongs to a Plain host.
 func (h *Host) owns(proc string) bool {
-	args, err := os.ReadFile(filepath.Join(proc, "cmdline"))
-	return err == nil && bytes.Contains(args, []byte(h.Dir()+"/")) && descends(proc)
+	for file, mark := range map[string]string{"environ": plainEnv + h.Dir() + "\x00", "cmdline": h.Dir() + "/"} {
+		text, err := os.ReadFile(filepath.Join(proc, file))
+		if err == nil && bytes.Contains(text, []byte(mark)) {
+			return descends(proc)
+		}
+	}
+	return false
 }
 
 // descends tells whether a process descends from this one.

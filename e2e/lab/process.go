@@ -57,6 +57,9 @@ func (h *Host) Start(ctx context.Context, spec ProcessSpec) (*Process, error) {
 	argv := h.argv(spec.Args[0], spec.Args[1:])
 	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Env = append(os.Environ(), spec.Env...)
+	if h.Plain() {
+		cmd.Env = append(cmd.Env, plainEnv+h.Dir())
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	cmd.Stdout, cmd.Stderr = file, file
 	if spec.Stdout != nil {

@@ -10,7 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -65,7 +64,7 @@ func (c *Controller) CAFile() string { return filepath.Join(c.DataDir(), "ca.pem
 func (c *Controller) Args() []string {
 	return []string{
 		"serve", "--data-dir", c.DataDir(), "--advertise", c.Endpoint.Host.String(),
-		"--grpc-listen", ":" + strconv.Itoa(int(c.GRPC)), "--http-listen", ":" + strconv.Itoa(int(c.HTTP)),
+		"--grpc-listen", c.GRPCAddress(), "--http-listen", c.HTTPAddress(),
 	}
 }
 

@@ -36,7 +36,12 @@ func StartWebs(ctx context.Context, l *lab.Lab, labhost string) (map[string]*lab
 // StartWeb starts a web server on port 80 of a host, which answers by the
 // host's name, and returns when it listens.
 func StartWeb(ctx context.Context, h *lab.Host, labhost string) (*lab.Process, error) {
-	p, err := h.Start(ctx, lab.ProcessSpec{Name: "web", Args: []string{labhost, "web", "--name", h.Name, "--listen", ":80"}})
+	return StartWebOn(ctx, h, labhost, ":80")
+}
+
+// StartWebOn is StartWeb on another address and port.
+func StartWebOn(ctx context.Context, h *lab.Host, labhost, listen string) (*lab.Process, error) {
+	p, err := h.Start(ctx, lab.ProcessSpec{Name: "web", Args: []string{labhost, "web", "--name", h.Name, "--listen", listen}})
 	if err != nil {
 		return nil, err
 	}
