@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // header is the first line of every file that the driver writes. It overwrites
@@ -88,7 +89,7 @@ vrrp_instance %s {
     advert_int %s
     notify_deleted
     promote_secondaries
-`, i.name, i.version, i.iface, i.vrid, i.priority, strconv.FormatFloat(i.advert.Seconds(), 'f', -1, 64))
+`, i.name, i.version, i.iface, i.vrid, i.priority, seconds(i.advert))
 	if i.password != "" {
 		fmt.Fprintf(w, `    authentication {
         auth_type PASS
@@ -105,6 +106,14 @@ vrrp_instance %s {
 		tracked = append(tracked, standbyFile(i.name))
 	}
 	fmt.Fprintf(w, "    track_file {\n        %s\n    }\n}\n", strings.Join(tracked, "\n        "))
+}
+
+// seconds writes a multiple of 10 ms; a float64 would add digits to some.
+func seconds(d time.Duration) string {
+	if d%time.Second == 0 {
+		return strconv.FormatInt(int64(d/time.Second), 10)
+	}
+	return fmt.Sprintf("%d.%02d", d/time.Second, d%time.Second/(10*time.Millisecond))
 }
 
 func renderBlock(w *bytes.Buffer, name string, addresses ...netip.Prefix) {
