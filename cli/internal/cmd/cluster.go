@@ -26,7 +26,7 @@ var clusterFields = []fields.Field{
 	{Flag: "redispatch", Path: "defaults.redispatch", Usage: "let a retry go to another backend (default true)"},
 	{Flag: "forwarded-for", Path: "defaults.forwarded_for", Usage: "add X-Forwarded-For (default true)"},
 	{Flag: "listener-max-connections", Path: "defaults.max_connections", Usage: "limit of concurrent connections of a listener (default 3000)"},
-	{Flag: "max-connections", Path: "max_connections", Usage: "limit of concurrent connections of HAProxy as a whole (default 20000)"},
+	{Flag: "max-connections", Path: "max_connections", Usage: "limit of concurrent connections of HAProxy as a whole (default 8000)"},
 	{Flag: "stats-address", Path: "stats_page.address", Usage: "address of the statistics page (default: every one)"},
 	{Flag: "stats-port", Path: "stats_page.port", Usage: "port of the statistics page (default 8080)"},
 	{Flag: "stats-path", Path: "stats_page.path", Usage: "path of the statistics page (default /stats)"},
@@ -38,7 +38,7 @@ var clusterFields = []fields.Field{
 
 // clusterUnset is what --unset clears beside the flags.
 var clusterUnset = map[string]string{
-	"stats-page": "stats_page", "stats-user": "stats_page.users", "vrrp-password": "vrrp.auth_password",
+	"stats-page": "stats_page", "stats-user": "stats_page.users",
 	"defaults": "defaults", "logging": "logging", "vrrp": "vrrp",
 }
 

@@ -40,7 +40,7 @@ var defaultsByVersion = map[uint32]*defaults{
 			ForwardedFor:         proto.Bool(true),
 			MaxConnections:       proto.Uint32(3000),
 		},
-		maxConnections: 20000,
+		maxConnections: 8000,
 		vrrpVersion:    3,
 		advert:         100 * time.Millisecond,
 		advertV2:       time.Second,

@@ -56,7 +56,7 @@ func newNode(h *lab.Host, programs Programs, controller Endpoint, token []byte) 
 	return n, errors.Join(
 		os.WriteFile(n.Config, text, 0o600),
 		os.WriteFile(tokenFile, token, 0o600),
-		os.MkdirAll(h.Path(filepath.Dir(n.daemon(""))), 0o755),
+		os.MkdirAll(h.Path(n.daemon("")), 0o755),
 		n.Install("haproxy"),
 		n.Install("keepalived"),
 	)

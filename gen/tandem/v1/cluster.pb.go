@@ -41,7 +41,7 @@ type Cluster struct {
 	// logging says where HAProxy's access log goes.
 	Logging *Logging `protobuf:"bytes,5,opt,name=logging,proto3" json:"logging,omitempty"`
 	// max_connections is HAProxy's process-wide limit (global maxconn), by
-	// default 20000. It must leave room for listeners' own limits.
+	// default 8000. It must leave room for listeners' own limits.
 	MaxConnections *uint32 `protobuf:"varint,6,opt,name=max_connections,json=maxConnections,proto3,oneof" json:"max_connections,omitempty"`
 	// effective_defaults is defaults with every unset field filled in.
 	EffectiveDefaults *ProxySettings `protobuf:"bytes,7,opt,name=effective_defaults,json=effectiveDefaults,proto3" json:"effective_defaults,omitempty"`
