@@ -145,21 +145,20 @@ func (r *rules) limits() {
 	}
 }
 
+// endpoint is where a backend is.
+type endpoint struct {
+	address string
+	port    uint32
+}
+
 // backends holds that no two backends of a pool have one address and port.
 func (r *rules) backends() {
-	type endpoint struct {
-		address string
-		port    uint32
-	}
-	moved := map[string]map[endpoint]string{} // by pool: what is new → backend
+	moved := map[string]map[endpoint]string{} // by pool: new endpoint → backend
 	for n := range r.draft.touched {
+		if n.Kind != KindBackend || !r.moved(n) {
+			continue
+		}
 		b := r.next.Backend(n.Pool, n.ID)
-		if n.Kind != KindBackend || b == nil {
-			continue
-		}
-		if old := r.draft.base.Backend(n.Pool, n.ID); old != nil && old.Address == b.Address && old.Port == b.Port {
-			continue
-		}
 		at := endpoint{b.Address, b.Port}
 		if moved[n.Pool] == nil {
 			moved[n.Pool] = map[endpoint]string{}
@@ -172,16 +171,25 @@ func (r *rules) backends() {
 	for pool, places := range moved {
 		ids := r.next.backendIDs(pool)
 		for i, b := range r.next.Backends(pool) {
-			other, ok := places[endpoint{b.Address, b.Port}]
-			if !ok || other == ids[i] {
+			wrong, ok := places[endpoint{b.Address, b.Port}]
+			other := ids[i]
+			if !ok || wrong == other {
 				continue
 			}
-			r.refuse(ReasonAddressTaken,
-				[]place{{BackendName(r.next.id, pool, ids[i]), "address"}, {BackendName(r.next.id, pool, other), "address"}},
-				"%s is the address of backend %q as well as of %q: a pool has each address and port once",
-				netip.AddrPortFrom(addr(b.Address), uint16(b.Port)), other, ids[i])
+			if r.moved(BackendName(r.next.id, pool, other)) {
+				wrong, other = other, wrong
+			}
+			r.refuse(ReasonAddressTaken, []place{{BackendName(r.next.id, pool, wrong), "address"}},
+				"%s is the address of backend %q already: a pool has each address and port once",
+				netip.AddrPortFrom(addr(b.Address), uint16(b.Port)), other)
 		}
 	}
+}
+
+// moved tells whether a backend is where it was not before.
+func (r *rules) moved(n Name) bool {
+	b, old := r.next.Backend(n.Pool, n.ID), r.draft.base.Backend(n.Pool, n.ID)
+	return b != nil && (old == nil || old.Address != b.Address || old.Port != b.Port)
 }
 
 // vips holds the rules of VRRP.

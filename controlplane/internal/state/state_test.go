@@ -183,7 +183,7 @@ func TestRules(t *testing.T) {
 			FailedPrecondition, "listener.binds[0].port", ReasonBindTaken},
 		{"statistics page on a listener's port", nil, UpdateCluster(&tandemv1.Cluster{Name: "default",
 			StatsPage: &tandemv1.StatsPage{Port: proto.Uint32(80)}}, nil), FailedPrecondition, "cluster.stats_page.port", ReasonBindTaken},
-		{"listener's limit", nil, UpdateListener(&tandemv1.Listener{Name: "web_frontend", MaxConnections: proto.Uint32(20001)}, nil),
+		{"listener's limit", nil, UpdateListener(&tandemv1.Listener{Name: "web_frontend", MaxConnections: proto.Uint32(8001)}, nil),
 			FailedPrecondition, "listener.max_connections", ReasonMaxConnections},
 		{"process's limit", nil, UpdateCluster(&tandemv1.Cluster{Name: "default", MaxConnections: proto.Uint32(2999)}, nil),
 			FailedPrecondition, "cluster.max_connections", ReasonMaxConnections},
