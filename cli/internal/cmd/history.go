@@ -20,7 +20,8 @@ func (a *app) historyCommand() *cobra.Command {
 	history := &cobra.Command{
 		Use:     "history",
 		Short:   "Show who changed what, and when",
-		Long:    `Show the accepted changes, the newest first. "lbctl history show" shows one in full.`,
+		Long:    `Show the accepted changes, the newest first, each with a summary.
+"lbctl history show" shows one in full.`,
 		Example: "  lbctl history\n  lbctl history show 12",
 		RunE:    listing.RunE,
 	}
@@ -33,7 +34,8 @@ func (a *app) historyList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "list",
 		Short:             "List the newest revisions",
-		Long:              `List the newest revisions: + is what was made, ~ what was changed, - what was removed.`,
+		Long:              `List the newest revisions: + is what was made, ~ what was changed, - what was
+removed.`,
 		Example:           "  lbctl history list --limit 100",
 		Args:              arguments(""),
 		ValidArgsFunction: cobra.NoFileCompletions,

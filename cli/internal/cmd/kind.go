@@ -42,7 +42,7 @@ func list[Reply proto.Message](a *app, k kind, fetch func(context.Context, *sess
 		Use:               "list",
 		Aliases:           []string{"ls"},
 		Short:             "List " + k.plural,
-		Long:              fmt.Sprintf("List %s in order of their names. \"-o wide\" shows more, \"-o name\" full names.", k.plural),
+		Long:              fmt.Sprintf("List %s in order of their names.\n\"-o wide\" shows more, \"-o name\" full names.", k.plural),
 		Example:           fmt.Sprintf("  lbctl %s list\n  lbctl %s list -o json", k.noun, k.noun),
 		Args:              arguments(""),
 		ValidArgsFunction: cobra.NoFileCompletions,

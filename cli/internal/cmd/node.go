@@ -46,7 +46,8 @@ upgrade the machine. It lasts until "lbctl node undrain".`,
 		a.nodeDrain(false, "undrained", &cobra.Command{
 			Use:     "undrain NODE",
 			Short:   "Let a node hold VIPs again",
-			Long:    `Let a node hold VIPs again. Whether it takes them back at once is the VIP's fail-back.`,
+			Long:    `Let a node hold VIPs again. Whether it takes them back at once is the VIP's
+fail-back.`,
 			Example: "  lbctl node undrain lb-master",
 		}),
 		remove(a, k, func(ctx context.Context, s *session, c *change, full string) error {

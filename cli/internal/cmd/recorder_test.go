@@ -47,6 +47,8 @@ type recorder struct {
 	replies map[string][]proto.Message
 	// refusals are errors by method.
 	refusals map[string]error
+	// hold keeps streams open after their replies.
+	hold bool
 	// header is the answer metadata of every call.
 	header metadata.MD
 
@@ -140,6 +142,9 @@ func (r *recorder) handle(_ any, stream grpc.ServerStream) error {
 		if err := stream.SendMsg(reply); err != nil {
 			return err
 		}
+	}
+	if r.hold {
+		<-stream.Context().Done()
 	}
 	return nil
 }

@@ -67,7 +67,7 @@ func TestRequests(t *testing.T) {
 		"cluster set other --stats-user new --stats-password-file - --stats-port 9000",
 		"cluster set --client-timeout 30s --listener-max-connections 500 --max-connections 5000 --log-target 127.0.0.1:514",
 		"cluster set --vrrp-password-file " + password,
-		"cluster set --unset stats-page,vrrp-password",
+		"cluster set --unset stats-page,vrrp-version",
 		"cluster list",
 		"cluster show",
 		"cluster show other",

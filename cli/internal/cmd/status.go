@@ -41,8 +41,8 @@ func (a *app) statusCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "Show what really is: nodes, VIPs, backends, alarms",
-		Long: `Show what the nodes report: which revision each has in effect, who holds each VIP,
-which backends are up, and what wants an operator, with its cure.
+		Long: `Show what the nodes report: which revision each has in effect, who holds each
+VIP, which backends are up, and what wants an operator, with its cure.
 
 With --watch a terminal is drawn anew with every change until Ctrl-C; "-o json"
 then prints each step of the API's status watch on a line.`,
