@@ -1,0 +1,74 @@
+// Command lb-agent makes HAProxy and keepalived on one machine do what the
+// controller wants of it.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/hashicorp/go-hclog"
+	"github.com/spf13/cobra"
+
+	"github.com/tandem-lb/tandem/agent/internal/node"
+	"github.com/tandem-lb/tandem/agent/internal/settings"
+)
+
+// version is filled in by the build.
+var version = "unknown"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	if err := root().ExecuteContext(ctx); err != nil {
+		fmt.Fprintln(os.Stderr, "lb-agent:", err)
+		stop()
+		os.Exit(1)
+	}
+}
+
+func root() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:           "lb-agent",
+		Short:         "Drive HAProxy and keepalived on this machine for a Tandem controller",
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Version:       version,
+	}
+	cmd.AddCommand(run(), &cobra.Command{
+		Use:   "version",
+		Short: "Print the version",
+		Args:  cobra.NoArgs,
+		Run:   func(cmd *cobra.Command, _ []string) { fmt.Fprintln(cmd.OutOrStdout(), version) },
+	})
+	return cmd
+}
+
+func run() *cobra.Command {
+	var path string
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Run the agent",
+		Long: `Run the agent until it is told to stop (SIGINT or SIGTERM).
+
+HAProxy and keepalived go on when it stops, and the next start takes them over
+as they are. docs/operations.md describes the configuration file.`,
+		Example: "  lb-agent run --config /etc/tandem/agent.yaml",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := settings.Read(path)
+			if err != nil {
+				return err
+			}
+			logger := hclog.New(&hclog.LoggerOptions{
+				Name: "lb-agent", Level: hclog.LevelFromString(s.LogLevel), Output: os.Stderr,
+			})
+			logger.Info("starting", "version", version, "node", s.Node)
+			return node.Run(cmd.Context(), s, version, logger)
+		},
+	}
+	cmd.Flags().StringVar(&path, "config", "/etc/tandem/agent.yaml", "configuration file")
+	return cmd
+}

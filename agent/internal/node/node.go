@@ -1,0 +1,161 @@
+// Package node puts the agent together: two drivers, the reconciler that gives
+// them targets, the report of what they observe and the uplink that carries
+// both.
+package node
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+
+	"github.com/tandem-lb/tandem/agent/internal/cache"
+	"github.com/tandem-lb/tandem/agent/internal/haproxy"
+	"github.com/tandem-lb/tandem/agent/internal/keepalived"
+	"github.com/tandem-lb/tandem/agent/internal/reconcile"
+	"github.com/tandem-lb/tandem/agent/internal/report"
+	"github.com/tandem-lb/tandem/agent/internal/settings"
+	"github.com/tandem-lb/tandem/agent/internal/target"
+	"github.com/tandem-lb/tandem/agent/internal/uplink"
+)
+
+// Run runs the agent until ctx ends or a part of it cannot go on. HAProxy and
+// keepalived stay as they are when it returns.
+func Run(ctx context.Context, s *settings.Settings, version string, logger hclog.Logger) error {
+	unlock, err := lock(s.StateDir)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	bootID, err := newBootID()
+	if err != nil {
+		return err
+	}
+	n := &node{report: report.New(bootID), logger: logger}
+	if err := n.drivers(s); err != nil {
+		return err
+	}
+	reconciler, err := n.reconciler(s)
+	if err != nil {
+		return err
+	}
+	up := uplink.New(uplink.Options{
+		Node:        s.Node,
+		Controllers: s.Controllers,
+		TokenFile:   s.JoinTokenFile,
+		IdentityDir: filepath.Join(s.StateDir, "identity"),
+		Version:     version,
+		Interfaces:  s.Networks,
+		Report:      n.report,
+		Reconciler:  reconciler,
+		Logger:      logger.Named("uplink"),
+	})
+	group, ctx := errgroup.WithContext(ctx)
+	for _, part := range []func(context.Context) error{n.proxy.Run, n.vrrp.Run, reconciler.Run, up.Run} {
+		group.Go(func() error { return part(ctx) })
+	}
+	return group.Wait()
+}
+
+// node is what the parts share.
+type node struct {
+	report *report.Report
+	proxy  *haproxy.Driver
+	vrrp   *keepalived.Driver
+	logger hclog.Logger
+}
+
+// drivers makes both drivers.
+func (n *node) drivers(s *settings.Settings) (err error) {
+	n.vrrp, err = keepalived.New(keepalived.Options{
+		Binary:   s.Keepalived.Binary,
+		StateDir: s.StateDir,
+		RunDir:   s.RunDir,
+		Networks: s.Networks,
+		Logger:   n.logger.Named("keepalived"),
+		Notify:   n.fromKeepalived,
+	})
+	if err != nil {
+		return err
+	}
+	n.proxy, err = haproxy.New(haproxy.Options{
+		Binary:   s.HAProxy.Binary,
+		StateDir: s.StateDir,
+		RunDir:   s.RunDir,
+		User:     s.HAProxy.User,
+		Group:    s.HAProxy.Group,
+		Logger:   n.logger.Named("haproxy"),
+		Notify:   n.fromHAProxy,
+	})
+	return err
+}
+
+// reconciler makes the reconciler, with the last good target where there is
+// one that can be read.
+func (n *node) reconciler(s *settings.Settings) (*reconcile.Reconciler, error) {
+	store, err := cache.New(s.StateDir)
+	if err != nil {
+		return nil, err
+	}
+	good, err := n.good(store)
+	if err != nil {
+		return nil, err
+	}
+	return reconcile.New(reconcile.Options{
+		Proxy: n.proxy, VRRP: n.vrrp, Store: store, Good: good,
+		Logger:  n.logger.Named("reconcile"),
+		Problem: func(text string) { n.report.Problem("target", text) },
+	}), nil
+}
+
+// good reads the last good target. A damaged one is told and left: the daemons
+// go on with what they have, and the controller sends everything anew.
+func (n *node) good(store *cache.Cache) (*target.Target, error) {
+	config, err := store.Good()
+	if err == nil && config == nil {
+		return nil, nil
+	}
+	var good *target.Target
+	if err == nil {
+		good, err = target.FromConfig(config)
+	}
+	var unknown *target.UnknownError
+	if errors.Is(err, cache.ErrCorrupt) || errors.As(err, &unknown) {
+		n.logger.Error("last good configuration ignored; asking the controller for a new one", "error", err)
+		n.report.Note(fmt.Sprintf("last good configuration ignored: %v", err))
+		return nil, nil
+	}
+	return good, err
+}
+
+// lock keeps a second agent away from the state directory.
+func lock(dir string) (unlock func(), err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	path := filepath.Join(dir, "lock")
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("state directory %s: another lb-agent uses it: stop that one, or set another state_dir", dir), file.Close())
+	}
+	return func() { _ = file.Close() }, nil
+}
+
+// newBootID is the kernel's boot id and a random part: see Hello.boot_id.
+func newBootID() (string, error) {
+	boot, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "", fmt.Errorf("boot id: %w", err)
+	}
+	return strings.TrimSpace(string(boot)) + "/" + rand.Text(), nil
+}

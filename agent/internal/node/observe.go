@@ -1,0 +1,91 @@
+package node
+
+import (
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/tandem-lb/tandem/agent/internal/haproxy"
+	"github.com/tandem-lb/tandem/agent/internal/keepalived"
+	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
+)
+
+// fromHAProxy takes what the HAProxy driver notices. That HAProxy is dead goes
+// into the score before anything else: the VIP must move.
+func (n *node) fromHAProxy(event haproxy.Event) {
+	switch e := event.(type) {
+	case haproxy.DaemonChanged:
+		if err := n.vrrp.SetHealth(e.State == haproxy.Running); err != nil {
+			n.logger.Error("score not written", "error", err)
+		}
+		n.report.HAProxy(&agentv1.DaemonObservation{
+			State: proxyStates[e.State], Version: e.Version, StartTime: timestamp(e.StartTime), Message: e.Message,
+		})
+	case haproxy.ServerChanged:
+		n.report.Backend(&agentv1.BackendObservation{
+			Pool: e.Backend, Backend: e.Name, State: serverStates[e.Server.State],
+			Weight: e.Weight, Reason: e.Reason, Since: timestamp(e.Since),
+		})
+	case haproxy.ServerRemoved:
+		n.report.RemoveBackend(e.Backend, e.Name)
+	case haproxy.Reloaded:
+		n.report.Reloads(e.Count)
+	}
+}
+
+// fromKeepalived takes what the keepalived driver notices.
+func (n *node) fromKeepalived(event keepalived.Event) {
+	if event.Note != "" {
+		n.report.Note(event.Note)
+	}
+	s := n.vrrp.Snapshot()
+	n.report.Keepalived(&agentv1.DaemonObservation{
+		State: vrrpDaemonStates[s.State], Version: s.Version, StartTime: timestamp(s.StartTime), Message: s.Message,
+	})
+	instances := make([]*agentv1.InstanceObservation, 0, len(s.Instances))
+	for _, i := range s.Instances {
+		instances = append(instances, &agentv1.InstanceObservation{
+			Name: i.Name, Vip: i.VIP, State: instanceStates[i.State],
+			Priority: uint32(max(0, i.Priority)), //nolint:gosec // G115: 0 to 254
+			Holds:    i.Holds,
+		})
+	}
+	n.report.Instances(instances)
+	n.report.Score(int32(s.Score)) //nolint:gosec // G115: -253 to 0
+}
+
+func timestamp(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}
+
+var proxyStates = map[haproxy.State]agentv1.DaemonState{
+	haproxy.Running: agentv1.DaemonState_DAEMON_STATE_RUNNING,
+	haproxy.Stopped: agentv1.DaemonState_DAEMON_STATE_STOPPED,
+	haproxy.Missing: agentv1.DaemonState_DAEMON_STATE_MISSING,
+	haproxy.Idle:    agentv1.DaemonState_DAEMON_STATE_IDLE,
+}
+
+var serverStates = map[haproxy.ServerState]agentv1.ServerState{
+	haproxy.Up:          agentv1.ServerState_SERVER_STATE_UP,
+	haproxy.NoCheck:     agentv1.ServerState_SERVER_STATE_NO_CHECK,
+	haproxy.Drain:       agentv1.ServerState_SERVER_STATE_DRAIN,
+	haproxy.Maintenance: agentv1.ServerState_SERVER_STATE_MAINTENANCE,
+	haproxy.Down:        agentv1.ServerState_SERVER_STATE_DOWN,
+}
+
+var vrrpDaemonStates = map[keepalived.State]agentv1.DaemonState{
+	keepalived.StateRunning: agentv1.DaemonState_DAEMON_STATE_RUNNING,
+	keepalived.StateStopped: agentv1.DaemonState_DAEMON_STATE_STOPPED,
+	keepalived.StateMissing: agentv1.DaemonState_DAEMON_STATE_MISSING,
+	keepalived.StateIdle:    agentv1.DaemonState_DAEMON_STATE_IDLE,
+}
+
+var instanceStates = map[keepalived.InstanceState]agentv1.VrrpState{
+	keepalived.InstanceInit:   agentv1.VrrpState_VRRP_STATE_INIT,
+	keepalived.InstanceBackup: agentv1.VrrpState_VRRP_STATE_BACKUP,
+	keepalived.InstanceMaster: agentv1.VrrpState_VRRP_STATE_MASTER,
+	keepalived.InstanceFault:  agentv1.VrrpState_VRRP_STATE_FAULT,
+}

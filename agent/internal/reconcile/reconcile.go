@@ -1,0 +1,291 @@
+// Package reconcile makes a node's daemons do what its target says, one target
+// after the other: durable as a candidate, put in effect, confirmed, durable as
+// good. What cannot be put in effect leaves the good one serving.
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/hashicorp/go-hclog"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/tandem-lb/tandem/agent/internal/haproxy"
+	"github.com/tandem-lb/tandem/agent/internal/keepalived"
+	"github.com/tandem-lb/tandem/agent/internal/target"
+	haproxyv1 "github.com/tandem-lb/tandem/gen/tandem/agent/haproxy/v1"
+	keepalivedv1 "github.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1"
+	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
+)
+
+// Proxy is the HAProxy driver.
+type Proxy interface {
+	Apply(ctx context.Context, c *haproxyv1.Config) (haproxy.Result, error)
+	Check(ctx context.Context, c *haproxyv1.Config) error
+}
+
+// VRRP is the keepalived driver.
+type VRRP interface {
+	Apply(ctx context.Context, c *keepalivedv1.Config) (keepalived.Result, error)
+	Check(ctx context.Context, c *keepalivedv1.Config) error
+}
+
+// Store keeps candidate and good on disk.
+type Store interface {
+	Candidate(c *agentv1.NodeConfig) error
+	Promote() error
+}
+
+// Outcome is what became of a target.
+type Outcome struct {
+	Nonce    string
+	Target   *target.Target
+	Err      error         // nil: the target is in effect, confirmed
+	Refused  bool          // a daemon's checker said no; trying again is useless
+	Retrying bool          // the reconciler goes on trying
+	Reloaded bool          // HAProxy was reloaded for it
+	Duration time.Duration // from Submit to confirmation
+}
+
+// Options of a Reconciler.
+type Options struct {
+	Proxy  Proxy
+	VRRP   VRRP
+	Store  Store
+	Good   *target.Target // the last good one from disk; nil: none
+	Logger hclog.Logger
+	// Problem tells what keeps the newest target from being in effect, "" when
+	// nothing does. It must not block.
+	Problem func(text string)
+}
+
+// Retry delays for a target that could not be put in effect.
+const (
+	minRetry = 500 * time.Millisecond
+	maxRetry = 30 * time.Second
+)
+
+// Reconciler applies targets. Run's goroutine does all the work; the other
+// methods are safe for concurrent use and do not block.
+type Reconciler struct {
+	Options
+	mailbox  chan job     // depth one, the newest
+	outcomes chan Outcome // depth one, the newest
+
+	mu      sync.Mutex
+	applied *target.Target // in effect, confirmed
+	recent  []*target.Target
+
+	// keepalived is the configuration that keepalived was last given; run's own.
+	keepalived *keepalivedv1.Config
+}
+
+// job is a target on its way.
+type job struct {
+	nonce  string
+	target *target.Target
+	since  time.Time
+	stored bool // it is the good one on disk already
+}
+
+// maxRecent is how many targets stay at hand as a base for updates: the one in
+// effect, the one under way and those that a controller may not have heard the
+// end of yet.
+const maxRecent = 4
+
+// New returns a reconciler; Run does the work.
+func New(o Options) *Reconciler {
+	return &Reconciler{Options: o, mailbox: make(chan job, 1), outcomes: make(chan Outcome, 1)}
+}
+
+// Submit hands over the newest target. One that waits behind another one and
+// has not begun is dropped.
+func (r *Reconciler) Submit(nonce string, t *target.Target) {
+	r.mu.Lock()
+	r.remember(t)
+	r.mu.Unlock()
+	replace(r.mailbox, job{nonce: nonce, target: t, since: time.Now()})
+}
+
+// replace puts v into a channel of depth one in place of what waits there.
+func replace[T any](c chan T, v T) {
+	for {
+		select {
+		case c <- v:
+			return
+		default:
+		}
+		select {
+		case <-c:
+		default:
+		}
+	}
+}
+
+func (r *Reconciler) remember(t *target.Target) {
+	r.recent = append(r.recent, t)
+	r.recent = r.recent[max(0, len(r.recent)-maxRecent):]
+}
+
+// Known returns the target with that hash, nil when it is not at hand.
+func (r *Reconciler) Known(hash string) *target.Target {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.applied.Hash() == hash {
+		return r.applied
+	}
+	for _, t := range r.recent {
+		if t.Hash() == hash {
+			return t
+		}
+	}
+	return nil
+}
+
+// Applied returns the target in effect, nil when there is none.
+func (r *Reconciler) Applied() *target.Target {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.applied
+}
+
+// Outcomes tells what became of targets; an outcome that nobody took gives way
+// to a newer one.
+func (r *Reconciler) Outcomes() <-chan Outcome { return r.outcomes }
+
+// Run applies the good target and then each that is submitted, until ctx ends.
+// What fails is tried again with growing delays while nothing newer comes.
+func (r *Reconciler) Run(ctx context.Context) error {
+	var retry <-chan time.Time
+	var failing job
+	delay := backoff.NewExponentialBackOff()
+	delay.InitialInterval, delay.MaxInterval = minRetry, maxRetry
+	if r.Good != nil {
+		replace(r.mailbox, job{target: r.Good, since: time.Now(), stored: true})
+	}
+	for {
+		var current job
+		select {
+		case <-ctx.Done():
+			return nil
+		case current = <-r.mailbox:
+			delay.Reset()
+		case <-retry:
+			current = failing
+		}
+		retry = nil
+		outcome := r.apply(ctx, current)
+		if ctx.Err() != nil {
+			return nil
+		}
+		r.publish(current, outcome)
+		if outcome.Retrying {
+			failing, retry = current, time.After(delay.NextBackOff())
+		}
+	}
+}
+
+// publish tells what became of a target.
+func (r *Reconciler) publish(j job, o Outcome) {
+	version := j.target.Version().GetRuntime()
+	if o.Err != nil {
+		r.Logger.Error("configuration not in effect; the last good one serves", "revision", version, "error", o.Err, "retrying", o.Retrying)
+		r.Problem(fmt.Sprintf("revision %d is not in effect: %v", version, o.Err))
+	} else {
+		r.Logger.Info("configuration in effect", "revision", version, "reloaded", o.Reloaded, "took", o.Duration)
+		r.Problem("")
+	}
+	if j.nonce != "" {
+		replace(r.outcomes, o)
+	}
+}
+
+// apply puts one target in effect.
+func (r *Reconciler) apply(ctx context.Context, j job) Outcome {
+	outcome := Outcome{Nonce: j.nonce, Target: j.target}
+	reloaded, err := r.put(ctx, j)
+	outcome.Duration = time.Since(j.since)
+	if err != nil {
+		outcome.Err, outcome.Refused = err, refused(err)
+		outcome.Retrying = !outcome.Refused
+		return outcome
+	}
+	outcome.Reloaded = reloaded
+	r.mu.Lock()
+	r.applied = j.target
+	r.mu.Unlock()
+	return outcome
+}
+
+// put is the way of one target: candidate, daemons, good.
+func (r *Reconciler) put(ctx context.Context, j job) (reloaded bool, err error) {
+	proxyConfig, err := j.target.HAProxy()
+	if err != nil {
+		return false, err
+	}
+	vrrpConfig := j.target.Keepalived()
+	if !j.stored {
+		if err := r.Store.Candidate(j.target.Config()); err != nil {
+			return false, err
+		}
+	}
+	// keepalived's checker takes 20 ms: ask it only about something new, and
+	// before HAProxy is touched.
+	vrrpChanged := !proto.Equal(vrrpConfig, r.keepalived)
+	if vrrpChanged {
+		if err := r.VRRP.Check(ctx, vrrpConfig); err != nil {
+			return false, err
+		}
+	}
+	result, err := r.Proxy.Apply(ctx, proxyConfig)
+	if err != nil {
+		return false, err
+	}
+	if vrrpChanged {
+		if _, err := r.VRRP.Apply(ctx, vrrpConfig); err != nil {
+			return false, errors.Join(err, r.putBack(ctx))
+		}
+		r.keepalived = vrrpConfig
+	}
+	if j.stored {
+		return result.Reloaded, nil
+	}
+	return result.Reloaded, r.Store.Promote()
+}
+
+// putBack gives HAProxy the configuration that is in effect again, after
+// keepalived would not take its part of a new one.
+func (r *Reconciler) putBack(ctx context.Context) error {
+	applied := r.Applied()
+	if applied == nil {
+		return nil
+	}
+	config, err := applied.HAProxy()
+	if err != nil {
+		return err
+	}
+	if _, err := r.Proxy.Apply(ctx, config); err != nil {
+		return fmt.Errorf("and HAProxy would not go back: %w", err)
+	}
+	return nil
+}
+
+// Check asks both daemons' checkers about a target and changes nothing.
+func (r *Reconciler) Check(ctx context.Context, t *target.Target) error {
+	config, err := t.HAProxy()
+	if err != nil {
+		return err
+	}
+	return errors.Join(r.Proxy.Check(ctx, config), r.VRRP.Check(ctx, t.Keepalived()))
+}
+
+// refused tells whether a daemon's checker said no.
+func refused(err error) bool {
+	var byProxy *haproxy.RefusedError
+	var byVRRP *keepalived.RefusedError
+	return errors.As(err, &byProxy) || errors.As(err, &byVRRP)
+}
