@@ -253,7 +253,8 @@ func scalarRule(kind protoreflect.Kind, token json.Token) string {
 	return ""
 }
 
-// integerRule takes numbers in quotes too, as protojson does.
+// integerRule takes numbers in quotes too, as protojson does. The field's own
+// bounds, which are narrower, are checked later.
 func integerRule(token json.Token, lowest, highest float64) string {
 	var text string
 	switch t := token.(type) {
@@ -263,8 +264,13 @@ func integerRule(token json.Token, lowest, highest float64) string {
 		text = t
 	}
 	n, err := strconv.ParseFloat(text, 64)
-	if err != nil || n != math.Trunc(n) || n < lowest || n > highest {
-		return fmt.Sprintf("must be a whole number from %.0f to %.0f", lowest, highest)
+	switch {
+	case err != nil || n != math.Trunc(n):
+		return "must be a whole number"
+	case n < lowest && lowest == 0:
+		return "must not be negative"
+	case n < lowest || n > highest:
+		return "is out of range"
 	}
 	return ""
 }

@@ -99,7 +99,7 @@ func (e *eventService) start(cluster string, r *tandemv1.WatchEventsRequest) (ui
 		return e.resume(r.GetResumeToken())
 	}
 	if r.GetTail() == 0 {
-		return e.events.Last(cluster)
+		return e.events.Last(cluster), nil
 	}
 	tail, err := e.events.List(cluster, 0, int(r.GetTail()))
 	if err != nil || len(tail) == 0 {
