@@ -1,0 +1,263 @@
+// Package haproxy makes HAProxy on this machine do what a configuration says,
+// and tells what it really does.
+//
+// One goroutine, that of Run, owns HAProxy: it applies, polls and restarts, one
+// after the other. Others only listen: one to the log for what happens to
+// servers, one for the end of the process. HAProxy outlives all of them.
+package haproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/user"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tandem-lb/tandem/agent/internal/daemon"
+	"github.com/tandem-lb/tandem/agent/internal/haproxy/config"
+	"github.com/tandem-lb/tandem/agent/internal/haproxy/runtime"
+	haproxyv1 "github.com/tandem-lb/tandem/gen/tandem/agent/haproxy/v1"
+)
+
+// Options of a driver.
+type Options struct {
+	// Binary of HAProxy, a name to be found in PATH or a path; empty: haproxy.
+	Binary string
+	// StateDir and RunDir are the agent's; the driver uses "haproxy" in each.
+	StateDir, RunDir string
+	// User and Group are whom the workers run as when the agent is root; empty:
+	// haproxy, where that exists.
+	User, Group string
+	// Logger must not be nil.
+	Logger hclog.Logger
+	// Notify is told of changes in the order in which they happen, before
+	// anything is done about them. It must not block nor call Apply.
+	Notify func(Event)
+}
+
+// Result of an Apply.
+type Result struct {
+	// Reloaded tells that there was a reload or a start.
+	Reloaded bool
+	// Operations is how many servers were changed at run time.
+	Operations int
+}
+
+// Driver drives one HAProxy.
+type Driver struct {
+	logger  hclog.Logger
+	binary  binary
+	paths   paths
+	env     config.Environment
+	owner   *user.User // whom the event socket belongs to; nil: the agent
+	client  *runtime.Client
+	board   *board
+	kick    chan struct{} // depth one: poll now
+	exits   chan *daemon.Process
+	applies chan request
+	ended   chan struct{} // closed when Run returns
+
+	newest newestWorker
+
+	// What follows belongs to Run's goroutine.
+	group   *errgroup.Group
+	process *daemon.Process // nil: HAProxy does not run
+	version version         // of the binary; zero: not known yet
+	workers []*worker       // living ones, the newest first
+	target  *config.File    // in effect, confirmed; nil: not known
+	last    []runtime.State // the newest worker's servers when last polled
+	restart restart
+	retry   retry // of deletions
+}
+
+// request is an Apply on its way to Run's goroutine.
+type request struct {
+	ctx    context.Context
+	config *haproxyv1.Config
+	reply  chan<- reply // depth one
+}
+
+type reply struct {
+	Result
+	err error
+}
+
+// New prepares a driver and its directories. Whether HAProxy is installed shows
+// in Apply and in the snapshot.
+func New(o Options) (*Driver, error) {
+	if o.Binary == "" {
+		o.Binary = "haproxy"
+	}
+	paths, err := makePaths(o.StateDir, o.RunDir)
+	if err != nil {
+		return nil, fmt.Errorf("haproxy: %w", err)
+	}
+	d := &Driver{
+		logger:  o.Logger,
+		binary:  binary{path: o.Binary},
+		paths:   paths,
+		client:  &runtime.Client{Path: paths.master, Timeout: answerTimeout},
+		board:   newBoard(o.Notify),
+		kick:    make(chan struct{}, 1),
+		exits:   make(chan *daemon.Process),
+		applies: make(chan request),
+		ended:   make(chan struct{}),
+		restart: newRestart(),
+		retry:   newRetry(),
+	}
+	d.env = config.Environment{
+		EventSocket: paths.events,
+		StatsSocket: paths.stats,
+		StateFile:   paths.states,
+		NoIPv6:      !haveIPv6(),
+	}
+	if os.Geteuid() == 0 {
+		if err := d.dropPrivileges(o.User, o.Group); err != nil {
+			return nil, fmt.Errorf("haproxy: %w", err)
+		}
+	}
+	return d, nil
+}
+
+// dropPrivileges has the workers run as someone else, in an empty directory.
+func (d *Driver) dropPrivileges(name, group string) error {
+	d.env.Chroot, d.env.EventSocket = d.paths.jail, "/events.sock"
+	who, err := user.Lookup(cmpOr(name, "haproxy"))
+	if err != nil {
+		if name == "" {
+			d.logger.Warn("no user haproxy on this machine: the workers run as root")
+			return nil
+		}
+		return err
+	}
+	if group == "" {
+		primary, err := user.LookupGroupId(who.Gid)
+		if err != nil {
+			return err
+		}
+		group = primary.Name
+	}
+	d.env.User, d.env.Group, d.owner = who.Username, group, who
+	return nil
+}
+
+func cmpOr(a, b string) string {
+	if a != "" {
+		return a
+	}
+	return b
+}
+
+// haveIPv6 tells whether the kernel can listen on IPv6 addresses.
+func haveIPv6() bool {
+	_, err := os.Stat("/proc/net/if_inet6")
+	return err == nil
+}
+
+// Snapshot tells everything that is known. It may be called at any time.
+func (d *Driver) Snapshot() Snapshot { return d.board.snapshot() }
+
+// Check asks HAProxy's checker about a configuration and changes nothing. The
+// error is a *RefusedError or a *MissingError. It may be called at any time.
+func (d *Driver) Check(ctx context.Context, c *haproxyv1.Config) error {
+	file, err := d.render(c)
+	if err != nil {
+		return err
+	}
+	if _, _, err := d.binary.version(ctx); err != nil {
+		return err
+	}
+	temp, err := os.CreateTemp(d.paths.jail+"/..", "check-*.cfg")
+	if err != nil {
+		return fmt.Errorf("haproxy: %w", err)
+	}
+	defer os.Remove(temp.Name())
+	_, err = temp.Write(file.Text)
+	if err := errors.Join(err, temp.Close()); err != nil {
+		return fmt.Errorf("haproxy: %w", err)
+	}
+	return d.binary.check(ctx, temp.Name())
+}
+
+// Apply puts a configuration in effect: when it returns without an error, every
+// living worker does what it says, and so does the file. It is idempotent.
+// Errors are a *RefusedError, a *FailedError, a *MissingError, or of ctx; after
+// each the last good configuration serves. It needs Run.
+func (d *Driver) Apply(ctx context.Context, c *haproxyv1.Config) (Result, error) {
+	answer := make(chan reply, 1)
+	select {
+	case d.applies <- request{ctx: ctx, config: c, reply: answer}:
+	case <-d.ended:
+		return Result{}, errors.New("haproxy: the driver has ended")
+	case <-ctx.Done():
+		return Result{}, ctx.Err()
+	}
+	r := <-answer
+	return r.Result, r.err
+}
+
+func (d *Driver) render(c *haproxyv1.Config) (*config.File, error) {
+	file, err := config.Render(c, d.env)
+	if err != nil {
+		return nil, &RefusedError{Words: err.Error(), Err: err}
+	}
+	return file, nil
+}
+
+const (
+	// answerTimeout is how long HAProxy may take for one answer.
+	answerTimeout = 5 * time.Second
+	// pollInterval bounds the age of what the log did not tell.
+	pollInterval = 2 * time.Second
+	// maxLog is where the processes' output is cut.
+	maxLog = 4 << 20
+)
+
+// Run owns HAProxy until ctx ends, and leaves it running. It adopts one that
+// runs, or starts the last good configuration, if there is one.
+func (d *Driver) Run(ctx context.Context) error {
+	defer close(d.ended)
+	events, err := d.listen()
+	if err != nil {
+		return fmt.Errorf("haproxy: %w", err)
+	}
+	d.group, ctx = errgroup.WithContext(ctx)
+	d.group.Go(func() error { return d.hear(ctx, events) })
+	d.group.Go(func() error { return d.own(ctx) })
+	return d.group.Wait()
+}
+
+// own is the goroutine that owns HAProxy.
+func (d *Driver) own(ctx context.Context) error {
+	defer func() {
+		if d.process != nil {
+			d.process.Close()
+		}
+	}()
+	d.begin(ctx)
+	poll := time.NewTicker(pollInterval)
+	defer poll.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case r := <-d.applies:
+			result, err := d.apply(ctx, r)
+			r.reply <- reply{result, err}
+		case p := <-d.exits:
+			d.exited(p)
+		case <-d.restart.due():
+			d.startAgain(ctx)
+		case <-d.retry.due():
+			d.deleteLeftovers(ctx)
+		case <-poll.C:
+			d.poll(ctx)
+		case <-d.kick:
+			d.poll(ctx)
+		}
+	}
+}

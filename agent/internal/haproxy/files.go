@@ -1,0 +1,129 @@
+package haproxy
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/tandem-lb/tandem/agent/internal/atomicfile"
+	"github.com/tandem-lb/tandem/agent/internal/haproxy/config"
+	"github.com/tandem-lb/tandem/agent/internal/haproxy/runtime"
+)
+
+// paths are the driver's files. Those in state survive a boot.
+type paths struct {
+	file      string // state: what HAProxy reads
+	candidate string // state: what its checker reads
+	good      string // state: the last file that was in effect
+
+	jail   string // run: the workers' root directory, holds nothing but events
+	events string // run: datagram socket for health events
+	master string // run: HAProxy's master socket
+	stats  string // run: HAProxy's socket for people
+	states string // run: servers' states on their way to the next worker
+	pid    string // run: identity of the master
+	log    string // run: what the processes print
+}
+
+// maxSocketPath leaves room for the suffix that HAProxy adds while it binds.
+const maxSocketPath = 107 - len(".123456789.tmp")
+
+// makePaths makes the directories.
+func makePaths(stateDir, runDir string) (paths, error) {
+	state, run := filepath.Join(stateDir, "haproxy"), filepath.Join(runDir, "haproxy")
+	p := paths{
+		file:      filepath.Join(state, "haproxy.cfg"),
+		candidate: filepath.Join(state, "candidate.cfg"),
+		good:      filepath.Join(state, "good.cfg"),
+		jail:      filepath.Join(run, "jail"),
+		events:    filepath.Join(run, "jail", "events.sock"),
+		master:    filepath.Join(run, "master.sock"),
+		stats:     filepath.Join(run, "stats.sock"),
+		states:    filepath.Join(run, "servers.state"),
+		pid:       filepath.Join(run, "pid"),
+		log:       filepath.Join(run, "haproxy.log"),
+	}
+	if len(p.events) > maxSocketPath {
+		return p, fmt.Errorf("run_dir %q is too long for sockets: %d characters at most", runDir, maxSocketPath-(len(p.events)-len(runDir)))
+	}
+	if err := os.MkdirAll(state, 0o700); err != nil {
+		return p, err
+	}
+	return p, os.MkdirAll(p.jail, 0o755)
+}
+
+// current reads the file that HAProxy reads; nil when there is none. It fails
+// when someone else wrote that file.
+func (p *paths) current() ([]byte, error) { return readOurs(p.file) }
+
+// lastGood reads the last file that was in effect; nil when there is none.
+func (p *paths) lastGood() ([]byte, error) { return readOurs(p.good) }
+
+func readOurs(path string) ([]byte, error) {
+	text, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err == nil && !config.IsOurs(text) {
+		err = fmt.Errorf("%s was not written by Tandem and is left alone: move it away", path)
+	}
+	return text, err
+}
+
+// install puts the text where HAProxy reads it.
+func (p *paths) install(text []byte) error { return atomicfile.WriteFile(p.file, text, 0o600) }
+
+// installCandidate puts the candidate there.
+func (p *paths) installCandidate() error { return atomicfile.Rename(p.candidate, p.file) }
+
+// keep makes the installed file the last good one. A crash before it is on
+// disk leaves an older good one.
+func (p *paths) keep() error {
+	temp := p.good + ".new"
+	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.Link(p.file, temp); err != nil {
+		return err
+	}
+	// Renaming one name of a file over another one of the same file does
+	// nothing and leaves both.
+	if err := os.Rename(temp, p.good); err != nil {
+		return err
+	}
+	return nil
+}
+
+// restore puts the last good file back, and tells whether there is one. Without
+// one HAProxy gets no file at all.
+func (p *paths) restore() (bool, error) {
+	good, err := p.lastGood()
+	if err != nil {
+		return false, err
+	}
+	current, err := p.current()
+	switch {
+	case err != nil:
+		return false, err
+	case good == nil && current == nil:
+		return false, nil
+	case good == nil:
+		return false, os.Remove(p.file)
+	case bytes.Equal(good, current):
+		return true, nil
+	default:
+		return true, p.install(good)
+	}
+}
+
+// writeStates hands the next worker what is known about servers.
+func (p *paths) writeStates(states []runtime.State) error {
+	var text bytes.Buffer
+	if err := runtime.WriteStates(&text, states); err != nil {
+		return err
+	}
+	return os.WriteFile(p.states, text.Bytes(), 0o600)
+}

@@ -1,0 +1,135 @@
+package haproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/tandem-lb/tandem/agent/internal/haproxy/runtime"
+)
+
+// newestWorker is the process id of the worker whose log counts; 0: none.
+type newestWorker struct{ pid atomic.Int64 }
+
+func (n *newestWorker) set(pid int)     { n.pid.Store(int64(pid)) }
+func (n *newestWorker) is(pid int) bool { return n.pid.Load() == int64(pid) }
+
+// listen opens the datagram socket for health events. It is a socket of its
+// own: requests are logged elsewhere and cannot delay what comes here.
+func (d *Driver) listen() (*net.UnixConn, error) {
+	if err := os.Remove(d.paths.events); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	events, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: d.paths.events, Net: "unixgram"})
+	if err != nil {
+		return nil, err
+	}
+	err = os.Chmod(d.paths.events, 0o600)
+	if d.owner != nil && err == nil {
+		var uid, gid int
+		_, err = fmt.Sscan(d.owner.Uid+" "+d.owner.Gid, &uid, &gid)
+		if err == nil {
+			err = os.Chown(d.paths.events, uid, gid)
+		}
+	}
+	if err == nil {
+		err = events.SetReadBuffer(1 << 20)
+	}
+	if err != nil {
+		return nil, errors.Join(err, events.Close())
+	}
+	return events, nil
+}
+
+// hear is the goroutine that listens to the log until ctx ends.
+func (d *Driver) hear(ctx context.Context, events *net.UnixConn) error {
+	stop := context.AfterFunc(ctx, func() { events.Close() })
+	defer stop()
+	datagram := make([]byte, 16<<10)
+	for {
+		n, err := events.Read(datagram)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("haproxy's events: %w", err)
+		}
+		said, ok := runtime.ParseEvent(datagram[:n])
+		// An old worker tells only of what it is told to do.
+		if ok && d.newest.is(said.PID) && !d.board.hear(said, time.Now()) {
+			select {
+			case d.kick <- struct{}{}:
+			default:
+			}
+		}
+	}
+}
+
+// poll looks at what the log does not tell, or lost.
+func (d *Driver) poll(ctx context.Context) {
+	if d.process == nil {
+		return
+	}
+	err := d.look(ctx)
+	select {
+	case <-d.process.Done():
+		return // its watcher tells
+	default:
+	}
+	if err != nil && ctx.Err() == nil {
+		d.logger.Warn("haproxy does not answer", "error", err)
+		d.board.setDaemon(Daemon{State: Stopped, Message: "does not answer: " + err.Error()})
+	}
+	d.cutLog()
+}
+
+// look reads the newest worker's servers.
+func (d *Driver) look(ctx context.Context) error {
+	if err := d.refresh(ctx); err != nil {
+		return err
+	}
+	asked := d.board.now()
+	w := d.workers[0]
+	states, err := d.client.States(ctx, w.PID)
+	if err != nil {
+		return err
+	}
+	at := time.Now()
+	servers := make([]Server, len(states))
+	missing := len(states) != len(w.Servers)
+	for i := range states {
+		s := &states[i]
+		servers[i] = fromState(s, at)
+		have, ok := w.Servers[s.Key]
+		if !ok || have.ID != s.ID {
+			missing = true
+			continue
+		}
+		have.Address, have.Weight, have.Maintenance, have.Op, have.Checked = s.Address, s.Weight, s.Maintenance(), s.Op, s.Checked()
+		w.Servers[s.Key] = have
+	}
+	d.last = states
+	d.board.set(asked, servers, true)
+	if missing {
+		// Someone else has added or removed servers.
+		return d.load(ctx, w)
+	}
+	return nil
+}
+
+// cutLog keeps the processes' output small: they append a line for each change
+// of a server's health.
+func (d *Driver) cutLog() {
+	info, err := os.Stat(d.paths.log)
+	if err != nil || info.Size() < maxLog {
+		return
+	}
+	if err := os.Truncate(d.paths.log, 0); err != nil {
+		d.logger.Warn("cannot cut haproxy's output file", "size", strconv.FormatInt(info.Size(), 10), "error", err)
+	}
+}

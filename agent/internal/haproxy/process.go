@@ -1,0 +1,239 @@
+package haproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+
+	"github.com/tandem-lb/tandem/agent/internal/daemon"
+	"github.com/tandem-lb/tandem/agent/internal/haproxy/plan"
+)
+
+// restart tells when a HAProxy that ended is started again.
+type restart struct {
+	delay *backoff.ExponentialBackOff
+	timer <-chan time.Time // nil: it is not
+}
+
+// steady is how long HAProxy must have run for its end not to count as one
+// more in a row.
+const steady = 30 * time.Second
+
+func newRestart() restart {
+	delay := backoff.NewExponentialBackOff()
+	delay.InitialInterval, delay.MaxInterval = time.Second, 30*time.Second
+	return restart{delay: delay}
+}
+
+func (r *restart) due() <-chan time.Time { return r.timer }
+func (r *restart) again()                { r.timer = time.After(r.delay.NextBackOff()) }
+func (r *restart) off()                  { r.timer = nil }
+
+func (d *Driver) spec() (daemon.Spec, error) {
+	path, err := exec.LookPath(d.binary.path)
+	if err != nil {
+		return daemon.Spec{}, &MissingError{Binary: d.binary.path, Problem: "is not installed"}
+	}
+	path, err = filepath.Abs(path)
+	return daemon.Spec{
+		Name:    "haproxy",
+		Path:    path,
+		Args:    []string{"-W", "-S", d.paths.master + ",mode,600", "-f", d.paths.file},
+		PIDFile: d.paths.pid,
+		LogFile: d.paths.log,
+		Logger:  d.logger,
+	}, err
+}
+
+// begin adopts a running HAProxy or starts the file that is there.
+func (d *Driver) begin(ctx context.Context) {
+	if err := d.checkVersion(ctx); err != nil {
+		d.logger.Error("haproxy cannot be used", "error", err)
+	}
+	process, err := daemon.Adopt(daemon.Spec{Name: "haproxy", PIDFile: d.paths.pid, LogFile: d.paths.log, Logger: d.logger})
+	if err == nil {
+		d.watch(ctx, process)
+		d.poll(ctx)
+		d.logger.Info("found haproxy running", "pid", process.PID())
+		return
+	}
+	if !errors.Is(err, daemon.ErrNotRunning) {
+		d.logger.Error("cannot look for a running haproxy", "error", err)
+	}
+	text, err := d.paths.current()
+	switch {
+	case err != nil:
+		d.board.setDaemon(Daemon{State: Stopped, Message: err.Error()})
+	case text != nil:
+		d.startAgain(ctx)
+	case d.board.process().State == Unknown:
+		d.board.setDaemon(Daemon{State: Idle})
+	}
+}
+
+// checkVersion learns the binary's version, if it is not known.
+func (d *Driver) checkVersion(ctx context.Context) error {
+	if d.version != (version{}) {
+		return nil
+	}
+	v, _, err := d.binary.version(ctx)
+	var missing *MissingError
+	if errors.As(err, &missing) && d.process == nil {
+		d.board.setDaemon(Daemon{State: Missing, Message: err.Error()})
+	}
+	if err == nil {
+		d.version = v
+	}
+	return err
+}
+
+// watch makes the process the driver's and begins to wait for its end.
+func (d *Driver) watch(ctx context.Context, p *daemon.Process) {
+	d.process = p
+	d.restart.off()
+	d.group.Go(func() error {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.Done():
+		}
+		// Everyone is told before anything is done about it.
+		d.newest.set(0)
+		d.board.setDaemon(Daemon{State: Stopped, Message: end(p)})
+		select {
+		case d.exits <- p:
+		case <-ctx.Done():
+		}
+		return nil
+	})
+}
+
+// end puts the end of a process in words.
+func end(p *daemon.Process) string { return p.Exit() + ": " + alerts(p.Tail(), p.PID()) }
+
+// exited takes note that the process has ended, and when to start it again.
+func (d *Driver) exited(p *daemon.Process) {
+	if d.process != p {
+		return
+	}
+	d.logger.Error("haproxy ended", "pid", p.PID(), "how", end(p))
+	if started := d.board.process().StartTime; time.Since(started) > steady {
+		d.restart.delay.Reset()
+	}
+	d.process, d.workers = nil, nil
+	d.version = version{} // another one may have been installed
+	d.restart.again()
+}
+
+// startAgain starts the file that is there, or the last good one.
+func (d *Driver) startAgain(ctx context.Context) {
+	d.restart.off()
+	if d.process != nil {
+		return
+	}
+	err := d.checkVersion(ctx)
+	if err == nil {
+		err = d.start(ctx)
+	}
+	if err != nil {
+		err = errors.Join(err, d.startGood(ctx))
+	}
+	if d.process == nil {
+		d.logger.Error("haproxy does not start", "error", err)
+		d.restart.again()
+	}
+}
+
+// startGood starts the last good file in place of one that does not start.
+func (d *Driver) startGood(ctx context.Context) error {
+	current, err := d.paths.current()
+	if err != nil {
+		return err
+	}
+	good, err := d.paths.lastGood()
+	if err != nil || good == nil || string(good) == string(current) {
+		return err
+	}
+	if err := d.paths.install(good); err != nil {
+		return err
+	}
+	return d.start(ctx)
+}
+
+// start starts HAProxy with the file that is there and waits until it serves.
+func (d *Driver) start(ctx context.Context) error {
+	spec, err := d.spec()
+	if err != nil {
+		return err
+	}
+	if d.target != nil {
+		// What was known before it ended is better than nothing.
+		if err := d.paths.writeStates(plan.CheckStates(d.last, d.target)); err != nil {
+			return &FailedError{What: "cannot start it", Err: err}
+		}
+	}
+	defer d.forgetStates()
+	if err := os.Remove(d.paths.master); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return &FailedError{What: "cannot start it", Err: err}
+	}
+	p, err := daemon.Start(ctx, spec)
+	if err != nil {
+		return &FailedError{What: "cannot start it", Err: err}
+	}
+	d.workers = nil
+	if err := d.untilServing(ctx, p); err != nil {
+		d.board.setDaemon(Daemon{State: Stopped, Message: err.Error()})
+		return errors.Join(err, d.giveUp(p))
+	}
+	d.watch(ctx, p)
+	d.poll(ctx)
+	d.logger.Info("started haproxy", "pid", p.PID())
+	return nil
+}
+
+// untilServing waits for the first worker of a new process.
+func (d *Driver) untilServing(ctx context.Context, p *daemon.Process) error {
+	tick := time.NewTicker(waitTick)
+	defer tick.Stop()
+	deadline := time.After(reloadTimeout)
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-p.Done():
+			return &FailedError{What: "it does not start", Words: alerts(p.Tail(), p.PID())}
+		case <-deadline:
+			return &FailedError{What: fmt.Sprintf("it does not serve %v after its start", reloadTimeout), Words: alerts(p.Tail(), p.PID())}
+		case <-tick.C:
+			if found, err := d.client.Processes(ctx); err == nil && len(found.Workers) > 0 {
+				return nil
+			}
+		}
+	}
+}
+
+// giveUp ends a process that does not serve.
+func (d *Driver) giveUp(p *daemon.Process) error {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	select {
+	case <-p.Done():
+		return nil
+	default:
+		return p.Stop(ctx)
+	}
+}
+
+// forgetStates empties the state file, so that a start without the agent does
+// not find old states. The file stays, because HAProxy warns of a missing one.
+func (d *Driver) forgetStates() {
+	if err := d.paths.writeStates(nil); err != nil {
+		d.logger.Warn("cannot empty haproxy's state file", "error", err)
+	}
+}

@@ -1,0 +1,177 @@
+package haproxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/tandem-lb/tandem/agent/internal/atomicfile"
+	"github.com/tandem-lb/tandem/agent/internal/haproxy/config"
+	"github.com/tandem-lb/tandem/agent/internal/haproxy/plan"
+	"github.com/tandem-lb/tandem/agent/internal/haproxy/runtime"
+)
+
+const (
+	// waitTick is how often a condition is looked at.
+	waitTick = 5 * time.Millisecond
+	// reloadTimeout is how long a start or reload may take.
+	reloadTimeout = 60 * time.Second
+)
+
+func writeFile(path string, text []byte) error { return atomicfile.WriteFile(path, text, 0o600) }
+
+// applyReload puts a file in effect by a reload.
+func (d *Driver) applyReload(ctx context.Context, file *config.File, reason string) (Result, error) {
+	if err := d.candidate(ctx, file); err != nil {
+		return Result{}, errors.Join(err, d.undo(ctx))
+	}
+	// While HAProxy tries in vain to bind an address it pauses its old worker,
+	// and clients are refused for two seconds.
+	if err := d.checkBinds(ctx, file.Binds); err != nil {
+		return Result{}, errors.Join(err, d.undo(ctx))
+	}
+	states, err := d.client.States(ctx, d.workers[0].PID)
+	if err == nil {
+		err = d.paths.writeStates(plan.CheckStates(states, file))
+	}
+	if err == nil {
+		err = d.paths.installCandidate()
+	}
+	if err != nil {
+		return Result{}, errors.Join(&FailedError{What: "cannot prepare a reload", Err: err}, d.undo(ctx))
+	}
+	defer d.forgetStates()
+	if err := d.reload(ctx); err != nil {
+		return Result{}, errors.Join(err, d.undo(ctx))
+	}
+	d.board.reloaded()
+	d.logger.Info("reloaded haproxy", "reason", reason, "worker", d.workers[0].PID)
+	if loaded := d.workers[0].Structure; loaded != file.Structure {
+		return Result{Reloaded: true}, &FailedError{What: fmt.Sprintf("loaded another file (%q, not %q) than it was given", loaded, file.Structure)}
+	}
+	operations, err := d.operate(ctx, file)
+	if err != nil {
+		return Result{Reloaded: true}, &FailedError{What: "reloaded, but its servers are not right", Err: err}
+	}
+	return Result{Reloaded: true, Operations: operations}, d.confirmed(file)
+}
+
+// reload has the master read its file again and waits until the new worker
+// serves and the old ones have stopped to accept.
+func (d *Driver) reload(ctx context.Context) error {
+	before, err := d.client.Processes(ctx)
+	if err != nil {
+		return &FailedError{What: "does not answer", Err: err}
+	}
+	printed := d.printed()
+	reply, err := d.client.Reload(ctx)
+	if err != nil {
+		return &FailedError{What: "does not reload", Err: err}
+	}
+	if strings.HasPrefix(reply, "Success=0") {
+		return &FailedError{What: "does not reload", Words: alerts(reply, 0)}
+	}
+	after, err := d.untilReloaded(ctx, before)
+	if err != nil {
+		return err
+	}
+	if !hasNew(before, after) {
+		return &FailedError{What: "does not start with the new configuration", Words: alerts(d.printedSince(printed), before.Master.PID)}
+	}
+	if err := d.refresh(ctx); err != nil {
+		return &FailedError{What: "does not answer after a reload", Err: err}
+	}
+	return d.untilOldStopped(ctx)
+}
+
+// hasNew tells whether there is a worker that was not there before.
+func hasNew(before, after *runtime.Processes) bool {
+	if len(after.Workers) == 0 {
+		return false
+	}
+	for _, w := range before.Workers {
+		if w.PID == after.Workers[0].PID {
+			return false
+		}
+	}
+	return true
+}
+
+// untilReloaded waits until the master answers again and has counted a reload.
+// By then a new worker is there, or will not be.
+func (d *Driver) untilReloaded(ctx context.Context, before *runtime.Processes) (*runtime.Processes, error) {
+	var after *runtime.Processes
+	err := d.until(ctx, func() (bool, error) {
+		var err error
+		after, err = d.client.Processes(ctx)
+		if err != nil {
+			return false, nil //nolint:nilerr // the master does not answer while it reloads
+		}
+		return after.Master.Reloads > before.Master.Reloads, nil
+	})
+	return after, err
+}
+
+// untilOldStopped waits until no old worker accepts connections.
+func (d *Driver) untilOldStopped(ctx context.Context) error {
+	return d.until(ctx, func() (bool, error) {
+		for _, w := range d.workers {
+			if !w.Old {
+				continue
+			}
+			info, err := d.client.Info(ctx, w.PID)
+			switch {
+			case err != nil:
+				// It has ended, or is about to.
+				d.drop(w)
+				return false, nil
+			case !info.Stopping:
+				return false, nil
+			}
+		}
+		return true, nil
+	})
+}
+
+// until waits for a condition.
+func (d *Driver) until(ctx context.Context, condition func() (bool, error)) error {
+	tick := time.NewTicker(waitTick)
+	defer tick.Stop()
+	deadline := time.After(reloadTimeout)
+	for {
+		ok, err := condition()
+		if ok || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-d.process.Done():
+			return &FailedError{What: "ended while it reloaded", Words: end(d.process)}
+		case <-deadline:
+			return &FailedError{What: fmt.Sprintf("has not finished its reload after %v", reloadTimeout)}
+		case <-tick.C:
+		}
+	}
+}
+
+// printed tells how much the processes have printed so far.
+func (d *Driver) printed() int64 {
+	info, err := os.Stat(d.paths.log)
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}
+
+// printedSince returns what they have printed after that.
+func (d *Driver) printedSince(offset int64) string {
+	text, err := os.ReadFile(d.paths.log)
+	if err != nil || int64(len(text)) < offset {
+		return ""
+	}
+	return string(text[offset:])
+}

@@ -1,0 +1,144 @@
+package runtime
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tandem-lb/tandem/agent/internal/haproxy/config"
+)
+
+// Op is a server's operational state.
+type Op int
+
+// Operational states, with HAProxy's numbers.
+const (
+	OpStopped  Op = 0 // fails its checks
+	OpStarting Op = 1 // passes them and warms up
+	OpRunning  Op = 2 // passes them, or has none
+	OpStopping Op = 3 // gets no new traffic until a check passes
+)
+
+// Bits of State.
+const (
+	maintenanceBits = 0x01 | 0x02 | 0x04 | 0x20 | 0x40
+	checkEnabledBit = 0x04
+)
+
+// State is a server's state in the form that a worker prints and reads again
+// after a reload.
+type State struct {
+	config.Key
+	BackendID int
+	ID        uint32
+	Address   netip.AddrPort
+	Op        Op
+	Admin     int
+	Weight    uint32
+	// Since the last change of the state.
+	Since time.Duration
+
+	CheckStatus, CheckResult, CheckHealth, CheckState int
+}
+
+// Maintenance tells whether the server gets neither traffic nor checks.
+func (s *State) Maintenance() bool { return s.Admin&maintenanceBits != 0 }
+
+// Checked tells whether the server is checked.
+func (s *State) Checked() bool { return s.CheckState&checkEnabledBit != 0 }
+
+// stateColumns are those of version 1 of the format, since 2.4.
+const stateColumns = "be_id be_name srv_id srv_name srv_addr srv_op_state srv_admin_state srv_uweight srv_iweight " +
+	"srv_time_since_last_change srv_check_status srv_check_result srv_check_health srv_check_state srv_agent_state " +
+	"bk_f_forced_id srv_f_forced_id srv_fqdn srv_port srvrecord srv_use_ssl srv_check_port srv_check_addr " +
+	"srv_agent_addr srv_agent_port"
+
+// ParseStates parses the reply to "show servers state", by column names.
+func ParseStates(r io.Reader) ([]State, error) {
+	var states []State
+	var columns map[string]int
+	lines := bufio.NewScanner(r)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		line := lines.Text()
+		switch {
+		case strings.HasPrefix(line, "# "):
+			columns = make(map[string]int)
+			for i, name := range strings.Fields(line[2:]) {
+				columns[name] = i
+			}
+			for name := range strings.FieldsSeq(stateColumns) {
+				if _, ok := columns[name]; !ok && name != "srv_use_ssl" {
+					return nil, fmt.Errorf("show servers state: no column %s", name)
+				}
+			}
+			continue
+		case line == "", columns == nil: // the format's version comes first
+			continue
+		}
+		state, err := parseState(columns, strings.Fields(line))
+		if err != nil {
+			return nil, fmt.Errorf("show servers state: %q: %w", line, err)
+		}
+		states = append(states, state)
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("show servers state: %w", err)
+	}
+	if columns == nil {
+		return nil, errors.New("show servers state: no columns in the reply")
+	}
+	return states, nil
+}
+
+func parseState(columns map[string]int, fields []string) (State, error) {
+	if len(fields) != len(columns) {
+		return State{}, fmt.Errorf("%d fields, not %d", len(fields), len(columns))
+	}
+	var err error
+	number := func(name string) int {
+		n, e := strconv.ParseUint(fields[columns[name]], 10, 31)
+		if e != nil && err == nil {
+			err = fmt.Errorf("%s: %w", name, e)
+		}
+		return int(n)
+	}
+	s := State{
+		Key:         config.Key{Backend: strings.Clone(fields[columns["be_name"]]), Name: strings.Clone(fields[columns["srv_name"]])},
+		BackendID:   number("be_id"),
+		ID:          uint32(number("srv_id")),
+		Op:          Op(number("srv_op_state")),
+		Admin:       number("srv_admin_state"),
+		Weight:      uint32(number("srv_uweight")),
+		Since:       time.Duration(number("srv_time_since_last_change")) * time.Second,
+		CheckStatus: number("srv_check_status"),
+		CheckResult: number("srv_check_result"),
+		CheckHealth: number("srv_check_health"),
+		CheckState:  number("srv_check_state"),
+	}
+	port := number("srv_port")
+	// A server without a fixed address prints "-", which stays invalid.
+	if a, e := netip.ParseAddr(fields[columns["srv_addr"]]); e == nil && port < 1<<16 {
+		s.Address = netip.AddrPortFrom(a.Unmap(), uint16(port))
+	}
+	return s, err
+}
+
+// WriteStates writes a state file, of which the next worker takes over the
+// rows of servers that its configuration names.
+func WriteStates(w io.Writer, states []State) error {
+	out := bufio.NewWriter(w)
+	fmt.Fprintf(out, "1\n# %s\n", stateColumns)
+	for i := range states {
+		s := &states[i]
+		fmt.Fprintf(out, "%d %s %d %s %s %d %d %d %d %d %d %d %d %d 0 0 1 - %d - 0 0 - - 0\n",
+			s.BackendID, s.Backend, s.ID, s.Name, s.Address.Addr(), s.Op, s.Admin, s.Weight, s.Weight,
+			int64(s.Since/time.Second), s.CheckStatus, s.CheckResult, s.CheckHealth, s.CheckState, s.Address.Port())
+	}
+	return out.Flush()
+}
