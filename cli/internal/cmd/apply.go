@@ -25,8 +25,8 @@ func (a *app) applyCommand() *cobra.Command {
 		Short: "Make a cluster be what a file says",
 		Long: `Make a cluster be what a file says, in YAML or JSON: what is not in it is
 removed, nodes and what operators set by hand (drain, maintenance) stay. It is
-one revision, or none when nothing differs. The change is printed. Passwords that
-the file leaves out stay as they are.
+one revision, or none when nothing differs. The change is printed. Passwords
+that the file leaves out stay as they are.
 
 A mistake is shown with its place in the file.`,
 		Example: `  lbctl apply -f cluster.yaml --dry-run
@@ -99,8 +99,8 @@ func (a *app) exportCommand() *cobra.Command {
 		Use:   "export",
 		Short: "Print a cluster's configuration as a file for apply",
 		Long: `Print everything that is desired of a cluster, as "lbctl apply -f" takes it, in
-YAML or with "-o json" in JSON. Left out are passwords, nodes, and what operators
-set by hand.`,
+YAML or with "-o json" in JSON. Left out are passwords, nodes, and what
+operators set by hand.`,
 		Example:           "  lbctl export > cluster.yaml\n  lbctl export -o json",
 		Args:              arguments(""),
 		ValidArgsFunction: cobra.NoFileCompletions,

@@ -18,9 +18,9 @@ const maxPage = 1000
 func (a *app) historyCommand() *cobra.Command {
 	listing := a.historyList()
 	history := &cobra.Command{
-		Use:     "history",
-		Short:   "Show who changed what, and when",
-		Long:    `Show the accepted changes, the newest first, each with a summary.
+		Use:   "history",
+		Short: "Show who changed what, and when",
+		Long: `Show the accepted changes, the newest first.
 "lbctl history show" shows one in full.`,
 		Example: "  lbctl history\n  lbctl history show 12",
 		RunE:    listing.RunE,
@@ -34,8 +34,7 @@ func (a *app) historyList() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:               "list",
 		Short:             "List the newest revisions",
-		Long:              `List the newest revisions: + is what was made, ~ what was changed, - what was
-removed.`,
+		Long:              `List the newest revisions with the names of what they changed.`,
 		Example:           "  lbctl history list --limit 100",
 		Args:              arguments(""),
 		ValidArgsFunction: cobra.NoFileCompletions,

@@ -32,8 +32,8 @@ func (a *app) loginCommand() *cobra.Command {
 ~/.config/lbctl. The token is kept in a file that only you can read.
 
 Without --ca the controller is asked for its CA: compare the fingerprint that is
-shown with what this prints on the controller's machine, then answer yes, or give
-it with --fingerprint.
+shown with what this prints on the controller's machine, then answer yes, or
+give it with --fingerprint.
 
   openssl x509 -in DATA-DIR/ca.pem -noout -fingerprint -sha256
 

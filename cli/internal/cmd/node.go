@@ -44,9 +44,9 @@ upgrade the machine. It lasts until "lbctl node undrain".`,
 			Example: "  lbctl node drain lb-master",
 		}),
 		a.nodeDrain(false, "undrained", &cobra.Command{
-			Use:     "undrain NODE",
-			Short:   "Let a node hold VIPs again",
-			Long:    `Let a node hold VIPs again. Whether it takes them back at once is the VIP's
+			Use:   "undrain NODE",
+			Short: "Let a node hold VIPs again",
+			Long: `Let a node hold VIPs again. Whether it takes them back at once is the VIP's
 fail-back.`,
 			Example: "  lbctl node undrain lb-master",
 		}),
@@ -90,10 +90,10 @@ func (a *app) nodeTokenCreate() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "create NODE",
 		Short: "Make a token for one node's agent",
-		Long: `Make a token that the agent of one node can join with, once. It holds the hash of
-the controller's CA, so that the agent knows whom to trust. It is shown only now:
-put it into the file that the agent's join_token_file names, readable by root
-alone. "-o name" prints the token and nothing else.`,
+		Long: `Make a token that the agent of one node can join with, once. It holds the hash
+of the controller's CA, so that the agent knows whom to trust. It is shown only
+now: put it into the file that the agent's join_token_file names, readable by
+root alone. "-o name" prints the token and nothing else.`,
 		Example: `  lbctl node token create lb-master -o name > join.token
   lbctl node token create lb-master --ttl 1h`,
 		Args:              arguments("NODE"),

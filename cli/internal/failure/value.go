@@ -18,8 +18,8 @@ const maxGot = 80
 // "config.pools[0].backends[2].address", quoted. It returns "" for what is not
 // there, is no single value, or is a secret.
 func valueAt(request proto.Message, path string) string {
-	if request == nil || path == "" {
-		return ""
+	if request == nil || path == "" || path == "name" {
+		return "" // a whole name says nothing that the message does not
 	}
 	message := request.ProtoReflect()
 	steps := strings.Split(path, ".")

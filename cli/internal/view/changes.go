@@ -42,8 +42,11 @@ func changeRows(change *tandemv1.Change) [][]output.Cell {
 }
 
 // mark is + for what was made, - for what was removed, ~ for what was changed.
+// Lists of revisions hold names only: nothing tells then.
 func mark(change *tandemv1.Change) string {
 	switch {
+	case change.GetBefore() == nil && change.GetAfter() == nil:
+		return ""
 	case change.GetBefore() == nil:
 		return "+"
 	case change.GetAfter() == nil:
