@@ -25,9 +25,7 @@ func joinCgroup(spec Spec, pid int) string {
 		}
 	}
 	if err != nil {
-		if spec.Logger != nil {
-			spec.Logger.Debug("daemon stays in the agent's cgroup", "daemon", spec.Name, "reason", err)
-		}
+		logDebug(spec, "daemon stays in the agent's cgroup", err)
 		return ""
 	}
 	return dir

@@ -39,6 +39,10 @@ type Spec struct {
 	// LogFile gets standard output and standard error. A file that has grown
 	// past 1 MiB is renamed to LogFile.1 at a start.
 	LogFile string
+	// RealTime is the priority, 1 to 99, of round-robin real-time scheduling
+	// for the daemon and its children; 0: none. Where it is not permitted the
+	// daemon runs without.
+	RealTime int
 	// Logger may be nil.
 	Logger hclog.Logger
 }
@@ -101,8 +105,11 @@ func start(spec Spec) (*Process, error) {
 	if err != nil {
 		return nil, errors.Join(err, cmd.Process.Kill(), cmd.Wait())
 	}
-	process.logOffset = offset
+	process.logOffset.Store(offset)
 	process.cgroup = joinCgroup(spec, process.PID())
+	if err := setRealTime(process.PID(), spec.RealTime); err != nil {
+		logDebug(spec, "daemon runs without real-time priority", err)
+	}
 	// From here the Process reaps.
 	go process.wait()
 	if err := cmd.Process.Release(); err != nil {
@@ -115,6 +122,13 @@ func start(spec Spec) (*Process, error) {
 		return nil, process.abandon(err)
 	}
 	return process, nil
+}
+
+// logDebug tells what a daemon has to do without.
+func logDebug(spec Spec, what string, why error) {
+	if spec.Logger != nil {
+		spec.Logger.Debug(what, "daemon", spec.Name, "reason", why)
+	}
 }
 
 // Adopt finds the daemon that an earlier agent started. It returns

@@ -344,6 +344,57 @@ func TestBigLogIsRotatedAtStart(t *testing.T) {
 	}
 }
 
+func TestBigLogIsTrimmedWhileItGrows(t *testing.T) {
+	spec := script(t.TempDir(), `head -c 1100000 /dev/zero; echo; read -r line <"$0.go"; echo after; exec sleep 1000`)
+	spec.Args = append(spec.Args, spec.PIDFile)
+	if err := unix.Mkfifo(spec.PIDFile+".go", 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(spec.LogFile, []byte("an earlier run\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := startForTest(t, spec)
+	size := func() int64 {
+		info, err := os.Stat(spec.LogFile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Size()
+	}
+	eventually(t, "output", func() bool { return size() == 1100000+1+15 })
+	if err := p.TrimLog(); err != nil || size() != 0 {
+		t.Errorf("trim: %v, %d bytes are left", err, size())
+	}
+	if err := os.WriteFile(spec.PIDFile+".go", []byte("go\n"), 0); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the log goes on", func() bool { return p.Tail() == "after" })
+	if err := p.TrimLog(); err != nil || size() == 0 {
+		t.Errorf("a small log was trimmed: %v", err)
+	}
+}
+
+func TestRealTimePriorityIsInherited(t *testing.T) {
+	spec := script(t.TempDir(), `sleep 1000 & echo $!; wait`)
+	spec.RealTime = 50
+	p := startForTest(t, spec)
+	eventually(t, "a child", func() bool { return p.Tail() != "" })
+	var child int
+	if _, err := fmt.Sscan(p.Tail(), &child); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Kill(child, unix.SIGKILL)
+	if err := setRealTime(p.PID(), 50); err != nil {
+		t.Skipf("real-time priority is not permitted here: %v", err)
+	}
+	for _, pid := range []int{p.PID(), child} {
+		attr, err := unix.SchedGetAttr(pid, 0)
+		if err != nil || attr.Policy != unix.SCHED_RR || attr.Priority != 50 {
+			t.Errorf("process %d has %+v, %v", pid, attr, err)
+		}
+	}
+}
+
 func TestCgroup(t *testing.T) {
 	root := t.TempDir()
 	if err := unix.Mount("none", root, "cgroup2", 0, ""); err != nil {

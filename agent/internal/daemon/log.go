@@ -4,6 +4,8 @@ import (
 	"io"
 	"os"
 	"strings"
+
+	"github.com/tandem-lb/tandem/agent/internal/atomicfile"
 )
 
 const (
@@ -32,6 +34,24 @@ func openLog(path string) (*os.File, int64, error) {
 	return f, info.Size(), nil
 }
 
+// trimLog moves the content of a log that has grown too big away. Lines that
+// come meanwhile may be lost. The daemon goes on at the beginning, as it has
+// the file open for appending.
+func trimLog(path string) (trimmed bool, err error) {
+	info, err := os.Stat(path)
+	if err != nil || info.Size() <= maxLog {
+		return false, err
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return false, err
+	}
+	if err := atomicfile.WriteVolatile(path+".1", data, 0o640); err != nil {
+		return false, err
+	}
+	return true, os.Truncate(path, 0)
+}
+
 // tail returns the last lines of the file from the offset on.
 func tail(path string, offset int64) string {
 	f, err := os.Open(path)
@@ -43,6 +63,7 @@ func tail(path string, offset int64) string {
 	if err != nil {
 		return ""
 	}
+	offset = min(offset, info.Size())
 	cut := info.Size()-offset > maxTail
 	if cut {
 		offset = info.Size() - maxTail

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -16,9 +17,9 @@ import (
 type Process struct {
 	spec      Spec
 	identity  identity
-	fd        *os.File // pidfd
-	logOffset int64    // where this process's output begins
-	cgroup    string   // directory, or empty
+	fd        *os.File     // pidfd
+	logOffset atomic.Int64 // where this process's output begins
+	cgroup    string       // directory, or empty
 
 	done chan struct{} // closed when the process has ended
 	exit string        // how it ended; written before done is closed
@@ -95,7 +96,17 @@ func (p *Process) Close() { p.fd.Close() }
 // Tail returns the last lines of the output of this process, at most 20 and
 // 8 KiB; of an adopted one perhaps some of its forerunner's. Empty when there
 // are none or they cannot be read.
-func (p *Process) Tail() string { return tail(p.spec.LogFile, p.logOffset) }
+func (p *Process) Tail() string { return tail(p.spec.LogFile, p.logOffset.Load()) }
+
+// TrimLog moves the log of a daemon that runs for long to LogFile.1 when it has
+// grown past 1 MiB. It is to be called now and then.
+func (p *Process) TrimLog() error {
+	trimmed, err := trimLog(p.spec.LogFile)
+	if trimmed {
+		p.logOffset.Store(0)
+	}
+	return err
+}
 
 // wait ends when the process has ended or Close was called. The runtime's
 // poller watches the descriptor, so no thread is held.

@@ -13,20 +13,26 @@ import (
 // some ten milliseconds.
 const confirmTimeout = 5 * time.Second
 
-// confirm waits until keepalived runs the intent and the kernel agrees.
+// confirm waits until keepalived runs the intent and the kernel agrees. The
+// second look comes when keepalived has also digested what the kernel told it
+// about the addresses that it removed itself: it would mistake that for a loss
+// if one of them belonged to it again by then, and give up the VIP.
 func (d *Driver) confirm(ctx context.Context, c *control, in *intent) error {
 	ctx, cancel := context.WithTimeout(ctx, confirmTimeout)
 	defer cancel()
 	poll := time.NewTicker(10 * time.Millisecond)
 	defer poll.Stop()
-	for {
+	for looks := 0; ; {
 		mismatch, err := d.compare(ctx, c, in)
 		if err == nil && mismatch == "" {
-			return nil
+			if looks++; looks == 2 {
+				return nil
+			}
+			continue
 		}
 		select {
 		case <-c.process.Done():
-			return fmt.Errorf("keepalived %s: %s", c.process.Exit(), c.process.Tail())
+			return errors.New(epitaph(c.process))
 		case <-ctx.Done():
 			if err == nil {
 				err = fmt.Errorf("keepalived does something else: %s", mismatch)

@@ -1,6 +1,8 @@
 package keepalived
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -221,6 +223,31 @@ func TestAddressMovesBetweenInstances(t *testing.T) {
 	}
 	if len(a.seen()) != mine || len(b.seen()) != peers {
 		t.Errorf("a VIP moved: %+v, peer %+v", a.seen()[mine:], b.seen()[peers:])
+	}
+}
+
+// keepalived's own real-time priority makes the kernel kill it soon after a
+// reload; the one that it inherits does not, and stays.
+func TestManyReloads(t *testing.T) {
+	a, b := newCluster(t)
+	before, peers := a.keepalived(), len(b.seen())
+	config := web("lb-master", 230)
+	for n := range 40 {
+		config.Instances[0].Addresses = []string{fmt.Sprintf("10.9.0.%d/24", 101+n)}
+		if !a.mustApply(config) {
+			t.Fatal("no reload")
+		}
+	}
+	if after := a.keepalived(); !slices.Equal(before, after) {
+		t.Errorf("keepalived is another one: %v, was %v", after, before)
+	}
+	if len(b.seen()) != peers {
+		t.Errorf("the VIP moved: %+v", b.seen()[peers:])
+	}
+	for _, pid := range before {
+		if attr, err := unix.SchedGetAttr(pid, 0); err != nil || attr.Policy != unix.SCHED_RR {
+			t.Errorf("process %d has %+v, %v; want real-time priority", pid, attr, err)
+		}
 	}
 }
 

@@ -61,9 +61,7 @@ func expected(c *keepalivedv1.Config) []string {
 		"global_defs / vrrp_notify_priority_changes true",
 		"global_defs / vrrp_higher_prio_send_advert true",
 		"global_defs / vrrp_garp_master_refresh 60",
-		"global_defs / vrrp_rt_priority 50",
 		"global_defs / vrrp_no_swap",
-		"global_defs / vrrp_rlimit_rttime 100000",
 	}
 	track := func(name string) {
 		block := "vrrp_track_file " + name

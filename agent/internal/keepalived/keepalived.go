@@ -150,7 +150,7 @@ func (d *Driver) prepare() error {
 	if err := nameToken.check("the agent's user", who.Username); err != nil {
 		return err
 	}
-	d.layout = layout{fifo: d.paths.fifo, trackDir: d.paths.trackDir, user: who.Username, realTime: canRealTime()}
+	d.layout = layout{fifo: d.paths.fifo, trackDir: d.paths.trackDir, user: who.Username, noSwap: canLockMemory()}
 	return nil
 }
 
@@ -168,7 +168,9 @@ func (d *Driver) spec(binary string) daemon.Spec {
 		Env:     []string{"TMPDIR=" + d.paths.dumpDir},
 		PIDFile: d.paths.identity,
 		LogFile: d.paths.log,
-		Logger:  d.log,
+		// A busy machine must not lose adverts and the VIP with them.
+		RealTime: 50,
+		Logger:   d.log,
 	}
 }
 

@@ -91,6 +91,10 @@ func newNode(t *testing.T, name, namespace string) *node {
 	}}
 	n.startAgent()
 	t.Cleanup(func() {
+		if t.Failed() {
+			log, err := os.ReadFile(filepath.Join(n.options.StateDir, "keepalived", "keepalived.log"))
+			t.Logf("%s: keepalived says (%v):\n%s", name, err, log)
+		}
 		n.killAgent()
 		for _, pid := range n.keepalived() {
 			if err := unix.Kill(pid, unix.SIGKILL); err != nil {

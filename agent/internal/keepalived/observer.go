@@ -2,7 +2,6 @@ package keepalived
 
 import (
 	"errors"
-	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -76,12 +75,8 @@ func (o *observer) detach(state State, message string, now time.Time) {
 
 // ended is called when the process has ended.
 func (o *observer) ended(now time.Time) {
-	message := fmt.Sprintf("keepalived %s", o.process.Exit())
-	if tail := o.process.Tail(); tail != "" {
-		message += ": " + tail
-	}
 	o.log.Warn("keepalived ended", "pid", o.process.PID(), "exit", o.process.Exit())
-	o.detach(StateStopped, message, now)
+	o.detach(StateStopped, epitaph(o.process), now)
 	o.look()
 	o.wake()
 }

@@ -19,7 +19,7 @@ type layout struct {
 	fifo     string // state changes come out here
 	trackDir string // holds the track files
 	user     string // no script ever runs, but keepalived wants one for them
-	realTime bool   // the agent may hand out real-time priority
+	noSwap   bool   // keepalived may lock its memory
 }
 
 // Track files, by name in keepalived.conf and in layout.trackDir.
@@ -45,6 +45,10 @@ func render(in *intent, l layout) []byte {
 	return w.Bytes()
 }
 
+// renderGlobal asks for no real-time priority: keepalived sets the limit of CPU
+// time that goes with it to zero at a reload (lib/process.c up to 2.3.4, a
+// variable that is never filled), and the kernel soon kills the child. Package
+// daemon gives the priority instead.
 func renderGlobal(w *bytes.Buffer, routerID string, l layout) {
 	fmt.Fprintf(w, `
 global_defs {
@@ -56,12 +60,8 @@ global_defs {
     vrrp_higher_prio_send_advert true
     vrrp_garp_master_refresh 60
 `, routerID, l.user, l.fifo)
-	if l.realTime {
-		// Without these a busy machine loses adverts and the VIP with them.
-		w.WriteString(`    vrrp_rt_priority 50
-    vrrp_no_swap
-    vrrp_rlimit_rttime 100000
-`)
+	if l.noSwap {
+		w.WriteString("    vrrp_no_swap\n")
 	}
 	w.WriteString("}\n")
 }

@@ -27,7 +27,7 @@ var testLayout = layout{
 	fifo:     "/run/tandem/keepalived/notify",
 	trackDir: "/run/tandem/keepalived/track",
 	user:     "root",
-	realTime: true,
+	noSwap:   true,
 }
 
 var testNetworks = map[string]string{"front": "eth0", "vrrp": "eth1.20"}

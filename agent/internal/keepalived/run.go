@@ -17,7 +17,7 @@ import (
 
 // resyncEvery is how often keepalived and the kernel are asked, in case that
 // something was missed.
-const resyncEvery = 3 * time.Second
+const resyncEvery = 5 * time.Second
 
 // Run observes keepalived and keeps it running until ctx is done; keepalived
 // goes on. It is called once.
@@ -183,6 +183,9 @@ const maxSilent = 3
 // resync asks keepalived and the kernel. A keepalived that does not answer is
 // ended: its peer takes the VIP and this one would not let go of it.
 func (d *Driver) resync(ctx context.Context, c *control) error {
+	if err := c.process.TrimLog(); err != nil {
+		d.log.Warn("cannot trim keepalived's log", "error", err)
+	}
 	mismatch, err := d.compare(ctx, c, c.intent)
 	if err == nil {
 		c.silent = 0

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -32,12 +33,34 @@ func send(ctx context.Context, p *daemon.Process, sig syscall.Signal) error {
 		select {
 		case <-poll.C:
 		case <-p.Done():
-			return fmt.Errorf("keepalived %s: %s", p.Exit(), p.Tail())
+			return errors.New(epitaph(p))
 		case <-ctx.Done():
 			return fmt.Errorf("keepalived is not ready for signal %d: %w", sig, ctx.Err())
 		}
 	}
 }
+
+// epitaph says how keepalived ended, with its last words.
+func epitaph(p *daemon.Process) string {
+	text := "keepalived " + p.Exit()
+	var words []string
+	for line := range strings.Lines(p.Tail()) {
+		line = strings.TrimSpace(logTime.ReplaceAllString(line, ""))
+		if line != "" && !strings.HasPrefix(line, "Printing VRRP as json") {
+			words = append(words, line)
+		}
+	}
+	if len(words) > 0 {
+		text += ": " + strings.Join(words[max(0, len(words)-lastWords):], "; ")
+	}
+	return text
+}
+
+// lastWords is how many lines are enough to see why.
+const lastWords = 6
+
+// logTime is what keepalived puts before each line.
+var logTime = regexp.MustCompile(`^[A-Z][a-z]{2} [A-Z][a-z]{2} +\d+ [\d:]{8} \d{4}: `)
 
 // expects tells whether a signal would not just kill the process, that is,
 // whether it blocks, ignores or catches it. keepalived reads blocked signals

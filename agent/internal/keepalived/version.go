@@ -116,14 +116,15 @@ func checkFile(ctx context.Context, binary, file string) error {
 	return nil
 }
 
-// canRealTime tells whether the agent may give its daemons real-time priority.
-func canRealTime() bool {
+// canLockMemory tells whether a daemon of the agent may keep its memory from
+// being swapped out.
+func canLockMemory() bool {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
 	if err := unix.Capget(&header, &data[0]); err != nil {
 		return false
 	}
-	return data[0].Effective&(1<<unix.CAP_SYS_NICE) != 0
+	return data[0].Effective&(1<<unix.CAP_IPC_LOCK) != 0
 }
 
 // ownFile reads a file that the driver may overwrite: one with its header, or
