@@ -14,6 +14,7 @@ type show struct {
 	start  time.Time
 	colour bool
 	steps  int
+	dir    string // shown as $LAB in command lines; empty: not known yet
 }
 
 func newShow(out *os.File) *show {
@@ -48,6 +49,9 @@ func (s *show) say(lines ...string) {
 
 // command shows a command line before it runs, with the host that it runs on.
 func (s *show) command(host, line string) {
+	if s.dir != "" {
+		line = strings.ReplaceAll(line, s.dir, "$LAB")
+	}
 	fmt.Fprintf(s.out, "             %s\n", s.paint(dim, host+"$ "+line))
 }
 

@@ -22,6 +22,7 @@ type tour struct {
 	*cluster.Cluster
 
 	web, stats string              // where clients find the listener and the page, as host:port
+	url        string              // of the listener
 	webs       map[string]string   // address:port of the web servers by name
 	running    map[string]*process // web servers by name
 	vip        bool                // the site has one
@@ -38,6 +39,7 @@ func labSite(programs cluster.Programs) builder {
 	return func(ctx context.Context, t *tour) error {
 		t.vip = true
 		t.web, t.stats = lab.VIP.Addr().String()+":80", lab.VIP.Addr().String()+":8080"
+		t.url = "http://" + lab.VIP.Addr().String() + "/"
 		t.webs = map[string]string{}
 		t.say(t.paint(bold, "Tandem: the guide's cluster, with the real HAProxy and keepalived, in network namespaces"),
 			"VIP 192.168.1.100 · lb-master 192.168.1.10 · lb-backup 192.168.1.11 · web1 to web3 192.168.1.20 to .22",
@@ -52,7 +54,8 @@ func labSite(programs cluster.Programs) builder {
 			for _, name := range traffic.WebNames {
 				t.webs[name] = netip.AddrPortFrom(l.Host(name).Address.Addr(), 80).String()
 			}
-			return fmt.Sprintf("%d machines on one switch", len(l.Hosts())), nil
+			t.dir = l.Dir
+			return fmt.Sprintf("%d machines on one switch, with their files in LAB=%s", len(l.Hosts()), l.Dir), nil
 		})
 	}
 }
@@ -84,11 +87,13 @@ func plainSite(programs cluster.Programs, why string) builder {
 			local := netip.MustParseAddr("127.0.0.1")
 			t.Cluster = cluster.New(l, programs, cluster.Endpoint{Host: local, GRPC: ports[0], HTTP: ports[1]})
 			t.web, t.stats = netip.AddrPortFrom(local, ports[2]).String(), netip.AddrPortFrom(local, ports[3]).String()
+			t.url = "http://" + t.web + "/"
 			t.webs = map[string]string{}
 			for i, name := range traffic.WebNames {
 				t.webs[name] = netip.AddrPortFrom(local, ports[4+i]).String()
 			}
-			return "no machines: everything runs on this one, with logs in " + l.Dir, nil
+			t.dir = l.Dir
+			return "no machines: everything runs on this one, with its files in LAB=" + l.Dir, nil
 		})
 	}
 }
@@ -140,7 +145,7 @@ func (t *tour) doors() ([]string, error) {
 		"  " + lbctl + " backend drain web_servers/web1",
 	}
 	if !t.vip {
-		return append(lines, "  curl http://"+t.web+"/", "  curl -u admin:password123 http://"+t.stats+"/stats"), nil
+		return append(lines, "  curl "+t.url, "  curl -u admin:password123 http://"+t.stats+"/stats"), nil
 	}
 	for _, h := range t.Lab.Hosts() {
 		if _, err := script("on-"+h.Name, nil, h.Enter()); err != nil {
@@ -148,7 +153,7 @@ func (t *tour) doors() ([]string, error) {
 		}
 	}
 	return append(lines,
-		"  "+t.Lab.Dir+"/on-client curl http://"+t.web+"/",
+		"  "+t.Lab.Dir+"/on-client curl "+t.url,
 		"  "+t.Lab.Dir+"/on-client curl -u admin:password123 http://"+t.stats+"/stats",
 		"  "+t.Lab.Dir+"/on-lb-master bash        (a shell there; so with every other machine)",
 		"Logs and files of each machine are below "+t.Lab.Dir+"; as root, in another terminal.",

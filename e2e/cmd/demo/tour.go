@@ -127,18 +127,25 @@ func (t *tour) lbctl(ctx context.Context, args []string) error {
 func (t *tour) ready(ctx context.Context) error {
 	t.command("controller", "lbctl status")
 	return t.step(func() (string, error) {
-		conditions := []cluster.Condition{cluster.Settled(both...), cluster.NoAlarms}
-		for _, name := range traffic.WebNames {
-			conditions = append(conditions, cluster.BackendIs("web_servers/"+name, up, both...))
-		}
 		found := "web1, web2 and web3 are UP on both"
 		if t.vip {
-			conditions = append(conditions, cluster.HeldBy("web", cluster.Master))
 			found += ", lb-master alone holds the VIP"
 		}
-		_, err := t.Until(ctx, "a cluster in good health", conditions...)
-		return found, err
+		return found, t.healthy(ctx)
 	})
+}
+
+// healthy waits for what ready shows.
+func (t *tour) healthy(ctx context.Context) error {
+	conditions := []cluster.Condition{cluster.Settled(both...), cluster.NoAlarms}
+	for _, name := range traffic.WebNames {
+		conditions = append(conditions, cluster.BackendIs("web_servers/"+name, up, both...))
+	}
+	if t.vip {
+		conditions = append(conditions, cluster.HeldBy("web", cluster.Master))
+	}
+	_, err := t.Until(ctx, "a cluster in good health", conditions...)
+	return err
 }
 
 // applyFile sets the guide's own timeouts, under traffic.
@@ -196,7 +203,7 @@ func (t *tour) curl(ctx context.Context, args ...string) (string, error) {
 // spread is the guide's load balancing test.
 func (t *tour) spread(ctx context.Context) error {
 	t.section("Load balancing")
-	t.command("client", "for i in {1..9}; do curl -s http://"+t.web+"/ | grep Server; done")
+	t.command("client", "for i in {1..9}; do curl -s "+t.url+" | grep Server; done")
 	return t.step(func() (string, error) {
 		answers := map[string]int{}
 		for range 9 {
@@ -219,13 +226,13 @@ func (t *tour) spread(ctx context.Context) error {
 
 // server asks for the page and returns which web server it came from.
 func (t *tour) server(ctx context.Context) (string, error) {
-	page, err := t.curl(ctx, "http://"+t.web+"/")
+	page, err := t.curl(ctx, t.url)
 	if err != nil {
 		return "", err
 	}
 	_, server, ok := strings.Cut(page, "Server: ")
 	if !ok || !slices.Contains(traffic.WebNames, server) {
-		return "", fmt.Errorf("http://%s/ answered %q, want one of %v", t.web, page, traffic.WebNames)
+		return "", fmt.Errorf("%s answered %q, want one of %v", t.url, page, traffic.WebNames)
 	}
 	return server, nil
 }
