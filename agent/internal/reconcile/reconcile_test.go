@@ -1,0 +1,216 @@
+package reconcile
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/tandem-lb/tandem/agent/internal/haproxy"
+	"github.com/tandem-lb/tandem/agent/internal/keepalived"
+	"github.com/tandem-lb/tandem/agent/internal/target"
+	haproxyv1 "github.com/tandem-lb/tandem/gen/tandem/agent/haproxy/v1"
+	keepalivedv1 "github.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1"
+	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
+)
+
+// recorder stands where drivers and disk are, and writes down the order in
+// which the reconciler asks them. The daemons themselves are tested beside
+// their drivers and in the lab.
+type recorder struct {
+	mu    sync.Mutex
+	steps []string
+	// fail gives a step its error, once.
+	fail map[string]error
+	// begun is closed by the first step, which then waits for proceed.
+	begun, proceed chan struct{}
+}
+
+func (r *recorder) step(name string) error {
+	if r.begun != nil {
+		close(r.begun)
+		r.begun = nil
+		<-r.proceed
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.steps = append(r.steps, name)
+	err := r.fail[name]
+	delete(r.fail, name)
+	return err
+}
+
+type proxy struct{ *recorder }
+
+func (p proxy) Apply(_ context.Context, c *haproxyv1.Config) (haproxy.Result, error) {
+	return haproxy.Result{}, p.step("haproxy " + c.GetFrontends()[0].GetName())
+}
+func (p proxy) Check(context.Context, *haproxyv1.Config) error { return p.step("haproxy -c") }
+
+type vrrp struct{ *recorder }
+
+func (v vrrp) Apply(_ context.Context, c *keepalivedv1.Config) (keepalived.Result, error) {
+	return keepalived.Result{}, v.step("keepalived " + c.GetInstances()[0].GetName())
+}
+func (v vrrp) Check(context.Context, *keepalivedv1.Config) error { return v.step("keepalived -t") }
+
+type disk struct{ *recorder }
+
+func (d disk) Candidate(c *agentv1.NodeConfig) error {
+	return d.step("candidate " + c.GetVersion().GetHash())
+}
+func (d disk) Promote() error { return d.step("promote") }
+
+// wanted is a target with one frontend called hash and one VRRP instance.
+func wanted(t *testing.T, hash, instance string) *target.Target {
+	t.Helper()
+	config := &agentv1.NodeConfig{Version: &agentv1.Version{Hash: hash}, Resources: []*agentv1.Resource{
+		{Key: "haproxy/frontend/" + hash, Body: &agentv1.Resource_Frontend{Frontend: &haproxyv1.Frontend{Name: hash}}},
+		{Key: "keepalived/instance/" + instance, Body: &agentv1.Resource_Instance{Instance: &keepalivedv1.Instance{Name: instance}}},
+	}}
+	made, err := target.FromConfig(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return made
+}
+
+// start runs a reconciler in the synctest bubble.
+func start(t *testing.T, r *recorder, good *target.Target) *Reconciler {
+	t.Helper()
+	reconciler := New(Options{
+		Proxy: proxy{r}, VRRP: vrrp{r}, Store: disk{r}, Good: good,
+		Logger: hclog.NewNullLogger(), Problem: func(string) {},
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- reconciler.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return reconciler
+}
+
+// taken returns the steps so far and begins anew, failing as told from then on.
+func (r *recorder) taken(fail map[string]error) []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	steps := r.steps
+	r.steps, r.fail = nil, fail
+	return steps
+}
+
+func expect(t *testing.T, r *recorder, want ...string) {
+	t.Helper()
+	if got := r.taken(nil); !slices.Equal(got, want) {
+		t.Errorf("the steps are %q, want %q", got, want)
+	}
+}
+
+func TestTheWayOfATarget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &recorder{}
+		reconciler := start(t, r, nil)
+		reconciler.Submit("1", wanted(t, "a", "web"))
+		if o := <-reconciler.Outcomes(); o.Err != nil || o.Nonce != "1" {
+			t.Fatalf("the outcome is %+v", o)
+		}
+		expect(t, r, "candidate a", "keepalived -t", "haproxy a", "keepalived web", "promote")
+		if reconciler.Applied().Hash() != "a" {
+			t.Error("the target does not count as applied")
+		}
+		reconciler.Submit("2", wanted(t, "b", "web"))
+		<-reconciler.Outcomes()
+		// keepalived has nothing new to do and is left alone.
+		expect(t, r, "candidate b", "haproxy b", "promote")
+	})
+}
+
+func TestTheGoodOneIsAppliedAtStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &recorder{}
+		reconciler := start(t, r, wanted(t, "good", "web"))
+		synctest.Wait()
+		expect(t, r, "keepalived -t", "haproxy good", "keepalived web")
+		if reconciler.Applied().Hash() != "good" {
+			t.Error("the good target does not count as applied")
+		}
+	})
+}
+
+func TestLatestWins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &recorder{begun: make(chan struct{}), proceed: make(chan struct{})}
+		begun := r.begun
+		reconciler := start(t, r, nil)
+		reconciler.Submit("1", wanted(t, "a", "web"))
+		<-begun
+		reconciler.Submit("2", wanted(t, "b", "web"))
+		reconciler.Submit("3", wanted(t, "c", "web"))
+		close(r.proceed)
+		synctest.Wait()
+		if steps := r.taken(nil); slices.Contains(steps, "haproxy b") {
+			t.Errorf("a target that a newer one had replaced was applied: %q", steps)
+		}
+		if o := <-reconciler.Outcomes(); o.Nonce != "3" || reconciler.Applied().Hash() != "c" {
+			t.Errorf("the outcome is %+v, applied is %q, want the third", o, reconciler.Applied().Hash())
+		}
+	})
+}
+
+func TestWhatFailsIsTriedAgainAndWhatIsRefusedIsNot(t *testing.T) {
+	refusal := &haproxy.RefusedError{Words: "unknown keyword"}
+	for name, test := range map[string]struct {
+		err     error
+		retries bool
+	}{
+		"failed":  {errors.New("port taken"), true},
+		"refused": {refusal, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := &recorder{fail: map[string]error{"haproxy a": test.err}}
+				reconciler := start(t, r, nil)
+				reconciler.Submit("1", wanted(t, "a", "web"))
+				o := <-reconciler.Outcomes()
+				if !errors.Is(o.Err, test.err) || o.Retrying != test.retries || o.Refused == test.retries {
+					t.Errorf("the outcome is %+v", o)
+				}
+				if slices.Contains(r.taken(nil), "promote") || reconciler.Applied() != nil {
+					t.Error("a target that is not in effect became the good one")
+				}
+				if !test.retries {
+					return
+				}
+				if o := <-reconciler.Outcomes(); o.Err != nil || o.Nonce != "1" {
+					t.Errorf("the next outcome is %+v, want success", o)
+				}
+			})
+		})
+	}
+}
+
+func TestHAProxyGoesBackWhenKeepalivedFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &recorder{}
+		reconciler := start(t, r, nil)
+		reconciler.Submit("1", wanted(t, "a", "web"))
+		<-reconciler.Outcomes()
+		r.taken(map[string]error{"keepalived mail": &keepalived.RefusedError{Reason: "no"}})
+		reconciler.Submit("2", wanted(t, "b", "mail"))
+		if o := <-reconciler.Outcomes(); o.Err == nil {
+			t.Fatal("a failure is told as success")
+		}
+		expect(t, r, "candidate b", "keepalived -t", "haproxy b", "keepalived mail", "haproxy a")
+		if reconciler.Applied().Hash() != "a" {
+			t.Error("what is not in effect counts as applied")
+		}
+	})
+}
