@@ -82,14 +82,8 @@ func (f *fleetService) UpdateNode(ctx context.Context, r *tandemv1.UpdateNodeReq
 }
 
 func (f *fleetService) DeleteNode(ctx context.Context, r *tandemv1.DeleteNodeRequest) (*emptypb.Empty, error) {
-	empty, err := remove(ctx, f.writer, nodeNoun, r, func(n state.Name) state.Change { return state.DeleteNode(n.ID, r.GetEtag()) })
-	if err != nil || r.GetValidateOnly() {
-		return empty, err
-	}
-	if name, err := state.ParseName(r.GetName()); err == nil {
-		f.fleet.Revoke(name.Cluster, name.ID)
-	}
-	return empty, nil
+	// The fleet hears of it and cuts the node's session.
+	return remove(ctx, f.writer, nodeNoun, r, func(n state.Name) state.Change { return state.DeleteNode(n.ID, r.GetEtag()) })
 }
 
 func (f *fleetService) GetStatus(_ context.Context, r *tandemv1.GetStatusRequest) (*tandemv1.ClusterStatus, error) {
