@@ -88,7 +88,11 @@ func (t *tour) proxyKilled(ctx context.Context) error {
 	t.command(cluster.Master, "kill -9 $(pidof haproxy)")
 	return t.step(func() (string, error) {
 		report, err := t.under(ctx, sample, func() error {
+			killed := time.Now()
 			if err := t.Master().KillHAProxy(ctx); err != nil {
+				return err
+			}
+			if _, err := t.Until(ctx, "HAProxy to run again", cluster.HAProxyStartedAfter(cluster.Master, killed)); err != nil {
 				return err
 			}
 			return t.healthy(ctx)
