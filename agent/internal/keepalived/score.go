@@ -31,6 +31,7 @@ type scores struct {
 	dir     string
 	healthy bool
 	drain   bool
+	wasWell bool                // at the last write
 	standby map[string]*standby // by the names of sticky instances
 	written map[string]int      // what the files hold
 }
@@ -40,6 +41,7 @@ type standby struct {
 	delay  time.Duration // of FAIL_BACK_DELAYED
 	never  bool          // FAIL_BACK_NEVER
 	master bool
+	ready  bool      // keepalived could hold the VIP: it is BACKUP or MASTER
 	well   time.Time // since when the node could have held the VIP
 }
 
@@ -54,6 +56,7 @@ func loadScores(dir string, fresh bool) (*scores, error) {
 	score, ok := s.read(scoreFile)
 	s.healthy = ok && score > unhealthyScore
 	s.drain = score == drainScore || score == unhealthyScore+drainScore
+	s.wasWell = s.well()
 	return s, nil
 }
 
@@ -98,9 +101,10 @@ func (s *scores) set(instances []instance, now time.Time) {
 		b := old[i.name]
 		if b == nil {
 			b = &standby{well: now}
-			// Its delay was over when the agent went away.
+			// An agent that comes back takes it for the holder, as which it
+			// was left, until keepalived says what it is.
 			if score, ok := s.read(standbyFile(i.name)); ok && score == 0 {
-				b.well = time.Time{}
+				b.master, b.ready = true, true
 			}
 		}
 		b.delay, b.never = i.delay, i.failBack == keepalivedv1.FailBack_FAIL_BACK_NEVER
@@ -111,7 +115,7 @@ func (s *scores) set(instances []instance, now time.Time) {
 // forget makes the node a newcomer in every instance: keepalived has ended.
 func (s *scores) forget(now time.Time) {
 	for _, b := range s.standby {
-		b.master, b.well = false, now
+		b.master, b.ready, b.well = false, false, now
 	}
 }
 
@@ -123,10 +127,11 @@ func (s *scores) role(name string, state InstanceState, now time.Time) {
 		return
 	}
 	master := state == InstanceMaster
-	if !s.well() || (b.master && !master) || (state != InstanceBackup && !master) {
+	ready := master || state == InstanceBackup
+	if !ready || !b.ready || (b.master && !master) {
 		b.well = now
 	}
-	b.master = master
+	b.master, b.ready = master, ready
 }
 
 // value of an instance's own file.
@@ -154,8 +159,10 @@ func (s *scores) next(now time.Time) time.Time {
 // write brings the files up to date. It writes those only that change.
 func (s *scores) write(now time.Time) error {
 	want := map[string]int{scoreFile: s.total()}
+	recovered := s.well() && !s.wasWell
+	s.wasWell = s.well()
 	for name, b := range s.standby {
-		if !s.well() {
+		if recovered || !s.well() {
 			b.well = now
 		}
 		want[standbyFile(name)] = b.value(now)
