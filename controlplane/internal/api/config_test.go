@@ -1,0 +1,273 @@
+package api_test
+
+import (
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
+
+	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
+)
+
+// revisionOf reads the metadata that every change answers with.
+func revisionOf(t *testing.T, header metadata.MD) string {
+	t.Helper()
+	if len(header.Get("tandem-revision")) != 1 || len(header.Get("tandem-epoch")) != 1 {
+		t.Fatalf("header %v; want one tandem-revision and one tandem-epoch", header)
+	}
+	return header.Get("tandem-revision")[0]
+}
+
+func TestEveryChangeTellsItsRevision(t *testing.T) {
+	c := start(t)
+	configs := tandemv1.NewConfigServiceClient(c.dial(t))
+	var header metadata.MD
+	_, err := configs.CreatePool(c.admin(t), &tandemv1.CreatePoolRequest{Parent: "clusters/default", PoolId: "p"}, grpc.Header(&header))
+	must(t, err)
+	if got := revisionOf(t, header); got != "2" {
+		t.Errorf("revision %s; want 2, after that of the first start", got)
+	}
+	for _, step := range []struct{ verb, path, body, want string }{
+		{"POST", "/pools/p/backends?backend_id=b", `{"address":"10.0.0.1","port":80}`, "3"},
+		{"PATCH", "/pools/p/backends/b", `{"weight":5}`, "4"},
+		{"PATCH", "/pools/p/backends/b", `{"weight":5}`, "4"}, // nothing changes
+		{"PATCH", "/pools/p/backends/b/override", `{"state":"drain"}`, "5"},
+		{"DELETE", "/pools/p/backends/b/override", ``, "6"},
+		{"POST", ":apply", `{"config":{"pools":[{"name":"p"}]}}`, "7"},
+		{"POST", ":apply", `{"config":{"pools":[{"name":"p"}]}}`, "7"},
+		{"PATCH", "", `{"defaults":{"connectTimeout":"7s"}}`, "8"},
+		{"DELETE", "/pools/p", ``, "9"},
+	} {
+		a := c.rest(t, step.verb, "/v1/clusters/default"+step.path, step.body)
+		if a.status != http.StatusOK || a.header.Get("Tandem-Revision") != step.want || a.header.Get("Tandem-Epoch") == "" {
+			t.Errorf("%s %s: %d %s revision %q; want %s", step.verb, step.path, a.status, a.body, a.header.Get("Tandem-Revision"), step.want)
+		}
+	}
+	a := c.rest(t, "GET", "/v1/clusters/default/revisions/4", "")
+	revision := a.decode(t)
+	if revision["author"] != "admin" || !strings.Contains(string(a.body), `"weight":5`) {
+		t.Errorf("revision 4: %s", a.body)
+	}
+}
+
+func TestValidateOnlyChangesNothing(t *testing.T) {
+	c := start(t)
+	var header metadata.MD
+	configs := tandemv1.NewConfigServiceClient(c.dial(t))
+	pool, err := configs.CreatePool(c.admin(t), &tandemv1.CreatePoolRequest{Parent: "clusters/default", PoolId: "p", ValidateOnly: true}, grpc.Header(&header))
+	must(t, err)
+	if pool.GetName() != "clusters/default/pools/p" || pool.GetEffective().GetConnectTimeout().GetSeconds() != 5 || len(header.Get("tandem-revision")) != 0 {
+		t.Errorf("%v, header %v; want the pool as it would be and no revision", pool, header)
+	}
+	_, err = configs.GetPool(c.admin(t), &tandemv1.GetPoolRequest{Name: "clusters/default/pools/p"})
+	if got := grpcFault(t, err); got.code != codes.NotFound {
+		t.Errorf("the pool afterwards: %+v; want NOT_FOUND", got)
+	}
+	response, err := configs.ApplyConfig(c.admin(t), &tandemv1.ApplyConfigRequest{
+		Parent: "clusters/default", ValidateOnly: true, Config: &tandemv1.ClusterConfig{Pools: []*tandemv1.Pool{{Name: "p"}}},
+	})
+	must(t, err)
+	if len(response.GetRevision().GetChanges()) != 1 {
+		t.Errorf("%v; want the change that it would make", response)
+	}
+}
+
+func TestRepeatedRequestIDMakesOneRevision(t *testing.T) {
+	c := start(t)
+	configs := tandemv1.NewConfigServiceClient(c.dial(t))
+	request := &tandemv1.CreatePoolRequest{Parent: "clusters/default", PoolId: "p", RequestId: "4a1f"}
+	var first, second metadata.MD
+	made, err := configs.CreatePool(c.admin(t), request, grpc.Header(&first))
+	must(t, err)
+	again, err := configs.CreatePool(c.admin(t), request, grpc.Header(&second))
+	must(t, err)
+	if !proto.Equal(made, again) || revisionOf(t, first) != revisionOf(t, second) {
+		t.Errorf("first %v %v, then %v %v; want the same", made, first, again, second)
+	}
+	a := c.rest(t, "POST", "/v1/clusters/default/pools?pool_id=p&request_id=4a1f", "{}")
+	if a.status != http.StatusOK || a.header.Get("Tandem-Revision") != revisionOf(t, first) {
+		t.Errorf("over REST: %d %s; want the same", a.status, a.body)
+	}
+	_, err = configs.CreatePool(c.admin(t), &tandemv1.CreatePoolRequest{Parent: "clusters/default", PoolId: "p", RequestId: "other"})
+	if got := grpcFault(t, err); got.reason != "POOL_EXISTS" {
+		t.Errorf("another request: %+v; want POOL_EXISTS", got)
+	}
+}
+
+func TestPagesComeFromOneRevision(t *testing.T) {
+	c := start(t)
+	configs := tandemv1.NewConfigServiceClient(c.dial(t))
+	create := func(id string) {
+		_, err := configs.CreatePool(c.admin(t), &tandemv1.CreatePoolRequest{Parent: "clusters/default", PoolId: id})
+		must(t, err)
+	}
+	for i := range 5 {
+		create(fmt.Sprintf("p%d", i))
+	}
+	var names []string
+	request := &tandemv1.ListPoolsRequest{Parent: "clusters/default", PageSize: 2}
+	for pages := 1; ; pages++ {
+		page, err := configs.ListPools(c.admin(t), request)
+		must(t, err)
+		for _, pool := range page.GetPools() {
+			names = append(names, strings.TrimPrefix(pool.GetName(), "clusters/default/pools/"))
+		}
+		if request.PageToken = page.GetNextPageToken(); request.PageToken == "" {
+			if pages != 3 {
+				t.Errorf("%d pages; want 3", pages)
+			}
+			break
+		}
+		create(fmt.Sprintf("a%d", pages)) // before all others
+	}
+	if got := strings.Join(names, " "); got != "p0 p1 p2 p3 p4" {
+		t.Errorf("the pages hold %s; want p0 to p4, each once", got)
+	}
+	first, err := configs.ListPools(c.admin(t), &tandemv1.ListPoolsRequest{Parent: "clusters/default", PageSize: 1})
+	must(t, err)
+	for i := range 70 { // more than the ledger keeps
+		create(fmt.Sprintf("x%d", i))
+	}
+	_, err = configs.ListPools(c.admin(t), &tandemv1.ListPoolsRequest{Parent: "clusters/default", PageToken: first.GetNextPageToken()})
+	if got := grpcFault(t, err); got.reason != "PAGE_TOKEN_EXPIRED" {
+		t.Errorf("an old token: %+v; want PAGE_TOKEN_EXPIRED", got)
+	}
+	_, err = configs.ListVips(c.admin(t), &tandemv1.ListVipsRequest{Parent: "clusters/default", PageToken: first.GetNextPageToken()})
+	if got := grpcFault(t, err); got.reason != "PAGE_TOKEN_INVALID" {
+		t.Errorf("another list's token: %+v; want PAGE_TOKEN_INVALID", got)
+	}
+}
+
+func TestRevisionsArePagedBackward(t *testing.T) {
+	c := start(t)
+	for i := range 4 {
+		c.rest(t, "POST", fmt.Sprintf("/v1/clusters/default/pools?pool_id=p%d", i), "{}")
+	}
+	var numbers []string
+	path := "/v1/clusters/default/revisions?page_size=2"
+	for token := ""; ; {
+		body := c.rest(t, "GET", path+"&page_token="+token, "").decode(t)
+		for _, revision := range body["revisions"].([]any) {
+			numbers = append(numbers, revision.(map[string]any)["number"].(string))
+		}
+		if token = body["nextPageToken"].(string); token == "" {
+			break
+		}
+	}
+	if got := strings.Join(numbers, " "); got != "5 4 3 2 1" {
+		t.Errorf("revisions %s; want 5 4 3 2 1", got)
+	}
+}
+
+func TestClusters(t *testing.T) {
+	c := start(t)
+	for _, id := range []string{"b", "a"} {
+		if a := c.rest(t, "POST", "/v1/clusters?cluster_id="+id, "{}"); a.status != http.StatusOK {
+			t.Fatalf("%s", a.body)
+		}
+	}
+	var names []string
+	for token := ""; ; {
+		body := c.rest(t, "GET", "/v1/clusters?page_size=2&page_token="+token, "").decode(t)
+		for _, cluster := range body["clusters"].([]any) {
+			names = append(names, cluster.(map[string]any)["name"].(string))
+		}
+		if token = body["nextPageToken"].(string); token == "" {
+			break
+		}
+	}
+	if got := strings.Join(names, " "); got != "clusters/a clusters/b clusters/default" {
+		t.Errorf("clusters %s", got)
+	}
+	if a := c.rest(t, "DELETE", "/v1/clusters/a", ""); a.status != http.StatusOK || a.header.Get("Tandem-Revision") != "2" {
+		t.Errorf("delete: %d %s %v", a.status, a.body, a.header)
+	}
+	if a := c.rest(t, "GET", "/v1/clusters/a", ""); a.status != http.StatusNotFound {
+		t.Errorf("deleted: %d %s; want 404", a.status, a.body)
+	}
+}
+
+// endless is a body of the size given that is never in memory.
+type endless struct{ left int }
+
+func (e *endless) Read(p []byte) (int, error) {
+	if e.left == 0 {
+		return 0, io.EOF
+	}
+	n := min(len(p), e.left)
+	for i := range n {
+		p[i] = ' '
+	}
+	e.left -= n
+	return n, nil
+}
+
+func TestBodyOf100MBIsRefused(t *testing.T) {
+	c := start(t)
+	const size = 100 << 20
+	for name, transport := range map[string]*http.Transport{
+		"HTTP/2":   {TLSClientConfig: &tls.Config{RootCAs: c.authority.Pool()}, ForceAttemptHTTP2: true},
+		"HTTP/1.1": {TLSClientConfig: &tls.Config{RootCAs: c.authority.Pool()}},
+	} {
+		for _, length := range []int64{size, -1} { // announced or not
+			request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, c.url+"/v1/clusters/default:apply", &endless{size})
+			must(t, err)
+			request.ContentLength = length
+			request.Header.Set("Authorization", "Bearer "+c.token)
+			request.Header.Set("Expect", "100-continue")
+			response, err := transport.RoundTrip(request)
+			if err != nil {
+				t.Errorf("%s, length %d: %v", name, length, err)
+				continue
+			}
+			text, err := io.ReadAll(response.Body)
+			must(t, err)
+			must(t, response.Body.Close())
+			got := restFault(t, answer{response.StatusCode, response.Header, text})
+			if response.StatusCode != http.StatusRequestEntityTooLarge || got.reason != "REQUEST_TOO_LARGE" || got.message != "the request is larger than 16 MiB" {
+				t.Errorf("%s, length %d: %d %+v", name, length, response.StatusCode, got)
+			}
+		}
+		transport.CloseIdleConnections()
+	}
+	_, err := tandemv1.NewConfigServiceClient(c.dial(t)).ApplyConfig(c.admin(t), &tandemv1.ApplyConfigRequest{
+		Parent: "clusters/default", Config: &tandemv1.ClusterConfig{Cluster: &tandemv1.Cluster{Name: strings.Repeat("a", size)}},
+	})
+	if got := grpcFault(t, err); got.code != codes.ResourceExhausted {
+		t.Errorf("over gRPC: %+v; want RESOURCE_EXHAUSTED", got)
+	}
+}
+
+func TestOnlyAWholeConfigurationMayBeLarge(t *testing.T) {
+	c := start(t)
+	configs := tandemv1.NewConfigServiceClient(c.dial(t))
+	_, err := configs.GetPool(c.admin(t), &tandemv1.GetPoolRequest{Name: strings.Repeat("a", 5<<20)})
+	if got := grpcFault(t, err); got.reason != "REQUEST_TOO_LARGE" || got.message != "the request is larger than 4 MiB" {
+		t.Errorf("got %s %q", got.reason, got.message)
+	}
+	large := &tandemv1.ClusterConfig{Pools: []*tandemv1.Pool{{Name: "p"}}}
+	for i := range 20_000 {
+		large.Pools[0].Backends = append(large.Pools[0].Backends, &tandemv1.Backend{
+			Name: fmt.Sprintf("backend-with-a-rather-long-name-to-fill-the-file-%05d", i), Address: fmt.Sprintf("10.0.%d.%d", i/250, i%250+1), Port: 80,
+		})
+	}
+	if size := proto.Size(large); size < 1<<20 {
+		t.Fatalf("the configuration has only %d bytes", size)
+	}
+	response, err := configs.ApplyConfig(c.admin(t), &tandemv1.ApplyConfigRequest{Parent: "clusters/default", Config: large}, grpc.MaxCallRecvMsgSize(64<<20))
+	must(t, err)
+	if got := len(response.GetRevision().GetChanges()); got != 20_001 {
+		t.Errorf("%d changes; want 20001", got)
+	}
+	a := c.rest(t, "GET", "/v1/clusters/default:export", "")
+	if a.status != http.StatusOK || strings.Count(string(a.body), "backend-with-a-rather") != 20_000 {
+		t.Errorf("the export: %d, %d bytes", a.status, len(a.body))
+	}
+}
