@@ -113,7 +113,7 @@ func printEvent(s *session, event *tandemv1.Event) error {
 	if !s.isTable() {
 		return output.WriteJSONLine(s.env.Stdout, event)
 	}
-	widths := []int{19, 8, 10, 30, 16}
+	widths := []int{19, 8, 10, 34, 18}
 	var line strings.Builder
 	for i, cell := range view.EventRow(event, now())[:6] {
 		text := output.Clean(cell.Text)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/jedib0t/go-pretty/v6/text"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
@@ -157,30 +158,38 @@ func (sc *screen) draw(s *session, status *tandemv1.ClusterStatus) error {
 	if err := view.Status(&frame, status, s.style(), now()); err != nil {
 		return err
 	}
-	text := frame.Bytes()
+	shown := frame.Bytes()
 	if sc.terminal {
-		text = slices.Concat([]byte(clearScreen), fit(text, height(sc.out)))
+		width, height := size(sc.out)
+		shown = slices.Concat([]byte(clearScreen), fit(shown, width, height))
 	} else {
-		text = append(text, separator...)
+		shown = append(shown, separator...)
 	}
-	_, err := sc.out.Write(text)
+	_, err := sc.out.Write(shown)
 	return err
 }
 
-func height(out io.Writer) int {
+func size(out io.Writer) (width, height int) {
 	if file, ok := out.(*os.File); ok {
-		if _, lines, err := term.GetSize(int(file.Fd())); err == nil && lines > 1 {
-			return lines
+		if width, height, err := term.GetSize(int(file.Fd())); err == nil && width > 0 && height > 1 {
+			return width, height
 		}
 	}
-	return 24
+	return 80, 24
 }
 
-// fit cuts text to the lines of a screen, so that its beginning stays in view.
-func fit(text []byte, lines int) []byte {
-	all := bytes.SplitAfter(text, []byte("\n"))
-	if len(all) <= lines {
-		return text
+// fit cuts text to what a screen holds, so that its beginning stays in view.
+// Lines that are wider than the screen take several of its own.
+func fit(frame []byte, width, height int) []byte {
+	var shown bytes.Buffer
+	left := height - 1 // the last is for the cursor, or for the dots
+	for line := range bytes.Lines(frame) {
+		left -= max(1, (text.StringWidthWithoutEscSequences(string(bytes.TrimRight(line, "\n")))+width-1)/width)
+		if left < 0 {
+			shown.WriteString("...")
+			break
+		}
+		shown.Write(line)
 	}
-	return append(bytes.Join(all[:lines-1], nil), "..."...)
+	return shown.Bytes()
 }

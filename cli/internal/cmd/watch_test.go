@@ -61,7 +61,7 @@ func TestEventsFollowResumes(t *testing.T) {
 	}
 	// The recorder ends each watch after these two, as a restart would.
 	out := r.follow(t, "BACKEND_DOWN", 2, "events", "--follow", "--tail", "3")
-	if !strings.Contains(out, "BACKEND_DOWN      web1 is down\n") {
+	if !strings.Contains(out, "BACKEND_DOWN        web1 is down\n") {
 		t.Errorf("got %q", out)
 	}
 	calls := r.taken()
@@ -110,4 +110,22 @@ func TestEveryCommandHasHelp(t *testing.T) {
 		}
 	}
 	walk(a.rootCommand())
+}
+
+func TestFit(t *testing.T) {
+	tests := []struct {
+		frame         string
+		width, height int
+		want          string
+	}{
+		{"a\nb\n", 10, 3, "a\nb\n"},
+		{"a\nb\nc\n", 10, 3, "a\nb\n..."},
+		{"aaaaaaaaaaaaaaa\nb\n", 10, 3, "aaaaaaaaaaaaaaa\n..."},
+		{"\x1b[31;1maaaaaaaaaa\x1b[0m\nb\n", 10, 3, "\x1b[31;1maaaaaaaaaa\x1b[0m\nb\n"},
+	}
+	for _, tt := range tests {
+		if got := string(fit([]byte(tt.frame), tt.width, tt.height)); got != tt.want {
+			t.Errorf("fit(%q, %d, %d) = %q, want %q", tt.frame, tt.width, tt.height, got, tt.want)
+		}
+	}
 }

@@ -85,6 +85,9 @@ func writeAlarms(out *bytes.Buffer, alarms []*tandemv1.Alarm, style output.Style
 func writeTroubles(out *bytes.Buffer, nodes []*tandemv1.NodeStatus, style output.Style) {
 	for _, node := range nodes {
 		trouble := func(what, words string) {
+			if isTold(out.String(), words) {
+				return
+			}
 			fmt.Fprintf(out, "\n%s: %s\n", output.Clean(name.ID(node.GetName())), style.Paint(what, output.Bad))
 			writeIndented(out, words)
 		}
@@ -101,6 +104,15 @@ func writeTroubles(out *bytes.Buffer, nodes []*tandemv1.NodeStatus, style output
 			trouble("problem", problem)
 		}
 	}
+}
+
+// isTold tells whether the words, or what follows their first colon, stand
+// there already: an alarm and a node often say the same.
+func isTold(told, words string) bool {
+	told = strings.ReplaceAll(told, "\n    ", "\n")
+	stands := func(text string) bool { return text != "" && strings.Contains(told, output.CleanLines(text)) }
+	_, core, _ := strings.Cut(words, ": ")
+	return stands(words) || stands(core)
 }
 
 func writeIndented(out *bytes.Buffer, text string) {

@@ -62,6 +62,7 @@ func troubled() *tandemv1.ClusterStatus {
 	master, backup := status.Nodes[0], status.Nodes[1]
 	master.Failed, master.Failure = 14, "[ALERT] config : parsing [haproxy.cfg:31]\n\x1b[31mcannot bind"
 	master.Problems = []string{"interface eth9 of network front does not exist: set it in the agent's configuration"}
+	backup.Problems = []string{"revision 14 is not in effect: nobody holds db"} // an alarm says so
 	backup.Connected, backup.LastSeen = false, ago(90*time.Second)
 	backup.Haproxy = &tandemv1.DaemonStatus{State: tandemv1.DaemonState_DAEMON_STATE_STOPPED, Message: "exited with status 1"}
 	backup.Keepalived = nil
