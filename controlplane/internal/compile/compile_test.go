@@ -324,6 +324,32 @@ func (c *Config) resources() []*agentv1.Resource {
 	return c.NodeConfig().GetResources()
 }
 
+// What has not changed is the same message still, so that it is neither
+// compiled nor compared again.
+func TestUnchangedIsShared(t *testing.T) {
+	a := guide(t)
+	b := apply(t, a,
+		state.DeleteBackend("web_servers", "web1", ""),
+		state.UpdateBackend(&tandemv1.Backend{Name: "clusters/default/pools/web_servers/backends/web2", Address: "192.168.1.99", Port: 81}, nil))
+	var compiler Compiler
+	before, err := compiler.Node(Target{a, a}, "lb-master")
+	if err != nil {
+		t.Fatal(err)
+	}
+	after, err := compiler.Node(Target{b, b}, "lb-master")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{"haproxy/server/web_servers/web3", "haproxy/backend/web_servers", "haproxy/frontend/web_frontend", "keepalived/instance/web"} {
+		if find(t, before, key) != find(t, after, key) {
+			t.Errorf("%s was compiled again", key)
+		}
+	}
+	if find(t, before, "haproxy/server/web_servers/web2") == find(t, after, "haproxy/server/web_servers/web2") {
+		t.Error("web2 was not compiled again")
+	}
+}
+
 // The hash names the content, not the way to it.
 func TestHash(t *testing.T) {
 	a := guide(t)

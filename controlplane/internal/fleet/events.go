@@ -72,27 +72,6 @@ var meanings = map[reason]meaning{
 	"KEEPALIVED_UNKNOWN":  {tandemv1.EventType_EVENT_TYPE_NODE, warning},
 }
 
-// events takes a batch in: each event once, in order, and acknowledged when
-// the log has it.
-func (s *session) events(batch *agentv1.EventBatch) error {
-	boot, sequence := bounded(batch.GetBootId(), maxWord), uint64(0)
-	s.cluster.with(s, func(n *node) {
-		if n.boot != boot {
-			n.boot, n.sequence = boot, 0
-		}
-		for _, e := range batch.GetEvents() {
-			s.cluster.agentEvent(n, e)
-		}
-		sequence = n.sequence
-	})
-	if sequence == 0 {
-		return nil // a newer session has taken over
-	}
-	return s.send(&agentv1.SessionResponse{Kind: &agentv1.SessionResponse_EventAck{
-		EventAck: &agentv1.EventAck{BootId: batch.GetBootId(), Sequence: sequence},
-	}})
-}
-
 // agentEvent logs one event, unless the log has it already. The lock is held.
 func (c *cluster) agentEvent(n *node, e *agentv1.Event) {
 	last := n.sequence

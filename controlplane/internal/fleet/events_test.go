@@ -1,10 +1,12 @@
 package fleet
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -70,6 +72,42 @@ func TestEventsOnceAndInOrder(t *testing.T) {
 		synctest.Wait()
 		if got := l.log.reasons(web1); len(got) != 7 {
 			t.Errorf("%d events, want 7: %v", len(got), got)
+		}
+	})
+}
+
+// A node that floods the log waits for its turns; what is too much is lost and
+// told. It delays neither its own observations nor other nodes.
+func TestI9FloodOfEvents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, a, b := pair(t)
+		flood := func(from, n int) {
+			var events []*agentv1.Event
+			for i := range n {
+				events = append(events, backendEvent(uint64(from+i), agentv1.ServerState_SERVER_STATE_UP))
+			}
+			a.report(a.boot, events...)
+		}
+		flood(1, 10*portion)
+		flood(10*portion+1, maxWaiting)
+		a.observe(&agentv1.Observation{Instances: holding(fault)})
+		b.report(b.boot, backendEvent(1, agentv1.ServerState_SERVER_STATE_DOWN))
+		synctest.Wait()
+		if got := l.log.reasons(web1); len(got) != portion+1 || !slices.Contains(got, "BACKEND_DOWN") {
+			t.Errorf("%d events at once, want %d and the other node's", len(got), portion)
+		}
+		if h := l.status().GetVips()[0].GetHolders(); h != nil {
+			t.Errorf("holders = %v: the observation waits behind the events", h)
+		}
+		pass(time.Minute)
+		if got := len(l.log.reasons(web1)); got != maxWaiting+portion+1 {
+			t.Errorf("%d events in the end, want %d", got, maxWaiting+portion+1)
+		}
+		flood(10*portion+maxWaiting+1, 1)
+		synctest.Wait()
+		last := l.log.all[len(l.log.all)-2]
+		if want := fmt.Sprintf("%d events of this node were lost", 9*portion); last.GetMessage() != want {
+			t.Errorf("%q, want %q", last.GetMessage(), want)
 		}
 	})
 }

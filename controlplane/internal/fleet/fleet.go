@@ -80,6 +80,7 @@ func New(o Options) *Fleet {
 func (f *Fleet) Run(ctx context.Context) error {
 	list := f.options.Ledger.SubscribeClusters()
 	defer list.Close()
+	clusters := list.C
 	var loops sync.WaitGroup
 	defer loops.Wait()
 	running := make(map[string]bool)
@@ -101,9 +102,9 @@ func (f *Fleet) Run(ctx context.Context) error {
 	}
 	for {
 		select {
-		case ids, ok := <-list.C:
+		case ids, ok := <-clusters:
 			if !ok {
-				return errors.New("the ledger ended before the fleet")
+				clusters = nil // the ledger has ended; ctx is about to
 			}
 			for _, id := range ids {
 				start(id)

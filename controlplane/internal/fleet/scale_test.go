@@ -45,7 +45,7 @@ func benchmarkOneChange(b *testing.B, n int) {
 	}
 	<-done
 	l.untilApplied()
-	perAgent := float64(heap()-before) / float64(n)
+	perAgent := (heap() - before) / float64(n)
 	weights := uint32(0)
 	for b.Loop() {
 		left.Store(int64(n))
@@ -70,9 +70,9 @@ func (l *lab) untilApplied() {
 	}
 }
 
-func heap() uint64 {
+func heap() float64 {
 	runtime.GC()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	return m.HeapAlloc + m.StackInuse
+	return float64(m.HeapAlloc + m.StackInuse)
 }

@@ -85,6 +85,8 @@ type session struct {
 	applied  *agentv1.Version
 	refused  string // hash of the target that the node could not apply
 	pending  map[string]*call
+	waiting  []waiting
+	rest     *time.Timer // until the next portion of waiting
 	stalled  *time.Timer
 }
 
@@ -146,6 +148,9 @@ func (s *session) run(ctx context.Context, id Identity, inbox <-chan *agentv1.Se
 	s.stalled = time.AfterFunc(sendTimeout, func() { s.cancel(ErrStalled) })
 	s.stalled.Stop()
 	defer s.stalled.Stop()
+	s.rest = time.NewTimer(time.Hour)
+	s.rest.Stop()
+	defer s.rest.Stop()
 	if err := s.welcome(); err != nil {
 		return err
 	}
@@ -159,6 +164,8 @@ func (s *session) run(ctx context.Context, id Identity, inbox <-chan *agentv1.Se
 			err = s.handle(m)
 		case s.target = <-s.targets:
 			s.open = true
+		case <-s.rest.C:
+			err = s.logPortion()
 		case k := <-s.calls:
 			err = s.command(k)
 		case <-ctx.Done():

@@ -1,0 +1,65 @@
+package fleet
+
+import (
+	"time"
+
+	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
+)
+
+// An agent that has much to tell, out of its spool or out of malice, is
+// listened to in portions: the log's queue belongs to all nodes.
+const (
+	portion = 256
+	pause   = 10 * time.Millisecond
+	// maxWaiting bounds the events of one session that wait for their turn.
+	// Those beyond are lost, and the log tells how many.
+	maxWaiting = 1 << 15
+)
+
+// waiting is an event that waits for its turn.
+type waiting struct {
+	boot  string
+	event *agentv1.Event
+}
+
+// events takes a batch in.
+func (s *session) events(batch *agentv1.EventBatch) error {
+	boot := bounded(batch.GetBootId(), maxWord)
+	resting := len(s.waiting) > 0
+	for _, e := range batch.GetEvents()[:min(len(batch.GetEvents()), maxWaiting-len(s.waiting))] {
+		s.waiting = append(s.waiting, waiting{boot, e})
+	}
+	if resting {
+		return nil
+	}
+	return s.logPortion()
+}
+
+// logPortion logs events that wait, each once and in order, and acknowledges
+// them. The rest waits until s.rest fires.
+func (s *session) logPortion() error {
+	now := s.waiting[:min(len(s.waiting), portion)]
+	if len(now) == 0 {
+		return nil
+	}
+	ack := &agentv1.EventAck{}
+	s.cluster.with(s, func(n *node) {
+		for _, w := range now {
+			if n.boot != w.boot {
+				n.boot, n.sequence = w.boot, 0
+			}
+			s.cluster.agentEvent(n, w.event)
+		}
+		ack.BootId, ack.Sequence = n.boot, n.sequence
+	})
+	s.waiting = s.waiting[len(now):]
+	if len(s.waiting) > 0 {
+		s.rest.Reset(pause)
+	} else {
+		s.waiting = nil
+	}
+	if ack.GetSequence() == 0 {
+		return nil // a newer session has taken over
+	}
+	return s.send(&agentv1.SessionResponse{Kind: &agentv1.SessionResponse_EventAck{EventAck: ack}})
+}
