@@ -77,6 +77,16 @@ func (c *Client) exchange(ctx context.Context, lines string) (reply string, err 
 	return text.String(), err
 }
 
+// show asks a worker to show something. No answer at all means that the worker
+// ended while it was asked, before the master noticed.
+func (c *Client) show(ctx context.Context, lines string) (string, error) {
+	reply, err := c.ask(ctx, lines)
+	if err == nil && strings.TrimSpace(reply) == "" {
+		err = ErrNoWorker
+	}
+	return reply, err
+}
+
 // worker prefixes a command for a worker.
 func worker(pid int, command string) string { return fmt.Sprintf("@!%d %s\n", pid, command) }
 
@@ -97,7 +107,7 @@ func (c *Client) Reload(ctx context.Context) (string, error) {
 
 // Info tells about a worker itself.
 func (c *Client) Info(ctx context.Context, pid int) (Info, error) {
-	reply, err := c.ask(ctx, worker(pid, "show info"))
+	reply, err := c.show(ctx, worker(pid, "show info"))
 	if err != nil {
 		return Info{}, err
 	}
@@ -106,7 +116,7 @@ func (c *Client) Info(ctx context.Context, pid int) (Info, error) {
 
 // States lists the states of a worker's servers.
 func (c *Client) States(ctx context.Context, pid int) ([]State, error) {
-	reply, err := c.ask(ctx, worker(pid, "show servers state"))
+	reply, err := c.show(ctx, worker(pid, "show servers state"))
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +140,7 @@ func (c *Client) ServerStats(ctx context.Context, pid int, servers []ServerID) (
 }
 
 func (c *Client) stats(ctx context.Context, lines string) ([]Stat, error) {
-	reply, err := c.ask(ctx, lines)
+	reply, err := c.show(ctx, lines)
 	if err != nil {
 		return nil, err
 	}
