@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"time"
 
@@ -36,14 +37,16 @@ func (d *Driver) apply(run context.Context, r request) (Result, error) {
 	if d.process == nil {
 		return d.applyCold(ctx, run, file)
 	}
-	if err := d.refresh(ctx); err != nil {
+	found, err := d.refresh(ctx)
+	if err != nil {
 		return Result{}, &FailedError{What: "does not answer", Err: err}
 	}
-	p := d.plan(file)
-	if p.Reload != "" {
-		return d.applyReload(ctx, file, p.Reload)
+	if reason := d.plan(file).Reload; reason != "" {
+		return d.applyReload(ctx, file, reason)
 	}
-	return d.applyRuntime(ctx, file, current)
+	result, err := d.applyRuntime(ctx, file, current)
+	result.Finishing = len(found.OldWorkers)
+	return result, err
 }
 
 // applyCold starts HAProxy with the file. When it does not start, the last good
@@ -58,7 +61,7 @@ func (d *Driver) applyCold(ctx, run context.Context, file *config.File) (Result,
 	d.restart.off()
 	err := d.start(run)
 	if err != nil {
-		good, back := d.paths.restore()
+		good, back := d.restore()
 		if good {
 			d.startAgain(run)
 		}
@@ -90,8 +93,7 @@ func (d *Driver) applyRuntime(ctx context.Context, file *config.File, current []
 	operations, err := d.operate(ctx, file)
 	result := Result{Operations: operations}
 	var stuck *stuckError
-	if errors.As(err, &stuck) && stuck.reload {
-		d.logger.Info("a runtime change needs a reload", "reason", err)
+	if errors.As(err, &stuck) {
 		reloaded, err := d.applyReload(ctx, file, stuck.Error())
 		reloaded.Operations = operations
 		return reloaded, err
@@ -102,21 +104,57 @@ func (d *Driver) applyRuntime(ctx context.Context, file *config.File, current []
 	return result, d.confirmed(file)
 }
 
-// confirmed takes note that the file is in effect.
+// confirmed takes note that the file is in effect. The copy on disk, for a
+// start without the agent, follows the structure only: servers' weights in it
+// may be older.
 func (d *Driver) confirmed(file *config.File) error {
-	d.target = file
-	if err := d.paths.keep(); err != nil {
+	d.target, d.good = file, file.Text
+	if d.kept == file.Structure {
+		return nil
+	}
+	if err := writeFile(d.paths.good, file.Text); err != nil {
 		return &FailedError{What: "in effect, but it cannot be kept as the last good one", Err: err}
 	}
+	d.kept = file.Structure
 	return nil
+}
+
+// lastGood returns the last file that was in effect; nil when there is none.
+func (d *Driver) lastGood() ([]byte, error) {
+	if d.good != nil {
+		return d.good, nil
+	}
+	return readOurs(d.paths.good)
+}
+
+// restore puts the last good file back, and tells whether there is one. Without
+// one HAProxy gets no file at all.
+func (d *Driver) restore() (bool, error) {
+	good, err := d.lastGood()
+	if err != nil {
+		return false, err
+	}
+	current, err := d.paths.current()
+	switch {
+	case err != nil:
+		return false, err
+	case good == nil && current == nil:
+		return false, nil
+	case good == nil:
+		return false, os.Remove(d.paths.file)
+	case bytes.Equal(good, current):
+		return true, nil
+	default:
+		return true, d.paths.install(good)
+	}
 }
 
 // undo puts the last good file back, and as far as possible what it says.
 func (d *Driver) undo(ctx context.Context) error {
-	if _, err := d.paths.restore(); err != nil {
+	if _, err := d.restore(); err != nil {
 		return fmt.Errorf("and the last good file is not back: %w", err)
 	}
-	if d.target == nil || d.process == nil {
+	if d.target == nil || d.worker == nil {
 		return nil
 	}
 	if _, err := d.operate(ctx, d.target); err != nil {
@@ -125,20 +163,14 @@ func (d *Driver) undo(ctx context.Context) error {
 	return nil
 }
 
-// plan plans for the living workers.
+// plan plans for the newest worker.
 func (d *Driver) plan(file *config.File) plan.Plan {
-	workers := make([]*plan.Worker, len(d.workers))
-	for i, w := range d.workers {
-		workers[i] = &w.Worker
-	}
-	return plan.Make(workers, file, d.version.atLeast(addsServers))
+	return plan.Make(&d.worker.Worker, file, d.version.atLeast(addsServers))
 }
 
-// stuckError means that runtime operations do not lead to the target.
-type stuckError struct {
-	reload bool // a reload would
-	words  string
-}
+// stuckError means that runtime operations do not lead to the file's servers,
+// but a reload would.
+type stuckError struct{ words string }
 
 func (e *stuckError) Error() string { return e.words }
 
@@ -146,70 +178,46 @@ func (e *stuckError) Error() string { return e.words }
 // finds nothing left to do.
 const rounds = 4
 
-// operate brings every living worker to the file's servers and reads back that
-// they are there. It returns how many servers it changed.
+// operate brings the newest worker to the file's servers and reads back that
+// they are there. It returns how many it changed.
 func (d *Driver) operate(ctx context.Context, file *config.File) (operations int, err error) {
 	said := ""
 	for range rounds {
 		p := d.plan(file)
 		if p.Reload != "" {
-			return operations, &stuckError{reload: true, words: p.Reload}
+			return operations, &stuckError{words: p.Reload}
 		}
 		if len(p.Steps) == 0 {
 			d.retry.set(len(p.Leftovers) > 0)
 			return operations, nil
 		}
-		touched := make(map[*worker][]config.Key)
-		commands := make(map[*worker][]runtime.Command)
-		for _, step := range p.Steps {
-			w := d.worker(step.PID)
-			touched[w] = append(touched[w], step.Key)
-			commands[w] = append(commands[w], step.Commands...)
-			if !w.Old {
-				operations++
-			}
+		words, err := d.carryOut(ctx, p.Steps, file)
+		if err != nil {
+			return operations, err
 		}
-		for w, keys := range touched {
-			words, err := d.operateOn(ctx, w, commands[w], keys, file)
-			if err != nil {
-				return operations, err
-			}
-			said += words
-		}
-	}
-	onNewest := false
-	for _, step := range d.plan(file).Steps {
-		onNewest = onNewest || !d.worker(step.PID).Old
+		operations += len(p.Steps)
+		said += words
 	}
 	words := strings.Join(strings.FieldsFunc(said, func(r rune) bool { return r == '\n' }), "; ")
-	return operations, &stuckError{reload: onNewest, words: "runtime commands do not work: " + words}
+	return operations, &stuckError{words: "runtime commands do not work: " + words}
 }
 
-// operateOn sends commands to one worker and reads back what they did.
-func (d *Driver) operateOn(ctx context.Context, w *worker, commands []runtime.Command, keys []config.Key, file *config.File) (string, error) {
-	words, err := d.client.Do(ctx, w.PID, commands)
-	if err == nil {
-		err = d.readBack(ctx, w, keys, file)
+// carryOut sends the commands of steps and reads back what they did.
+func (d *Driver) carryOut(ctx context.Context, steps []plan.Step, file *config.File) (words string, err error) {
+	keys := make([]config.Key, len(steps))
+	var commands []runtime.Command
+	for i, step := range steps {
+		keys[i] = step.Key
+		commands = append(commands, step.Commands...)
 	}
-	if errors.Is(err, runtime.ErrNoWorker) && w.Old {
-		d.drop(w)
-		return words, nil
+	words, err = d.client.Do(ctx, d.worker.pid, commands)
+	if err == nil {
+		err = d.readBack(ctx, keys, file)
 	}
 	if err != nil {
-		return words, &FailedError{What: fmt.Sprintf("worker %d does not answer", w.PID), Words: words, Err: err}
+		err = &FailedError{What: "does not answer", Words: words, Err: err}
 	}
-	return words, nil
-}
-
-// drop forgets a worker that has ended.
-func (d *Driver) drop(gone *worker) {
-	var left []*worker
-	for _, w := range d.workers {
-		if w != gone {
-			left = append(left, w)
-		}
-	}
-	d.workers = left
+	return words, err
 }
 
 // retry tells when to try deletions again that HAProxy refused because of
@@ -242,18 +250,17 @@ func (d *Driver) deleteLeftovers(ctx context.Context) {
 	if d.process == nil || d.target == nil {
 		return
 	}
-	if err := d.refresh(ctx); err != nil {
+	if _, err := d.refresh(ctx); err != nil {
 		return // poll tells
 	}
-	leftovers := d.plan(d.target).Leftovers
-	if len(leftovers) == 0 {
+	var steps []plan.Step
+	for _, key := range d.plan(d.target).Leftovers {
+		steps = append(steps, plan.Step{Key: key, Commands: []runtime.Command{runtime.Delete(key)}})
+	}
+	if len(steps) == 0 {
 		return
 	}
-	var commands []runtime.Command
-	for _, key := range leftovers {
-		commands = append(commands, runtime.Delete(key))
-	}
-	if _, err := d.operateOn(ctx, d.workers[0], commands, leftovers, d.target); err != nil {
+	if _, err := d.carryOut(ctx, steps, d.target); err != nil {
 		d.logger.Warn("cannot delete servers", "error", err)
 	}
 	d.retry.timer = time.After(d.retry.delay.NextBackOff())

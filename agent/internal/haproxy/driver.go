@@ -45,6 +45,9 @@ type Result struct {
 	Reloaded bool
 	// Operations is how many servers were changed at run time.
 	Operations int
+	// Finishing is how many old workers live, which only finish what they have.
+	// HAProxy changes nothing on them.
+	Finishing int
 }
 
 // Driver drives one HAProxy.
@@ -67,8 +70,10 @@ type Driver struct {
 	group   *errgroup.Group
 	process *daemon.Process // nil: HAProxy does not run
 	version version         // of the binary; zero: not known yet
-	workers []*worker       // living ones, the newest first
+	worker  *worker         // the newest; nil: not known
 	target  *config.File    // in effect, confirmed; nil: not known
+	good    []byte          // the file in effect; nil: not known
+	kept    string          // structure of the good file on disk; empty: not known
 	last    []runtime.State // the newest worker's servers when last polled
 	restart restart
 	retry   retry // of deletions
@@ -183,8 +188,10 @@ func (d *Driver) Check(ctx context.Context, c *haproxyv1.Config) error {
 	return d.binary.check(ctx, temp.Name())
 }
 
-// Apply puts a configuration in effect: when it returns without an error, every
-// living worker does what it says, and so does the file. It is idempotent.
+// Apply puts a configuration in effect: when it returns without an error, the
+// worker that accepts connections does what it says, and so does the file. An
+// older one that still finishes what it has was brought as near as possible
+// before it was replaced. It is idempotent.
 // Errors are a *RefusedError, a *FailedError, a *MissingError, or of ctx; after
 // each the last good configuration serves. It needs Run.
 func (d *Driver) Apply(ctx context.Context, c *haproxyv1.Config) (Result, error) {

@@ -62,21 +62,23 @@ func (e *MissingError) Error() string {
 		e.Binary, e.Problem, oldest.major, oldest.minor)
 }
 
-// message is a line such as "[ALERT]    (123) : text"; the version before 2.4
-// printed more in between.
-var message = regexp.MustCompile(`(?m)^\[(ALERT|WARNING|NOTICE)\][^(\n]*\(([0-9]+)\) : (.*)$`)
+// message is a line such as "[ALERT]    (123) : text".
+var message = regexp.MustCompile(`^\[([A-Z]+)\][^(]*\(([0-9]+)\) : (.*)$`)
 
 // alerts picks the alerts of one process out of HAProxy's output, all processes'
-// when pid is 0. Output without any is returned whole.
+// when pid is 0. Lines in no form of HAProxy's are kept too.
 func alerts(output string, pid int) string {
 	var words []string
-	for _, match := range message.FindAllStringSubmatch(output, -1) {
-		if match[1] == "ALERT" && (pid == 0 || match[2] == strconv.Itoa(pid)) {
+	for line := range strings.Lines(output) {
+		line = strings.TrimSpace(line)
+		match := message.FindStringSubmatch(line)
+		switch {
+		case line == "", line == ".":
+		case match == nil:
+			words = append(words, line)
+		case match[1] == "ALERT" && (pid == 0 || match[2] == strconv.Itoa(pid)):
 			words = append(words, strings.TrimSpace(match[3]))
 		}
-	}
-	if len(words) == 0 {
-		words = strings.Split(strings.TrimSpace(output), "\n")
 	}
 	const most = 10
 	if len(words) > most {

@@ -59,9 +59,7 @@ func makePaths(stateDir, runDir string) (paths, error) {
 // when someone else wrote that file.
 func (p *paths) current() ([]byte, error) { return readOurs(p.file) }
 
-// lastGood reads the last file that was in effect; nil when there is none.
-func (p *paths) lastGood() ([]byte, error) { return readOurs(p.good) }
-
+// readOurs reads a file that this driver wrote; nil when there is none.
 func readOurs(path string) ([]byte, error) {
 	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -73,51 +71,13 @@ func readOurs(path string) ([]byte, error) {
 	return text, err
 }
 
+func writeFile(path string, text []byte) error { return atomicfile.WriteFile(path, text, 0o600) }
+
 // install puts the text where HAProxy reads it.
-func (p *paths) install(text []byte) error { return atomicfile.WriteFile(p.file, text, 0o600) }
+func (p *paths) install(text []byte) error { return writeFile(p.file, text) }
 
 // installCandidate puts the candidate there.
 func (p *paths) installCandidate() error { return atomicfile.Rename(p.candidate, p.file) }
-
-// keep makes the installed file the last good one. A crash before it is on
-// disk leaves an older good one.
-func (p *paths) keep() error {
-	temp := p.good + ".new"
-	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := os.Link(p.file, temp); err != nil {
-		return err
-	}
-	// Renaming one name of a file over another one of the same file does
-	// nothing and leaves both.
-	if err := os.Rename(temp, p.good); err != nil {
-		return err
-	}
-	return nil
-}
-
-// restore puts the last good file back, and tells whether there is one. Without
-// one HAProxy gets no file at all.
-func (p *paths) restore() (bool, error) {
-	good, err := p.lastGood()
-	if err != nil {
-		return false, err
-	}
-	current, err := p.current()
-	switch {
-	case err != nil:
-		return false, err
-	case good == nil && current == nil:
-		return false, nil
-	case good == nil:
-		return false, os.Remove(p.file)
-	case bytes.Equal(good, current):
-		return true, nil
-	default:
-		return true, p.install(good)
-	}
-}
 
 // writeStates hands the next worker what is known about servers.
 func (p *paths) writeStates(states []runtime.State) error {

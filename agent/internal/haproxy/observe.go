@@ -90,12 +90,12 @@ func (d *Driver) poll(ctx context.Context) {
 
 // look reads the newest worker's servers.
 func (d *Driver) look(ctx context.Context) error {
-	if err := d.refresh(ctx); err != nil {
+	if _, err := d.refresh(ctx); err != nil {
 		return err
 	}
 	asked := d.board.now()
-	w := d.workers[0]
-	states, err := d.client.States(ctx, w.PID)
+	w := d.worker
+	states, err := d.client.States(ctx, w.pid)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package haproxy
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 
 	"github.com/tandem-lb/tandem/agent/internal/daemon"
+	"github.com/tandem-lb/tandem/agent/internal/haproxy/config"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy/plan"
 )
 
@@ -60,6 +62,7 @@ func (d *Driver) begin(ctx context.Context) {
 	if err == nil {
 		d.watch(ctx, process)
 		d.poll(ctx)
+		d.adoptFile()
 		d.logger.Info("found haproxy running", "pid", process.PID())
 		return
 	}
@@ -74,6 +77,15 @@ func (d *Driver) begin(ctx context.Context) {
 		d.startAgain(ctx)
 	case d.board.process().State == Unknown:
 		d.board.setDaemon(Daemon{State: Idle})
+	}
+}
+
+// adoptFile learns which file is in effect: the one that is there, if the
+// newest worker has loaded its structure.
+func (d *Driver) adoptFile() {
+	text, err := d.paths.current()
+	if err == nil && text != nil && d.worker != nil && config.StructureOf(text) == d.worker.Structure {
+		d.good = text
 	}
 }
 
@@ -115,7 +127,12 @@ func (d *Driver) watch(ctx context.Context, p *daemon.Process) {
 }
 
 // end puts the end of a process in words.
-func end(p *daemon.Process) string { return p.Exit() + ": " + alerts(p.Tail(), p.PID()) }
+func end(p *daemon.Process) string {
+	if words := alerts(p.Tail(), p.PID()); words != "" {
+		return p.Exit() + ": " + words
+	}
+	return p.Exit()
+}
 
 // exited takes note that the process has ended, and when to start it again.
 func (d *Driver) exited(p *daemon.Process) {
@@ -126,7 +143,7 @@ func (d *Driver) exited(p *daemon.Process) {
 	if started := d.board.process().StartTime; time.Since(started) > steady {
 		d.restart.delay.Reset()
 	}
-	d.process, d.workers = nil, nil
+	d.process, d.worker = nil, nil
 	d.version = version{} // another one may have been installed
 	d.restart.again()
 }
@@ -156,8 +173,8 @@ func (d *Driver) startGood(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	good, err := d.paths.lastGood()
-	if err != nil || good == nil || string(good) == string(current) {
+	good, err := d.lastGood()
+	if err != nil || good == nil || bytes.Equal(good, current) {
 		return err
 	}
 	if err := d.paths.install(good); err != nil {
@@ -186,7 +203,7 @@ func (d *Driver) start(ctx context.Context) error {
 	if err != nil {
 		return &FailedError{What: "cannot start it", Err: err}
 	}
-	d.workers = nil
+	d.worker = nil
 	if err := d.untilServing(ctx, p); err != nil {
 		d.board.setDaemon(Daemon{State: Stopped, Message: err.Error()})
 		return errors.Join(err, d.giveUp(p))

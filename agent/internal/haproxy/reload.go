@@ -8,7 +8,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/tandem-lb/tandem/agent/internal/atomicfile"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy/config"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy/plan"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy/runtime"
@@ -21,8 +20,6 @@ const (
 	reloadTimeout = 60 * time.Second
 )
 
-func writeFile(path string, text []byte) error { return atomicfile.WriteFile(path, text, 0o600) }
-
 // applyReload puts a file in effect by a reload.
 func (d *Driver) applyReload(ctx context.Context, file *config.File, reason string) (Result, error) {
 	if err := d.candidate(ctx, file); err != nil {
@@ -33,7 +30,10 @@ func (d *Driver) applyReload(ctx context.Context, file *config.File, reason stri
 	if err := d.checkBinds(ctx, file.Binds); err != nil {
 		return Result{}, errors.Join(err, d.undo(ctx))
 	}
-	states, err := d.client.States(ctx, d.workers[0].PID)
+	if err := d.handOver(ctx, file); err != nil {
+		return Result{}, errors.Join(err, d.undo(ctx))
+	}
+	states, err := d.client.States(ctx, d.worker.pid)
 	if err == nil {
 		err = d.paths.writeStates(plan.CheckStates(states, file))
 	}
@@ -48,8 +48,8 @@ func (d *Driver) applyReload(ctx context.Context, file *config.File, reason stri
 		return Result{}, errors.Join(err, d.undo(ctx))
 	}
 	d.board.reloaded()
-	d.logger.Info("reloaded haproxy", "reason", reason, "worker", d.workers[0].PID)
-	if loaded := d.workers[0].Structure; loaded != file.Structure {
+	d.logger.Info("reloaded haproxy", "reason", reason, "worker", d.worker.pid)
+	if loaded := d.worker.Structure; loaded != file.Structure {
 		return Result{Reloaded: true}, &FailedError{What: fmt.Sprintf("loaded another file (%q, not %q) than it was given", loaded, file.Structure)}
 	}
 	operations, err := d.operate(ctx, file)
@@ -57,6 +57,20 @@ func (d *Driver) applyReload(ctx context.Context, file *config.File, reason stri
 		return Result{Reloaded: true}, &FailedError{What: "reloaded, but its servers are not right", Err: err}
 	}
 	return Result{Reloaded: true, Operations: operations}, d.confirmed(file)
+}
+
+// handOver brings the worker that a reload will replace as near to the file as
+// it can get, unless there would be no way back.
+func (d *Driver) handOver(ctx context.Context, file *config.File) error {
+	if d.target == nil {
+		return nil
+	}
+	steps := plan.Handover(&d.worker.Worker, file)
+	if len(steps) == 0 {
+		return nil
+	}
+	_, err := d.carryOut(ctx, steps, file)
+	return err
 }
 
 // reload has the master read its file again and waits until the new worker
@@ -81,10 +95,13 @@ func (d *Driver) reload(ctx context.Context) error {
 	if !hasNew(before, after) {
 		return &FailedError{What: "does not start with the new configuration", Words: alerts(d.printedSince(printed), before.Master.PID)}
 	}
-	if err := d.refresh(ctx); err != nil {
+	if err := d.untilOldStopped(ctx); err != nil {
+		return err
+	}
+	if _, err := d.refresh(ctx); err != nil {
 		return &FailedError{What: "does not answer after a reload", Err: err}
 	}
-	return d.untilOldStopped(ctx)
+	return nil
 }
 
 // hasNew tells whether there is a worker that was not there before.
@@ -118,18 +135,14 @@ func (d *Driver) untilReloaded(ctx context.Context, before *runtime.Processes) (
 // untilOldStopped waits until no old worker accepts connections.
 func (d *Driver) untilOldStopped(ctx context.Context) error {
 	return d.until(ctx, func() (bool, error) {
-		for _, w := range d.workers {
-			if !w.Old {
-				continue
-			}
-			info, err := d.client.Info(ctx, w.PID)
-			switch {
-			case err != nil:
-				// It has ended, or is about to.
-				d.drop(w)
-				return false, nil
-			case !info.Stopping:
-				return false, nil
+		found, err := d.client.Processes(ctx)
+		if err != nil {
+			return false, nil //nolint:nilerr // tried again
+		}
+		for _, old := range found.OldWorkers {
+			info, err := d.client.Info(ctx, old.PID)
+			if err != nil || !info.Stopping {
+				return false, nil //nolint:nilerr // it has ended, which the next look shows
 			}
 		}
 		return true, nil

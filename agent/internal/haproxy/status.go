@@ -199,21 +199,27 @@ func (b *board) set(asked uint64, servers []Server, whole bool) {
 
 func (b *board) put(events []Event, key config.Key, asked uint64, s *Server) []Event {
 	e := b.servers[key]
-	switch {
-	case e == nil:
+	if e == nil {
 		e = &entry{Server: *s}
 		b.servers[key] = e
-	case e.seq > asked || e.State == s.State && e.Weight == s.Weight:
-		return events
-	default:
-		if s.Reason == "" && s.State == Down {
-			s.Reason = e.finding
-		}
-		if e.State == s.State {
-			s.Since = e.Since
-		}
-		e.Server = *s
+		return append(events, ServerChanged{e.Server})
 	}
+	if e.seq > asked {
+		return events
+	}
+	if s.State == Down && s.Reason == "" {
+		s.Reason = e.finding
+	}
+	if s.State == e.State {
+		s.Since = e.Since
+		if s.State != Down {
+			s.Reason = e.Reason
+		}
+	}
+	if e.Server == *s {
+		return events
+	}
+	e.Server = *s
 	return append(events, ServerChanged{e.Server})
 }
 
@@ -252,10 +258,13 @@ func (b *board) hear(said runtime.Event, at time.Time) (understood bool) {
 		}
 		b.clock++
 		e.seq = b.clock
-		if e.State == state {
+		if e.State == state && e.Reason == e.finding {
 			return nil
 		}
-		e.State, e.Reason, e.Since = state, e.finding, at
+		if e.State != state {
+			e.State, e.Since = state, at
+		}
+		e.Reason = e.finding
 		return []Event{ServerChanged{e.Server}}
 	})
 	return understood

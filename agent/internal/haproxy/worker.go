@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"time"
 
@@ -13,73 +12,51 @@ import (
 	"github.com/tandem-lb/tandem/agent/internal/haproxy/runtime"
 )
 
-// worker is what a living worker is known to run.
+// worker is what the newest worker is known to run.
 type worker struct {
 	plan.Worker
+	pid      int
 	backends map[string]int // the worker's own numbers of its backends
 	// ambiguous tells that a proxy's name is a number, so that proxies cannot
 	// be asked about by number.
 	ambiguous bool
 }
 
-// refresh learns which workers live, and reads those that are new. With no
-// error there is a newest one, the first.
-func (d *Driver) refresh(ctx context.Context) error {
+// refresh learns which worker is the newest, and reads it if it is another one
+// than before. With no error there is one.
+func (d *Driver) refresh(ctx context.Context) (*runtime.Processes, error) {
 	found, err := d.client.Processes(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if len(found.Workers) == 0 {
-		return errors.New("has no worker")
+		return nil, errors.New("has no worker")
 	}
-	var workers []*worker
-	for i, p := range slices.Concat(found.Workers[:1], found.OldWorkers) {
-		old := i > 0
-		w := d.worker(p.PID)
-		if w == nil {
-			w = &worker{Worker: plan.Worker{PID: p.PID, Old: old}}
-			err := d.load(ctx, w)
-			if old && errors.Is(err, runtime.ErrNoWorker) {
-				continue // it has ended since
-			}
-			if err != nil {
-				return err
-			}
+	newest := found.Workers[0]
+	if d.worker == nil || d.worker.pid != newest.PID {
+		d.worker = nil
+		w := &worker{pid: newest.PID}
+		if err := d.load(ctx, w); err != nil {
+			return nil, err
 		}
-		w.Old = old
-		workers = append(workers, w)
+		d.worker = w
+		d.newest.set(newest.PID)
 	}
-	d.workers = workers
-	d.newest.set(workers[0].PID)
-	master := found.Master
 	now := d.board.process()
-	if now.State != Running {
-		d.board.setDaemon(Daemon{State: Running, Version: found.Workers[0].Version, StartTime: time.Now().Add(-master.Uptime)})
-	} else if now.Version != found.Workers[0].Version {
-		now.Version = found.Workers[0].Version
-		d.board.setDaemon(now)
+	if now.State != Running || now.Version != newest.Version {
+		d.board.setDaemon(Daemon{State: Running, Version: newest.Version, StartTime: time.Now().Add(-found.Master.Uptime)})
 	}
-	return nil
-}
-
-// worker returns the worker with that process id, nil when it is not known.
-func (d *Driver) worker(pid int) *worker {
-	for _, w := range d.workers {
-		if w.PID == pid {
-			return w
-		}
-	}
-	return nil
+	return found, nil
 }
 
 // load reads everything about a worker from it.
 func (d *Driver) load(ctx context.Context, w *worker) error {
-	info, err := d.client.Info(ctx, w.PID)
+	info, err := d.client.Info(ctx, w.pid)
 	if err != nil {
 		return err
 	}
 	asked := d.board.now()
-	stats, err := d.client.Stats(ctx, w.PID)
+	stats, err := d.client.Stats(ctx, w.pid)
 	if err != nil {
 		return err
 	}
@@ -98,9 +75,7 @@ func (d *Driver) load(ctx context.Context, w *worker) error {
 			w.Servers[s.Key] = running(s)
 		}
 	}
-	if !w.Old {
-		d.showStats(asked, stats, true)
-	}
+	d.showStats(asked, stats, true)
 	return nil
 }
 
@@ -130,8 +105,9 @@ func (d *Driver) showStats(asked uint64, stats []runtime.Stat, whole bool) {
 // maxSingle is up to how many servers are read one by one.
 const maxSingle = 100
 
-// readBack reads servers of a worker that commands were sent about.
-func (d *Driver) readBack(ctx context.Context, w *worker, keys []config.Key, target *config.File) error {
+// readBack reads servers that commands were sent about.
+func (d *Driver) readBack(ctx context.Context, keys []config.Key, target *config.File) error {
+	w := d.worker
 	if len(keys) > maxSingle || w.ambiguous {
 		return d.load(ctx, w)
 	}
@@ -139,7 +115,7 @@ func (d *Driver) readBack(ctx context.Context, w *worker, keys []config.Key, tar
 	for _, key := range keys {
 		backend, ok := w.backends[key.Backend]
 		if !ok {
-			return fmt.Errorf("worker %d has no backend %s", w.PID, key.Backend)
+			return fmt.Errorf("no backend %s", key.Backend)
 		}
 		if have, ok := w.Servers[key]; ok {
 			ids = append(ids, runtime.ServerID{Backend: backend, Server: have.ID})
@@ -149,7 +125,7 @@ func (d *Driver) readBack(ctx context.Context, w *worker, keys []config.Key, tar
 		}
 	}
 	asked := d.board.now()
-	stats, err := d.client.ServerStats(ctx, w.PID, ids)
+	stats, err := d.client.ServerStats(ctx, w.pid, ids)
 	if err != nil {
 		return err
 	}
@@ -158,9 +134,6 @@ func (d *Driver) readBack(ctx context.Context, w *worker, keys []config.Key, tar
 	}
 	for i := range stats {
 		w.Servers[stats[i].Key] = running(&stats[i])
-	}
-	if w.Old {
-		return nil
 	}
 	d.showStats(asked, stats, false)
 	for _, key := range keys {

@@ -19,6 +19,13 @@ const header = "# Managed by Tandem. Changes made here by hand are lost; use lbc
 // IsOurs tells whether the text of a file was rendered by this package.
 func IsOurs(text []byte) bool { return bytes.HasPrefix(text, []byte(header)) }
 
+// StructureOf returns the structure that a rendered file names.
+func StructureOf(text []byte) string {
+	_, rest, _ := bytes.Cut(text, []byte("\n  description "))
+	structure, _, _ := bytes.Cut(rest, []byte("\n"))
+	return string(structure)
+}
+
 // Environment is what the file holds of the machine and the agent.
 type Environment struct {
 	// EventSocket is the datagram socket for health events, as HAProxy sees it

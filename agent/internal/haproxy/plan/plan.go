@@ -16,20 +16,16 @@ type Running struct {
 	Checked bool
 }
 
-// Worker is what one worker runs, as read back from it.
+// Worker is what the newest worker runs, as read back from it.
 type Worker struct {
-	PID int
-	// Old tells that it only finishes what it has.
-	Old bool
 	// Structure of the file that it has loaded.
 	Structure string
 	Servers   map[config.Key]Running
 }
 
-// Step is what one worker shall do to one server. The step has worked when the
-// next plan does not have it.
+// Step is what shall be done to one server. It has worked when the next plan
+// does not have it.
 type Step struct {
-	PID int
 	config.Key
 	Commands []runtime.Command
 }
@@ -45,37 +41,48 @@ type Plan struct {
 	Leftovers []config.Key
 }
 
-// Make plans for all living workers, the newest first.
-func Make(workers []*Worker, target *config.File, canAdd bool) Plan {
-	m := maker{target: target, canAdd: canAdd}
-	for _, w := range workers {
-		m.worker = w
-		m.usable = nil
-		if m.worker.Old {
-			m.finish()
-		} else {
-			m.serve()
-		}
-	}
+// Make plans for the newest worker.
+func Make(worker *Worker, target *config.File, canAdd bool) Plan {
+	m := maker{worker: worker, target: target, canAdd: canAdd}
+	m.serve()
 	if m.reload != "" {
 		return Plan{Reload: m.reload}
 	}
-	// What takes traffic comes before what gives it up.
-	return Plan{Steps: append(m.more, m.less...), Leftovers: m.leftovers}
+	return Plan{Steps: m.steps(), Leftovers: m.leftovers}
+}
+
+// Handover plans what a worker shall do right before a reload to the target:
+// from then on it only finishes what it has, with at most one more request over
+// each connection, and HAProxy changes nothing on it any more.
+func Handover(worker *Worker, target *config.File) []Step {
+	m := maker{worker: worker, target: target}
+	for key, have := range worker.Servers {
+		want := target.Server(key)
+		switch {
+		case want != nil && want.ID == have.ID:
+			m.change(want, &have)
+		case want == nil && !have.Maintenance && target.HasBackend(key.Backend) && m.hasUsable(key.Backend):
+			// Without another server it goes on: an error is no better.
+			m.step(&m.less, key, runtime.SetMaintenance(key))
+		}
+	}
+	return m.steps()
 }
 
 // maker collects a plan.
 type maker struct {
+	worker *Worker
 	target *config.File
 	canAdd bool
-
-	worker *Worker
 	usable map[string]bool // memo of hasUsable
 
 	reload     string
 	more, less []Step
 	leftovers  []config.Key
 }
+
+// steps puts what takes traffic before what gives it up.
+func (m *maker) steps() []Step { return append(m.more, m.less...) }
 
 // needReload keeps the first reason.
 func (m *maker) needReload(format string, args ...any) {
@@ -86,7 +93,7 @@ func (m *maker) needReload(format string, args ...any) {
 
 func (m *maker) step(list *[]Step, k config.Key, commands ...runtime.Command) {
 	if len(commands) > 0 {
-		*list = append(*list, Step{PID: m.worker.PID, Key: k, Commands: commands})
+		*list = append(*list, Step{Key: k, Commands: commands})
 	}
 }
 
@@ -127,21 +134,6 @@ func (m *maker) serve() {
 	}
 }
 
-// finish plans for a worker that only finishes what it has: at most one more
-// request comes over each of its connections.
-func (m *maker) finish() {
-	for key, have := range m.worker.Servers {
-		want := m.target.Server(key)
-		switch {
-		case want != nil:
-			m.change(want, &have)
-		case !have.Maintenance && m.target.HasBackend(key.Backend) && m.hasUsable(key.Backend):
-			// Without another server it goes on: an error is no better.
-			m.step(&m.less, key, runtime.SetMaintenance(key))
-		}
-	}
-}
-
 // add returns the commands that add a server. It comes in maintenance and with
 // weight 0, so that it gets nothing between ready and being held back.
 func (m *maker) add(want *config.Server) []runtime.Command {
@@ -166,7 +158,7 @@ func (m *maker) add(want *config.Server) []runtime.Command {
 func (m *maker) change(want *config.Server, have *Running) {
 	var commands []runtime.Command
 	if have.Address != want.Address {
-		if !m.worker.Old && m.target.Check(want.Backend) != "" && !have.Maintenance && m.hasUsable(want.Backend) {
+		if m.target.Check(want.Backend) != "" && !have.Maintenance && m.hasUsable(want.Backend) {
 			commands = append(commands, runtime.HoldBack(want.Key))
 		}
 		commands = append(commands, runtime.SetAddress(want.Key, want.Address))
