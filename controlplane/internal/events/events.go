@@ -75,6 +75,7 @@ type Log struct {
 type entry struct {
 	cluster string
 	event   *tandemv1.Event
+	written func() // nil: nobody waits
 }
 
 // Open opens the log at path, and makes it if there is none.
@@ -130,7 +131,11 @@ func (l *Log) Epoch() string { return l.epoch }
 // Append queues an event of a cluster and never blocks. The log gives it its
 // name, and its times if it has none; the caller no longer uses e. When the
 // disk cannot follow, events are dropped and an event says how many.
-func (l *Log) Append(cluster string, e *tandemv1.Event) {
+func (l *Log) Append(cluster string, e *tandemv1.Event) { l.AppendThen(cluster, e, nil) }
+
+// AppendThen is Append, and has Run's goroutine call written once the event is
+// on disk; never if it was dropped. written must not block.
+func (l *Log) AppendThen(cluster string, e *tandemv1.Event, written func()) {
 	now := timestamppb.Now()
 	if e.ReceiveTime == nil {
 		e.ReceiveTime = now
@@ -139,7 +144,7 @@ func (l *Log) Append(cluster string, e *tandemv1.Event) {
 		e.Time = e.ReceiveTime
 	}
 	select {
-	case l.queue <- entry{cluster, e}:
+	case l.queue <- entry{cluster, e, written}:
 	default:
 		l.lost.Add(1)
 	}
@@ -212,13 +217,18 @@ func (l *Log) write(batch []entry) error {
 	}
 	l.lost.Add(-lost)
 	l.wake(batch)
+	for _, e := range batch {
+		if e.written != nil {
+			e.written()
+		}
+	}
 	return nil
 }
 
 // lostEvent tells of dropped events.
 func lostEvent(cluster string, n uint64) entry {
 	now := timestamppb.Now()
-	return entry{cluster, &tandemv1.Event{
+	return entry{cluster: cluster, event: &tandemv1.Event{
 		Time: now, ReceiveTime: now, Subject: "clusters/" + cluster,
 		Type: tandemv1.EventType_EVENT_TYPE_CONFIG, Severity: tandemv1.EventSeverity_EVENT_SEVERITY_WARNING,
 		Reason: ReasonEventsLost, Message: fmt.Sprintf("%d events came faster than they could be written and were dropped", n),

@@ -277,3 +277,34 @@ func BenchmarkAppendToWatcher(b *testing.B) {
 		b.Fatal(err)
 	}
 }
+
+// Who waits is told once the event can be read, and not before.
+func TestAppendThen(t *testing.T) {
+	path := file(t)
+	l := open(t, path, 10)
+	told := make(chan int, 2)
+	count := func() {
+		list, err := l.List("default", 0, 10)
+		if err != nil {
+			t.Error(err)
+		}
+		told <- len(list)
+	}
+	l.AppendThen("default", event("a"), count)
+	l.AppendThen("default", event("b"), count)
+	if len(told) != 0 {
+		t.Error("told before anything was written")
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- l.Run(ctx) }()
+	for range 2 {
+		if n := <-told; n != 2 {
+			t.Errorf("told when %d events could be read, want 2: they share a transaction", n)
+		}
+	}
+	cancel()
+	if err := errors.Join(<-ended, l.Close()); err != nil {
+		t.Error(err)
+	}
+}

@@ -68,7 +68,7 @@ func (c *cluster) introduce(s *session, n *node) {
 	}
 	s.capabilities = h.GetCapabilities()[:min(len(h.GetCapabilities()), maxCapabilities)]
 	if n.boot == h.GetBootId() {
-		s.safe = n.sequence
+		s.resume = n.safe
 	}
 	s.applied = h.GetApplied()
 	if n.base != nil && sameHash(n.base.Version(), s.applied) {

@@ -55,8 +55,9 @@ type node struct {
 	failure               string
 	reason                agentv1.NackReason
 
-	boot     string // scope of sequence
-	sequence uint64 // last event that is in the log
+	boot     string // scope of sequence and safe
+	sequence uint64 // last event that was given to the log
+	safe     uint64 // last event that is on disk
 
 	agentVersion string
 	interfaces   map[string]string

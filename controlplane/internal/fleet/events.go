@@ -72,28 +72,52 @@ var meanings = map[reason]meaning{
 	"KEEPALIVED_UNKNOWN":  {tandemv1.EventType_EVENT_TYPE_NODE, warning},
 }
 
-// agentEvent logs one event, unless the log has it already. The lock is held.
+// agentEvent logs one event, unless that was done before. The lock is held.
 func (c *cluster) agentEvent(n *node, e *agentv1.Event) {
-	last := n.sequence
-	if e.GetSequence() <= last {
+	last, sequence, boot := n.sequence, e.GetSequence(), n.boot
+	if sequence <= last {
 		return
 	}
-	n.sequence = e.GetSequence()
+	n.sequence = sequence
+	durable := func() { c.durable(n, boot, sequence) }
 	lost := e.GetGap()
-	if last != 0 && lost == 0 && e.GetSequence() > last+1 {
-		lost = e.GetSequence() - last - 1
+	if last != 0 && lost == 0 && sequence > last+1 {
+		lost = sequence - last - 1
 	}
 	if lost > 0 {
-		c.nodeEvent(n, reasonEventsLost, fmt.Sprintf("%d events of this node were lost", lost), 0)
+		out := c.about(n, reasonEventsLost, fmt.Sprintf("%d events of this node were lost", lost))
+		if e.GetGap() > 0 {
+			c.append(n, out, durable)
+			return
+		}
+		c.append(n, out, nil)
 	}
-	if out := c.translate(n, e); out != nil {
-		out.Time = validTime(e.GetTime())
-		c.append(n, out)
+	out := c.translate(n, e)
+	out.Time = validTime(e.GetTime())
+	c.append(n, out, durable)
+}
+
+// durable notes that a node's events are on disk up to a sequence, and has its
+// session say so. The log's goroutine calls it.
+func (c *cluster) durable(n *node, boot string, sequence uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n.boot != boot || sequence <= n.safe {
+		return
+	}
+	n.safe = sequence
+	c.acknowledge(n)
+}
+
+// acknowledge has a node's session tell which events are safe. The lock is
+// held.
+func (c *cluster) acknowledge(n *node) {
+	if n.session != nil && n.safe > 0 {
+		n.session.safe.put(&agentv1.EventAck{BootId: n.boot, Sequence: n.safe})
 	}
 }
 
-// translate says what happened on a node in the words of the API; nil for what
-// says nothing more.
+// translate says what happened on a node in the words of the API.
 func (c *cluster) translate(n *node, e *agentv1.Event) *tandemv1.Event {
 	switch k := e.GetKind().(type) {
 	case *agentv1.Event_Backend:
@@ -105,11 +129,9 @@ func (c *cluster) translate(n *node, e *agentv1.Event) *tandemv1.Event {
 	case *agentv1.Event_Keepalived:
 		return c.daemonEvent(n, "KEEPALIVED", "keepalived", k.Keepalived)
 	case *agentv1.Event_Note:
-		return &tandemv1.Event{
-			Reason: string(reasonNodeNote), Subject: state.NodeName(c.id, n.id).String(), Message: bounded(k.Note, maxText),
-		}
+		return c.about(n, reasonNodeNote, bounded(k.Note, maxText))
 	default:
-		return nil
+		return c.about(n, reasonNodeNote, "something happened that this controller does not know: upgrade lb-controller")
 	}
 }
 
@@ -152,16 +174,20 @@ func (c *cluster) subject(n *node, name state.Name) string {
 	return name.String()
 }
 
-// nodeEvent logs what the controller itself has seen of a node.
-func (c *cluster) nodeEvent(n *node, why reason, message string, revision uint64) {
-	c.append(n, &tandemv1.Event{
-		Reason: string(why), Message: message, Revision: revision,
-		Subject: state.NodeName(c.id, n.id).String(),
-	})
+// about returns an event about a node.
+func (c *cluster) about(n *node, why reason, message string) *tandemv1.Event {
+	return &tandemv1.Event{Reason: string(why), Message: message, Subject: state.NodeName(c.id, n.id).String()}
 }
 
-// append logs an event of a node; nil: of the controller.
-func (c *cluster) append(n *node, e *tandemv1.Event) {
+// nodeEvent logs what the controller itself has seen of a node.
+func (c *cluster) nodeEvent(n *node, why reason, message string, revision uint64) {
+	e := c.about(n, why, message)
+	e.Revision = revision
+	c.append(n, e, nil)
+}
+
+// append logs an event of a node; nil: of the controller. written may be nil.
+func (c *cluster) append(n *node, e *tandemv1.Event, written func()) {
 	m := meanings[reason(e.GetReason())]
 	e.Type, e.Severity = m.kind, m.severity
 	if n != nil {
@@ -170,5 +196,5 @@ func (c *cluster) append(n *node, e *tandemv1.Event) {
 	if e.GetTime() == nil {
 		e.Time = timestamppb.New(time.Now())
 	}
-	c.options.Events.Append(c.id, e)
+	c.options.Events.AppendThen(c.id, e, written)
 }

@@ -40,7 +40,7 @@ func TestEventsOnceAndInOrder(t *testing.T) {
 		if d := cmp.Diff(want, l.log.reasons(web1)); d != "" {
 			t.Errorf("events (-want +got):\n%s", d)
 		}
-		if n := len(a.acks); n != 2 || a.acks[1].GetSequence() != 3 || a.acks[1].GetBootId() != a.boot {
+		if last := a.acks[len(a.acks)-1]; last.GetSequence() != 3 || last.GetBootId() != a.boot {
 			t.Errorf("acks = %v", a.acks)
 		}
 		// A new session learns where the last one was, and repeats are dropped.
@@ -72,6 +72,44 @@ func TestEventsOnceAndInOrder(t *testing.T) {
 		synctest.Wait()
 		if got := l.log.reasons(web1); len(got) != 7 {
 			t.Errorf("%d events, want 7: %v", len(got), got)
+		}
+	})
+}
+
+// Events are acknowledged when they are on disk, not before: a controller that
+// is killed in between gets them again.
+func TestEventsAreAcknowledgedWhenDurable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, a, _ := pair(t)
+		l.log.held = true
+		down, up := agentv1.ServerState_SERVER_STATE_DOWN, agentv1.ServerState_SERVER_STATE_UP
+		a.report(a.boot, backendEvent(1, down), backendEvent(2, up))
+		synctest.Wait()
+		if len(l.log.reasons(web1)) != 2 || len(a.acks) != 0 {
+			t.Errorf("%v logged, acks %v before they are on disk", l.log.reasons(web1), a.acks)
+		}
+		_ = a.disconnect()
+		a.connect()
+		synctest.Wait()
+		if got := a.welcome.GetEventSequence(); got != 0 {
+			t.Errorf("welcome tells sequence %d, want 0: nothing is safe", got)
+		}
+		// So the agent repeats; what was taken is not logged twice.
+		a.report(a.boot, backendEvent(1, down), backendEvent(2, up))
+		synctest.Wait()
+		l.log.release()
+		synctest.Wait()
+		if len(l.log.reasons(web1)) != 2 || len(a.acks) == 0 || a.acks[len(a.acks)-1].GetSequence() != 2 {
+			t.Errorf("%v logged, acks %v", l.log.reasons(web1), a.acks)
+		}
+		// A repeat of what is safe is acknowledged again.
+		acks := len(a.acks)
+		a.report(a.boot, backendEvent(2, up))
+		// And a gap that the agent tells of is one event.
+		a.report(a.boot, &agentv1.Event{Sequence: 5, Kind: &agentv1.Event_Gap{Gap: 2}})
+		synctest.Wait()
+		if len(a.acks) == acks || a.acks[len(a.acks)-1].GetSequence() != 5 {
+			t.Errorf("acks = %v", a.acks)
 		}
 	})
 }
@@ -145,8 +183,8 @@ func TestEventsOfEveryKind(t *testing.T) {
 		a.report(a.boot, events...)
 		synctest.Wait()
 		got := l.log.all[before:]
-		if len(got) != len(events)-1 {
-			t.Errorf("%d events logged of %d", len(got), len(events)-1)
+		if len(got) != len(events) {
+			t.Errorf("%d events logged of %d", len(got), len(events))
 		}
 		var reasons []string
 		for _, e := range got {

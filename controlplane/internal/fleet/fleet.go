@@ -16,6 +16,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/tandem-lb/tandem/controlplane/internal/events"
 	"github.com/tandem-lb/tandem/controlplane/internal/ledger"
 	"github.com/tandem-lb/tandem/controlplane/internal/state"
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
@@ -32,12 +33,17 @@ type Ledger interface {
 	SubscribeClusters() *ledger.Subscription[[]string]
 }
 
-// Events is where events go. Append never blocks.
+// Events is where events go.
 type Events interface {
-	Append(cluster string, e *tandemv1.Event)
+	// AppendThen queues an event and never blocks. Later it calls written, if
+	// there is one, when the event is durable; never if it was dropped.
+	AppendThen(cluster string, e *tandemv1.Event, written func())
 }
 
-var _ Ledger = (*ledger.Ledger)(nil)
+var (
+	_ Ledger = (*ledger.Ledger)(nil)
+	_ Events = (*events.Log)(nil)
+)
 
 // Options of a Fleet.
 type Options struct {

@@ -121,16 +121,37 @@ func (h *heads) list() {
 	}
 }
 
-// journal keeps the events that were appended.
+// journal keeps the events that were appended. They are durable at once, or,
+// while held, when release is called.
 type journal struct {
-	mu  sync.Mutex
-	all []*tandemv1.Event
+	mu     sync.Mutex
+	all    []*tandemv1.Event
+	held   bool
+	queued []func()
 }
 
-func (j *journal) Append(_ string, e *tandemv1.Event) {
+func (j *journal) AppendThen(_ string, e *tandemv1.Event, written func()) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.all = append(j.all, e)
+	if written == nil {
+		return
+	}
+	if j.held {
+		j.queued = append(j.queued, written)
+		return
+	}
+	go written()
+}
+
+func (j *journal) release() {
+	j.mu.Lock()
+	queued := j.queued
+	j.held, j.queued = false, nil
+	j.mu.Unlock()
+	for _, written := range queued {
+		written()
+	}
 }
 
 // reasons returns the reasons of a subject's events, in order; "" means all.

@@ -23,34 +23,29 @@ type waiting struct {
 }
 
 // events takes a batch in.
-func (s *session) events(batch *agentv1.EventBatch) error {
+func (s *session) events(batch *agentv1.EventBatch) {
 	boot := bounded(batch.GetBootId(), maxWord)
 	resting := len(s.waiting) > 0
 	for _, e := range batch.GetEvents()[:min(len(batch.GetEvents()), maxWaiting-len(s.waiting))] {
 		s.waiting = append(s.waiting, waiting{boot, e})
 	}
-	if resting {
-		return nil
+	if !resting {
+		s.logPortion()
 	}
-	return s.logPortion()
 }
 
-// logPortion logs events that wait, each once and in order, and acknowledges
-// them. The rest waits until s.rest fires.
-func (s *session) logPortion() error {
+// logPortion logs events that wait, each once and in order. The rest waits
+// until s.rest fires. They are acknowledged when they are durable.
+func (s *session) logPortion() {
 	now := s.waiting[:min(len(s.waiting), portion)]
-	if len(now) == 0 {
-		return nil
-	}
-	ack := &agentv1.EventAck{}
 	s.cluster.with(s, func(n *node) {
 		for _, w := range now {
 			if n.boot != w.boot {
-				n.boot, n.sequence = w.boot, 0
+				n.boot, n.sequence, n.safe = w.boot, 0, 0
 			}
 			s.cluster.agentEvent(n, w.event)
 		}
-		ack.BootId, ack.Sequence = n.boot, n.sequence
+		s.cluster.acknowledge(n) // in case all of them were repeats
 	})
 	s.waiting = s.waiting[len(now):]
 	if len(s.waiting) > 0 {
@@ -58,8 +53,4 @@ func (s *session) logPortion() error {
 	} else {
 		s.waiting = nil
 	}
-	if ack.GetSequence() == 0 {
-		return nil // a newer session has taken over
-	}
-	return s.send(&agentv1.SessionResponse{Kind: &agentv1.SessionResponse_EventAck{EventAck: ack}})
 }

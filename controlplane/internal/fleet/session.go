@@ -71,11 +71,12 @@ type session struct {
 	capabilities []string // set by attach
 
 	targets mailbox[*compile.Config]
+	safe    mailbox[*agentv1.EventAck]
 	calls   chan *call
 	ended   chan struct{} // closed when the loop takes no more calls
 
 	hello    *agentv1.Hello
-	safe     uint64          // sequence of the last event that an earlier session brought
+	resume   uint64          // sequence of the last event that is safe already
 	nonce    uint64          // of the last update
 	target   *compile.Config // the newest
 	open     bool            // target is still to be dealt with
@@ -106,6 +107,7 @@ func (f *Fleet) Serve(ctx context.Context, id Identity, stream Stream) error {
 		cluster: c, stream: stream, cancel: cancel,
 		log:     c.log.With("node", id.Node),
 		targets: newMailbox[*compile.Config](),
+		safe:    newMailbox[*agentv1.EventAck](),
 		calls:   make(chan *call),
 		ended:   make(chan struct{}),
 		pending: make(map[string]*call),
@@ -165,7 +167,9 @@ func (s *session) run(ctx context.Context, id Identity, inbox <-chan *agentv1.Se
 		case s.target = <-s.targets:
 			s.open = true
 		case <-s.rest.C:
-			err = s.logPortion()
+			s.logPortion()
+		case ack := <-s.safe:
+			err = s.send(&agentv1.SessionResponse{Kind: &agentv1.SessionResponse_EventAck{EventAck: ack}})
 		case k := <-s.calls:
 			err = s.command(k)
 		case <-ctx.Done():
@@ -199,7 +203,7 @@ func (s *session) welcome() error {
 		Protocol:          protocol,
 		ControllerVersion: s.cluster.options.Version,
 		Controllers:       s.cluster.options.Controllers,
-		EventSequence:     s.safe,
+		EventSequence:     s.resume,
 	}}})
 }
 
@@ -226,7 +230,7 @@ func (s *session) handle(m *agentv1.SessionRequest) error {
 	case *agentv1.SessionRequest_Result:
 		s.result(k.Result)
 	case *agentv1.SessionRequest_Events:
-		return s.events(k.Events)
+		s.events(k.Events)
 	case *agentv1.SessionRequest_Observation:
 		s.cluster.observe(s, k.Observation)
 	case *agentv1.SessionRequest_Hello:
