@@ -265,7 +265,9 @@ func parentOf(t *testing.T, pid int) int {
 	parent := 0
 	for line := range strings.Lines(string(status)) {
 		if value, ok := strings.CutPrefix(line, "PPid:"); ok {
-			fmt.Sscan(value, &parent)
+			if _, err := fmt.Sscan(value, &parent); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	return parent
@@ -383,7 +385,7 @@ func TestRealTimePriorityIsInherited(t *testing.T) {
 	if _, err := fmt.Sscan(p.Tail(), &child); err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Kill(child, unix.SIGKILL)
+	defer func() { _ = unix.Kill(child, unix.SIGKILL) }()
 	if err := setRealTime(p.PID(), 50); err != nil {
 		t.Skipf("real-time priority is not permitted here: %v", err)
 	}

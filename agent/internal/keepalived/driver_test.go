@@ -118,6 +118,7 @@ func TestKilledKeepalivedLeavesNothingAndIsRestarted(t *testing.T) {
 }
 
 func TestHungKeepalivedIsReplaced(t *testing.T) {
+	t.Parallel()
 	a, b := newCluster(t)
 	old := a.keepalived()
 	a.signal(unix.SIGSTOP)
@@ -203,6 +204,7 @@ func TestReloadDoesNotMoveTheVIP(t *testing.T) {
 // An address that goes to another instance, or gets another prefix length,
 // takes no VIP with it.
 func TestAddressMovesBetweenInstances(t *testing.T) {
+	t.Parallel()
 	a, b := newCluster(t)
 	config := web("lb-master", 230)
 	second := proto.CloneOf(config.Instances[0])
@@ -229,10 +231,11 @@ func TestAddressMovesBetweenInstances(t *testing.T) {
 // keepalived's own real-time priority makes the kernel kill it soon after a
 // reload; the one that it inherits does not, and stays.
 func TestManyReloads(t *testing.T) {
+	t.Parallel()
 	a, b := newCluster(t)
 	before, peers := a.keepalived(), len(b.seen())
 	config := web("lb-master", 230)
-	for n := range 40 {
+	for n := range 25 {
 		config.Instances[0].Addresses = []string{fmt.Sprintf("10.9.0.%d/24", 101+n)}
 		if !a.mustApply(config) {
 			t.Fatal("no reload")
@@ -278,7 +281,17 @@ func TestAgentComesBack(t *testing.T) {
 	waitMaster(t, 5*time.Second, "web", "10.9.0.100", a, b)
 }
 
+func TestAgentEndsInOrder(t *testing.T) {
+	a, b := newCluster(t)
+	peers := len(b.seen())
+	a.endAgent()
+	if len(a.keepalived()) != 2 || !a.has("10.9.0.100") || len(b.seen()) != peers {
+		t.Errorf("keepalived %v, peer %+v", a.keepalived(), b.seen()[peers:])
+	}
+}
+
 func TestNothingToDoStopsKeepalived(t *testing.T) {
+	t.Parallel()
 	a, b := newCluster(t)
 	empty := web("lb-master", 230)
 	empty.Instances = nil

@@ -32,6 +32,7 @@ func sticky(name string, priority uint32, policy keepalivedv1.FailBack, delay ti
 }
 
 func TestNeverFailsBack(t *testing.T) {
+	t.Parallel()
 	a, b := newSticky(t, keepalivedv1.FailBack_FAIL_BACK_NEVER, 0)
 	within(t, 5*time.Second, "somebody holds the VIP", func() bool {
 		return a.instance("web").State == InstanceMaster != (b.instance("web").State == InstanceMaster)
@@ -96,6 +97,7 @@ func TestHolderStaysWhenItsAgentComesBack(t *testing.T) {
 }
 
 func TestFailsBackAfterADelay(t *testing.T) {
+	t.Parallel()
 	const delay = 1500 * time.Millisecond
 	a, b := newSticky(t, keepalivedv1.FailBack_FAIL_BACK_DELAYED, delay)
 	waitMaster(t, 10*time.Second, "web", "10.9.0.100", a, b)

@@ -38,6 +38,7 @@ func (n *node) restartAgent(change func(*Options)) {
 
 // I4: keepalived's own checker says no, in its own words.
 func TestI4RefusedByKeepalived(t *testing.T) {
+	t.Parallel()
 	a, b := newCluster(t)
 	a.restartAgent(func(o *Options) { o.Networks["loop"] = "lo" })
 	a.mustApply(web("lb-master", 230))
@@ -65,6 +66,7 @@ func TestI4RefusedByKeepalived(t *testing.T) {
 // I4: the checker says yes, and yet it cannot run: keepalived dies of such a
 // reload. The last good one is back at once.
 func TestI4CheckedConfigurationThatCannotRun(t *testing.T) {
+	t.Parallel()
 	a, b := newCluster(t)
 	a.restartAgent(func(o *Options) { o.Networks["loop"], o.Binary = "lo", blindChecker(t) })
 	a.mustApply(web("lb-master", 230))
@@ -82,6 +84,7 @@ func TestI4CheckedConfigurationThatCannotRun(t *testing.T) {
 
 // The same at the first start, when there is no last good one.
 func TestI4FirstConfigurationThatCannotRun(t *testing.T) {
+	t.Parallel()
 	first, _ := newPair(t)
 	a := newNode(t, "lb-master", first)
 	a.restartAgent(func(o *Options) { o.Networks["loop"], o.Binary = "lo", blindChecker(t) })
@@ -98,6 +101,7 @@ func TestI4FirstConfigurationThatCannotRun(t *testing.T) {
 }
 
 func TestInterfaceThatDoesNotExist(t *testing.T) {
+	t.Parallel()
 	first, _ := newPair(t)
 	a := newNode(t, "lb-master", first)
 	a.restartAgent(func(o *Options) { o.Networks["front"] = "eth7" })
@@ -116,6 +120,7 @@ func TestInterfaceThatDoesNotExist(t *testing.T) {
 }
 
 func TestMissingKeepalived(t *testing.T) {
+	t.Parallel()
 	namespace := newNamespace(t)
 	a := newNode(t, "lb-master", namespace)
 	for binary, words := range map[string]string{
@@ -162,6 +167,7 @@ func TestForeignFileIsNotOverwritten(t *testing.T) {
 // Agent and keepalived are both killed: whoever comes next cleans up, with the
 // old configuration, another one, or none at all.
 func TestLeftoversOfAKilledNode(t *testing.T) {
+	t.Parallel()
 	first, _ := newPair(t)
 	a := newNode(t, "lb-master", first)
 	a.setHealth(true)
@@ -194,6 +200,7 @@ func TestLeftoversOfAKilledNode(t *testing.T) {
 
 // An address that appears on a node that is not master goes again.
 func TestStrayAddressIsRemoved(t *testing.T) {
+	t.Parallel()
 	a, b := newCluster(t)
 	ip(t, "-n", b.namespace, "address", "add", "10.9.0.100/24", "dev", "eth0")
 	waitMaster(t, 3*time.Second, "web", "10.9.0.100", a, b)
@@ -204,6 +211,7 @@ func TestStrayAddressIsRemoved(t *testing.T) {
 }
 
 func TestIPv6MovesToo(t *testing.T) {
+	t.Parallel()
 	first, second := newPair(t)
 	a, b := newNode(t, "lb-master", first), newNode(t, "lb-backup", second)
 	for n, priority := range map[*node]uint32{a: 230, b: 220} {
@@ -221,6 +229,7 @@ func TestIPv6MovesToo(t *testing.T) {
 }
 
 func TestVRRP2WithPassword(t *testing.T) {
+	t.Parallel()
 	first, second := newPair(t)
 	a, b := newNode(t, "lb-master", first), newNode(t, "lb-backup", second)
 	for n, priority := range map[*node]uint32{a: 230, b: 220} {

@@ -8,7 +8,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -87,12 +90,29 @@ func playNode(options string) error {
 		line, err := in.ReadBytes('\n')
 		if errors.Is(err, io.EOF) {
 			cancel()
-			return <-ran
+			return errors.Join(<-ran, nothingRuns())
 		}
 		if err != nil {
 			return err
 		}
 		replies <- serve(ctx, d, line)
+	}
+}
+
+// nothingRuns waits until no goroutine of the driver and what it uses is left.
+func nothingRuns() error {
+	poll := time.NewTicker(10 * time.Millisecond)
+	defer poll.Stop()
+	stacks := make([]byte, 1<<20)
+	for deadline := time.Now().Add(5 * time.Second); ; <-poll.C {
+		text := string(stacks[:runtime.Stack(stacks, true)])
+		if !strings.Contains(text, "internal/daemon.") && !strings.Contains(text, "vishvananda/netlink.") &&
+			!strings.Contains(text, "keepalived.(*Driver)") {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("goroutines are left:\n%s", text)
+		}
 	}
 }
 

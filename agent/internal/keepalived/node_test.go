@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -76,6 +77,7 @@ type node struct {
 	events   []Event
 
 	command *exec.Cmd
+	input   io.Closer
 	stdin   *json.Encoder
 	answers chan reply
 }
@@ -129,7 +131,7 @@ func (n *node) startAgent() {
 	if err := n.command.Start(); err != nil {
 		n.t.Fatal(err)
 	}
-	n.stdin, n.answers = json.NewEncoder(stdin), make(chan reply, 1)
+	n.input, n.stdin, n.answers = stdin, json.NewEncoder(stdin), make(chan reply, 1)
 	go n.read(json.NewDecoder(bufio.NewReader(stdout)), n.answers)
 }
 
@@ -165,6 +167,21 @@ func (n *node) killAgent() {
 		continue
 	}
 	_ = n.command.Wait()
+	n.command = nil
+}
+
+// endAgent has the agent end in an orderly way.
+func (n *node) endAgent() {
+	n.t.Helper()
+	if err := n.input.Close(); err != nil {
+		n.t.Error(err)
+	}
+	for range n.answers {
+		continue
+	}
+	if err := n.command.Wait(); err != nil {
+		n.t.Errorf("%s: the agent ended with %v", n.name, err)
+	}
 	n.command = nil
 }
 
@@ -342,13 +359,16 @@ func web(router string, priority uint32) *keepalivedv1.Config {
 	}
 }
 
-// logWriter writes lines into the test's log.
+// logWriter writes what an agent says into the test's log.
 type logWriter struct {
 	t      *testing.T
 	prefix string
 }
 
 func (w *logWriter) Write(data []byte) (int, error) {
+	if strings.Contains(string(data), "DATA RACE") || strings.Contains(string(data), "panic: ") {
+		w.t.Errorf("%s: the agent has a defect", w.prefix)
+	}
 	w.t.Logf("%s: %s", w.prefix, strings.TrimSpace(string(data)))
 	return len(data), nil
 }

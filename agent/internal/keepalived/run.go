@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"time"
 
@@ -32,16 +31,34 @@ func (d *Driver) Run(ctx context.Context) error {
 	g.Go(func() error { return d.observe(ctx, notices) })
 	g.Go(func() error { return d.keep(ctx) })
 	g.Go(func() error {
-		return readNotices(ctx, fifo, notices, func(err error) { d.log.Warn("notify FIFO", "error", err) })
+		err := readNotices(ctx, fifo, notices, func(err error) { d.log.Warn("notify FIFO", "error", err) })
+		if ctx.Err() != nil {
+			return ctx.Err() // closed below
+		}
+		return err
 	})
 	g.Go(func() error {
 		<-ctx.Done()
 		return errors.Join(ctx.Err(), fifo.Close())
 	})
-	if err := g.Wait(); !errors.Is(err, context.Canceled) && !errors.Is(err, io.EOF) {
+	err = g.Wait()
+	d.letGo()
+	if !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("keepalived driver: %w", err)
 	}
 	return nil
+}
+
+// letGo ends the watch over keepalived, which goes on. An Apply that is under
+// way has the control and fails.
+func (d *Driver) letGo() {
+	select {
+	case c := <-d.control:
+		if c.process != nil {
+			c.process.Close()
+		}
+	default:
+	}
 }
 
 // observe is the observer's goroutine.
