@@ -66,7 +66,7 @@ fuzz: check-go ## Fuzz each target for a short while (FUZZTIME=10s)
 
 .PHONY: bench
 bench: deps build ## Measure against the hand-written files; writes e2e/bench/results.json
-	go build -o $(CACHE)/bench ./e2e/cmd/bench
+	go build -o $(CACHE)/ ./e2e/cmd/bench ./e2e/cmd/labhost
 	$(AS_ROOT) $(CACHE)/bench
 
 ##@ Check (each verify-x has a fix-x)

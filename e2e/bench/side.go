@@ -1,0 +1,63 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+
+	"github.com/tandem-lb/tandem/e2e/internal/traffic"
+	"github.com/tandem-lb/tandem/e2e/lab"
+)
+
+// The load balancers have these names on both sides.
+const (
+	master = "lb-master"
+	backup = "lb-backup"
+)
+
+// side is one pair of load balancers in front of three web servers.
+type side interface {
+	// network is the lab that it runs on.
+	network() *lab.Lab
+	// killProxy kills HAProxy on the master with SIGKILL; it may be started
+	// again, unless forbidden.
+	killProxy(ctx context.Context) error
+	// forbid keeps HAProxy on the master from being started, permit ends that.
+	forbid(ctx context.Context) error
+	permit(ctx context.Context) error
+	// reload makes HAProxy on both nodes reload, the n-th time.
+	reload(ctx context.Context, n int) error
+	// weigh sets the weight of web1 on both nodes.
+	weigh(ctx context.Context, weight uint32) error
+	// well waits until both HAProxy run and the master holds the VIP.
+	well(ctx context.Context) error
+}
+
+// held waits until a host, and no other, holds the VIP.
+func held(ctx context.Context, l *lab.Lab, name string) error {
+	return lab.Until(ctx, "the VIP on "+name+" alone", func(ctx context.Context) error {
+		holders, err := l.Holders(ctx, lab.VIP.Addr())
+		if err == nil && !slices.Equal(holders, []string{name}) {
+			err = fmt.Errorf("held by %v", holders)
+		}
+		return err
+	})
+}
+
+// open starts a lab with its web servers.
+func open(ctx context.Context, spec lab.Spec, labhost string) (*lab.Lab, error) {
+	l, err := lab.Start(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := traffic.StartWebs(ctx, l, labhost); err != nil {
+		return l, err
+	}
+	return l, nil
+}
+
+// port of the web service, on the VIP and on every node.
+const port = 80
+
+func target(addr netip.Addr) string { return netip.AddrPortFrom(addr, port).String() }
