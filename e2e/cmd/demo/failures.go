@@ -44,7 +44,7 @@ func (t *tour) held(ctx context.Context, node string) error {
 func (t *tour) failover(ctx context.Context) error {
 	t.section("Failover: HAProxy stopped on lb-master (the guide's own files never move the VIP)")
 	t.command(cluster.Master, "kill $(pidof haproxy)    # and keep it from being started, as systemctl stop does")
-	if err := t.step(func() (string, error) {
+	if err := t.step(ctx, func(ctx context.Context) (string, error) {
 		report, err := t.under(ctx, sample, func() error {
 			if err := t.Master().StopHAProxy(ctx); err != nil {
 				return err
@@ -60,14 +60,14 @@ func (t *tour) failover(ctx context.Context) error {
 		return err
 	}
 	t.command("client", "curl "+t.url)
-	if err := t.step(func() (string, error) {
+	if err := t.step(ctx, func(ctx context.Context) (string, error) {
 		server, err := t.server(ctx)
 		return "the VIP answers: Server: " + server, err
 	}); err != nil {
 		return err
 	}
 	t.command(cluster.Master, "# HAProxy may run again: its agent starts it")
-	return t.step(func() (string, error) {
+	return t.step(ctx, func(ctx context.Context) (string, error) {
 		report, err := t.under(ctx, sample, func() error {
 			if err := t.Master().LetHAProxyRun(); err != nil {
 				return err
@@ -86,13 +86,13 @@ func (t *tour) failover(ctx context.Context) error {
 func (t *tour) proxyKilled(ctx context.Context) error {
 	t.section("HAProxy killed on lb-master")
 	t.command(cluster.Master, "kill -9 $(pidof haproxy)")
-	return t.step(func() (string, error) {
+	return t.step(ctx, func(ctx context.Context) (string, error) {
 		report, err := t.under(ctx, sample, func() error {
-			killed := time.Now()
 			if err := t.Master().KillHAProxy(ctx); err != nil {
 				return err
 			}
-			if _, err := t.Until(ctx, "HAProxy to run again", cluster.HAProxyStartedAfter(cluster.Master, killed)); err != nil {
+			// It takes half a second or more until it is started again.
+			if _, err := t.Until(ctx, "HAProxy to be seen dead", cluster.HAProxyIs(cluster.Master, stopped)); err != nil {
 				return err
 			}
 			return t.healthy(ctx)
@@ -110,7 +110,7 @@ func (t *tour) backendFails(ctx context.Context) error {
 	t.section("A web server stopped")
 	t.command("web1", "kill $(pidof labhost)    # its web server; the guide stops nginx")
 	t.command("controller", "lbctl status")
-	if err := t.step(func() (string, error) {
+	if err := t.step(ctx, func(ctx context.Context) (string, error) {
 		report, err := t.under(ctx, sample, func() error {
 			if err := t.running["web1"].Stop(2 * time.Second); err != nil {
 				return err
@@ -125,11 +125,11 @@ func (t *tour) backendFails(ctx context.Context) error {
 		return err
 	}
 	t.command("client", "curl "+t.url+"    # again and again, for a second")
-	if err := t.step(func() (string, error) { return t.without(ctx, "web1") }); err != nil {
+	if err := t.step(ctx, func(ctx context.Context) (string, error) { return t.without(ctx, "web1") }); err != nil {
 		return err
 	}
 	t.command("web1", "labhost web --name web1 --listen "+t.webs["web1"])
-	return t.step(func() (string, error) {
+	return t.step(ctx, func(ctx context.Context) (string, error) {
 		if err := t.startWeb(ctx, "web1"); err != nil {
 			return "", err
 		}
@@ -170,7 +170,7 @@ func (t *tour) without(ctx context.Context, name string) (string, error) {
 func (t *tour) controllerKilled(ctx context.Context) error {
 	t.section("The controller killed")
 	t.command("controller", "kill -9 $(pidof lb-controller)")
-	if err := t.step(func() (string, error) {
+	if err := t.step(ctx, func(ctx context.Context) (string, error) {
 		report, err := t.under(ctx, steady, func() error {
 			if err := t.Controller.Kill(); err != nil {
 				return err
@@ -185,7 +185,7 @@ func (t *tour) controllerKilled(ctx context.Context) error {
 		return err
 	}
 	t.command("controller", cluster.Line("lb-controller", t.Controller.Args()...))
-	if err := t.step(func() (string, error) {
+	if err := t.step(ctx, func(ctx context.Context) (string, error) {
 		report, err := t.under(ctx, steady, func() error {
 			if err := t.Controller.Start(ctx); err != nil {
 				return err

@@ -101,7 +101,13 @@ func runDemo(ctx context.Context, s *show, o options, build builder) (err error)
 	bounded, cancel := context.WithTimeout(ctx, longest)
 	defer cancel()
 	t := &tour{show: s, options: o}
-	defer func() { err = errors.Join(err, t.close(err)) }()
+	defer func() {
+		if ctx.Err() != nil && errors.Is(err, errShown) {
+			err = errors.New("interrupted")
+			s.say("", "Interrupted: taking everything down.")
+		}
+		err = errors.Join(err, t.close(err))
+	}()
 	if err := build(bounded, t); err != nil {
 		return err
 	}

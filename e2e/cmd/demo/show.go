@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -22,6 +24,9 @@ func newShow(out *os.File) *show {
 	terminal := err == nil && stat.Mode()&os.ModeCharDevice != 0
 	return &show{out: out, start: time.Now(), colour: terminal && os.Getenv("NO_COLOR") == ""}
 }
+
+// errShown is the error of a step that has said what went wrong.
+var errShown = errors.New("not everything is as expected")
 
 const (
 	bold  = "1"
@@ -55,14 +60,19 @@ func (s *show) command(host, line string) {
 	fmt.Fprintf(s.out, "             %s\n", s.paint(dim, host+"$ "+line))
 }
 
+// stepTimeout bounds one step.
+const stepTimeout = 45 * time.Second
+
 // step does something and prints what it found, with the time it took.
-func (s *show) step(do func() (found string, err error)) error {
+func (s *show) step(ctx context.Context, do func(context.Context) (found string, err error)) error {
+	ctx, cancel := context.WithTimeout(ctx, stepTimeout)
+	defer cancel()
 	begin := time.Now()
-	found, err := do()
+	found, err := do(ctx)
 	took := fmt.Sprintf("%7.2f s", time.Since(begin).Seconds())
 	if err != nil {
 		fmt.Fprintf(s.out, "%s %s  %s\n", took, s.paint(red, "✗"), indent(err.Error()))
-		return err
+		return errShown
 	}
 	s.steps++
 	fmt.Fprintf(s.out, "%s %s  %s\n", took, s.paint(green, "✓"), indent(found))

@@ -45,7 +45,7 @@ func labSite(programs cluster.Programs) builder {
 			"VIP 192.168.1.100 · lb-master 192.168.1.10 · lb-backup 192.168.1.11 · web1 to web3 192.168.1.20 to .22",
 			"controller 192.168.1.5 · client 192.168.1.50")
 		t.section("The machines")
-		return t.step(func() (string, error) {
+		return t.step(ctx, func(ctx context.Context) (string, error) {
 			l, err := lab.Start(ctx, lab.Guide())
 			if err != nil {
 				return "", err
@@ -75,7 +75,7 @@ func plainSite(programs cluster.Programs, why string) builder {
 		t.say(t.paint(bold, "Tandem: a controller and two load balancers with the real HAProxy, on 127.0.0.1"))
 		t.say(t.leftOut[1:]...)
 		t.section("The machines")
-		return t.step(func() (string, error) {
+		return t.step(ctx, func(ctx context.Context) (string, error) {
 			ports, err := freePorts(7)
 			if err != nil {
 				return "", err
@@ -165,13 +165,13 @@ func (t *tour) close(failed error) error {
 	if t.Cluster == nil {
 		return nil
 	}
-	if failed != nil && !errors.Is(failed, context.Canceled) {
+	if errors.Is(failed, errShown) {
 		t.say("", "The last lines of the logs:")
 		_ = t.Lab.Tails(t.out, 20) // what cannot be read is missing there, and said by its absence
 		t.say("All logs are kept in " + t.Lab.Dir)
 	}
 	err := errors.Join(t.Cluster.Close(), t.Lab.Close())
-	if failed == nil && err == nil {
+	if !errors.Is(failed, errShown) && err == nil {
 		err = os.RemoveAll(t.Lab.Dir)
 	}
 	return err

@@ -17,8 +17,9 @@ import (
 
 // The states that the tour waits for most.
 const (
-	up   = tandemv1.BackendState_BACKEND_STATE_UP
-	down = tandemv1.BackendState_BACKEND_STATE_DOWN
+	up      = tandemv1.BackendState_BACKEND_STATE_UP
+	down    = tandemv1.BackendState_BACKEND_STATE_DOWN
+	stopped = tandemv1.DaemonState_DAEMON_STATE_STOPPED
 )
 
 // both load balancers.
@@ -42,7 +43,7 @@ func (t *tour) walk(ctx context.Context) error {
 // programs starts the web servers, the controller and both agents.
 func (t *tour) programs(ctx context.Context) error {
 	t.running = map[string]*process{}
-	if err := t.step(func() (string, error) {
+	if err := t.step(ctx, func(ctx context.Context) (string, error) {
 		for _, name := range traffic.WebNames {
 			if err := t.startWeb(ctx, name); err != nil {
 				return "", err
@@ -54,7 +55,7 @@ func (t *tour) programs(ctx context.Context) error {
 	}
 	t.section("The programs")
 	t.command("controller", cluster.Line("lb-controller", t.Controller.Args()...))
-	if err := t.step(func() (string, error) {
+	if err := t.step(ctx, func(ctx context.Context) (string, error) {
 		return "the controller has made its CA and its first operator token, and serves", t.Controller.Start(ctx)
 	}); err != nil {
 		return err
@@ -62,7 +63,7 @@ func (t *tour) programs(ctx context.Context) error {
 	for _, name := range both {
 		t.command("controller", "lbctl node token create "+name+" -o name > join.token")
 		t.command(name, "lb-agent run --config agent.yaml")
-		if err := t.step(func() (string, error) {
+		if err := t.step(ctx, func(ctx context.Context) (string, error) {
 			_, err := t.Join(ctx, name)
 			return name + " has joined with its one-time token", err
 		}); err != nil {
@@ -114,7 +115,7 @@ func (t *tour) configure(ctx context.Context) error {
 // lbctl runs one command that changes something.
 func (t *tour) lbctl(ctx context.Context, args []string) error {
 	t.command("controller", cluster.Line("lbctl", args...))
-	return t.step(func() (string, error) {
+	return t.step(ctx, func(ctx context.Context) (string, error) {
 		if _, err := t.Lbctl(ctx, args...); err != nil {
 			return "", err
 		}
@@ -126,7 +127,7 @@ func (t *tour) lbctl(ctx context.Context, args []string) error {
 // ready waits until everything is as it shall be.
 func (t *tour) ready(ctx context.Context) error {
 	t.command("controller", "lbctl status")
-	return t.step(func() (string, error) {
+	return t.step(ctx, func(ctx context.Context) (string, error) {
 		found := "web1, web2 and web3 are UP on both"
 		if t.vip {
 			found += ", lb-master alone holds the VIP"
@@ -151,7 +152,7 @@ func (t *tour) healthy(ctx context.Context) error {
 // applyFile sets the guide's own timeouts, under traffic.
 func (t *tour) applyFile(ctx context.Context) error {
 	t.command("controller", "lbctl apply -f "+t.example)
-	return t.step(func() (string, error) {
+	return t.step(ctx, func(ctx context.Context) (string, error) {
 		report, err := t.under(ctx, steady, func() error { return t.Apply(ctx, t.example) })
 		if err != nil {
 			return "", err
@@ -204,7 +205,7 @@ func (t *tour) curl(ctx context.Context, args ...string) (string, error) {
 func (t *tour) spread(ctx context.Context) error {
 	t.section("Load balancing")
 	t.command("client", "for i in {1..9}; do curl -s "+t.url+" | grep Server; done")
-	return t.step(func() (string, error) {
+	return t.step(ctx, func(ctx context.Context) (string, error) {
 		answers := map[string]int{}
 		for range 9 {
 			server, err := t.server(ctx)
@@ -246,7 +247,7 @@ func (t *tour) statistics(ctx context.Context) error {
 		{"-u admin:wrong", "401", "nor with wrong ones: 401"},
 	} {
 		t.command("client", strings.Join(strings.Fields("curl "+try.args+" "+url), " "))
-		if err := t.step(func() (string, error) {
+		if err := t.step(ctx, func(ctx context.Context) (string, error) {
 			args := append(strings.Fields(try.args), "-o", "/dev/null", "-w", "%{http_code}", url)
 			got, err := t.curl(ctx, args...)
 			if err == nil && got != try.want {

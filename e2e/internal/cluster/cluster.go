@@ -161,17 +161,17 @@ func (c *Cluster) Until(ctx context.Context, what string, conditions ...Conditio
 	ctx, cancel := withDefault(ctx, startTimeout)
 	defer cancel()
 	var status *tandemv1.ClusterStatus
+	var lacked error // by the last status
 	err := lab.Until(ctx, what, func(ctx context.Context) error {
-		var err error
-		if status, err = c.Status(ctx); err != nil {
-			return c.Controller.explain(err)
+		current, err := c.Status(ctx)
+		switch {
+		case err == nil:
+			status, lacked = current, all(current, conditions)
+			return lacked
+		case lacked != nil && ctx.Err() != nil:
+			return lacked // the call was only cut off by the deadline
 		}
-		for _, holds := range conditions {
-			if err := holds(status); err != nil {
-				return err
-			}
-		}
-		return nil
+		return c.Controller.explain(err)
 	})
 	return status, err
 }

@@ -5,13 +5,22 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
 )
 
 // Condition tells what a status lacks, or returns nil.
 type Condition func(*tandemv1.ClusterStatus) error
+
+// all returns what the first unfulfilled condition says.
+func all(s *tandemv1.ClusterStatus, conditions []Condition) error {
+	for _, holds := range conditions {
+		if err := holds(s); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // Connected holds when the agents of these nodes have a session.
 func Connected(nodes ...string) Condition {
@@ -48,18 +57,6 @@ func HAProxyIs(node string, state tandemv1.DaemonState) Condition {
 	return eachNode([]string{node}, func(n *tandemv1.NodeStatus) error {
 		if got := n.GetHaproxy(); got.GetState() != state {
 			return fmt.Errorf("has HAProxy %s: %s", got.GetState(), got.GetMessage())
-		}
-		return nil
-	})
-}
-
-// HAProxyStartedAfter holds when HAProxy on a node runs and was started after
-// that time. A status from before a kill does not fulfil it.
-func HAProxyStartedAfter(node string, t time.Time) Condition {
-	return eachNode([]string{node}, func(n *tandemv1.NodeStatus) error {
-		got := n.GetHaproxy()
-		if got.GetState() != tandemv1.DaemonState_DAEMON_STATE_RUNNING || !got.GetStartTime().AsTime().After(t) {
-			return fmt.Errorf("has HAProxy %s since %s, want a start after %s", got.GetState(), got.GetStartTime().AsTime(), t.UTC())
 		}
 		return nil
 	})

@@ -30,6 +30,7 @@ const (
 //	GET  any path               two lines, the second is "Server: NAME"
 //	POST any path               the request body, at most 1 MiB
 //	GET  /health                200
+//	     /count                 how many requests it has got, the two kinds above and below apart
 //	     /slow?ms=N             the same as elsewhere, N milliseconds later
 //	GET  /download?bytes=N&ms=M N bytes, evenly spread over M milliseconds
 //	any path with Upgrade: websocket echoes messages
