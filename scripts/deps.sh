@@ -14,6 +14,8 @@ group_programs() {
       echo "keepalived keepalived"
       echo "ip iproute2"
       echo "nft nftables"
+      echo "sysctl procps"
+      echo "curl curl"
       ;;
     lint) echo "shellcheck shellcheck" ;;
     race) echo "cc gcc libc6-dev" ;;
