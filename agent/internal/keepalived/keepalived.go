@@ -34,8 +34,9 @@ type Options struct {
 	Networks map[string]string
 	// Logger may be nil.
 	Logger hclog.Logger
-	// Notify gets every change, in order, from one goroutine. It must not
-	// block and must not call the driver, except Snapshot. May be nil.
+	// Notify gets the whole state when Run begins and then every change, in
+	// order, from one goroutine. It must not block and must not call the
+	// driver, except Snapshot. May be nil.
 	Notify func(Event)
 }
 

@@ -70,6 +70,7 @@ func (d *Driver) observe(ctx context.Context, notices <-chan notice) error {
 	}
 	defer func() { kernel.end() }()
 	o.look()
+	d.publish(&Snapshot{}, o) // whoever listens gets the whole state first
 	due := time.NewTimer(0)
 	defer due.Stop()
 	for {
@@ -95,7 +96,7 @@ func (d *Driver) observe(ctx context.Context, notices <-chan notice) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		d.publish(o)
+		d.publish(d.snapshot.Load(), o)
 		if next := o.scores.next(time.Now()); !next.IsZero() {
 			due.Reset(time.Until(next))
 		}
@@ -103,8 +104,8 @@ func (d *Driver) observe(ctx context.Context, notices <-chan notice) error {
 }
 
 // publish makes the snapshot visible and then tells what changed.
-func (d *Driver) publish(o *observer) {
-	old, now := d.snapshot.Load(), o.snapshot()
+func (d *Driver) publish(old *Snapshot, o *observer) {
+	now := o.snapshot()
 	d.snapshot.Store(now)
 	at := time.Now()
 	for _, e := range changes(old, now, at) {

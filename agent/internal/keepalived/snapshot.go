@@ -71,8 +71,8 @@ type Event struct {
 	Time time.Time
 	// Instance that changed, as it is now.
 	Instance *InstanceStatus
-	// Daemon tells that State, StartTime, Version or Message changed; its
-	// instances are those of that time.
+	// Daemon tells that anything but an instance's state changed: State,
+	// StartTime, Version, Message, Score, or which instances there are.
 	Daemon *Snapshot
 	// Note is one sentence for people.
 	Note string
@@ -81,8 +81,10 @@ type Event struct {
 // changes turns the difference of two snapshots into events.
 func changes(old, now *Snapshot, at time.Time) []Event {
 	var events []Event
+	sameInstance := func(a, b InstanceStatus) bool { return a.Name == b.Name && a.VIP == b.VIP }
 	if old.State != now.State || old.Version != now.Version || old.Message != now.Message ||
-		!old.StartTime.Equal(now.StartTime) {
+		!old.StartTime.Equal(now.StartTime) || old.Score != now.Score ||
+		!slices.EqualFunc(old.Instances, now.Instances, sameInstance) {
 		events = append(events, Event{Time: at, Daemon: now})
 	}
 	for n := range now.Instances {

@@ -317,6 +317,44 @@ func TestOldDumpDoesNotWinOverANotice(t *testing.T) {
 	}
 }
 
+func TestChanges(t *testing.T) {
+	at := time.Unix(1000, 0)
+	base := func() *Snapshot {
+		return &Snapshot{State: StateRunning, StartTime: at, Instances: []InstanceStatus{
+			{Name: "mail", VIP: "mail", State: InstanceBackup}, {Name: "web", VIP: "web", State: InstanceBackup}}}
+	}
+	for name, test := range map[string]struct {
+		change func(*Snapshot)
+		want   string
+	}{
+		"nothing":  {func(*Snapshot) {}, ""},
+		"state":    {func(s *Snapshot) { s.State = StateStopped }, "daemon "},
+		"started":  {func(s *Snapshot) { s.StartTime = at.Add(1) }, "daemon "},
+		"version":  {func(s *Snapshot) { s.Version = "2.3.4" }, "daemon "},
+		"message":  {func(s *Snapshot) { s.Message = "killed" }, "daemon "},
+		"score":    {func(s *Snapshot) { s.Score = -100 }, "daemon "},
+		"removed":  {func(s *Snapshot) { s.Instances = s.Instances[1:] }, "daemon "},
+		"added":    {func(s *Snapshot) { s.Instances = append(s.Instances, InstanceStatus{Name: "x"}) }, "daemon x "},
+		"instance": {func(s *Snapshot) { s.Instances[1].Holds = true }, "web "},
+		"both":     {func(s *Snapshot) { s.Instances[1].Priority, s.Score = 1, -50 }, "daemon web "},
+	} {
+		now := base()
+		test.change(now)
+		got := ""
+		for _, e := range changes(base(), now, at) {
+			if e.Daemon != nil {
+				got += "daemon "
+			}
+			if e.Instance != nil {
+				got += e.Instance.Name + " "
+			}
+		}
+		if got != test.want {
+			t.Errorf("%s: events %q, want %q", name, got, test.want)
+		}
+	}
+}
+
 func TestParseVersion(t *testing.T) {
 	for said, want := range map[string]int{
 		"Keepalived v2.2.7 (01/16,2022)\n\nCopyright": 20207,
