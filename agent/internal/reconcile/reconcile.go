@@ -45,8 +45,7 @@ type Outcome struct {
 	Nonce    string
 	Target   *target.Target
 	Err      error         // nil: the target is in effect, confirmed
-	Refused  bool          // a daemon's checker said no; trying again is useless
-	Retrying bool          // the reconciler goes on trying
+	Refused  bool          // a daemon's checker said no
 	Reloaded bool          // HAProxy was reloaded for it
 	Duration time.Duration // from Submit to confirmation
 }
@@ -158,7 +157,9 @@ func (r *Reconciler) Applied() *target.Target {
 func (r *Reconciler) Outcomes() <-chan Outcome { return r.outcomes }
 
 // Run applies the good target and then each that is submitted, until ctx ends.
-// What fails is tried again with growing delays while nothing newer comes.
+// What fails is tried again with growing delays while nothing newer comes; what
+// a checker refused too, because its reason may be one of the machine: a user
+// or a file that is missing.
 func (r *Reconciler) Run(ctx context.Context) error {
 	var retry <-chan time.Time
 	var failing job
@@ -183,7 +184,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			return nil
 		}
 		r.publish(current, outcome)
-		if outcome.Retrying {
+		if outcome.Err != nil {
 			failing, retry = current, time.After(delay.NextBackOff())
 		}
 	}
@@ -193,7 +194,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 func (r *Reconciler) publish(j job, o Outcome) {
 	version := j.target.Version().GetRuntime()
 	if o.Err != nil {
-		r.Logger.Error("configuration not in effect; the last good one serves", "revision", version, "error", o.Err, "retrying", o.Retrying)
+		r.Logger.Error("configuration not in effect; the last good one serves", "revision", version, "error", o.Err)
 		r.Problem(fmt.Sprintf("revision %d is not in effect: %v", version, o.Err))
 	} else {
 		r.Logger.Info("configuration in effect", "revision", version, "reloaded", o.Reloaded, "took", o.Duration)
@@ -211,7 +212,6 @@ func (r *Reconciler) apply(ctx context.Context, j job) Outcome {
 	outcome.Duration = time.Since(j.since)
 	if err != nil {
 		outcome.Err, outcome.Refused = err, refused(err)
-		outcome.Retrying = !outcome.Refused
 		return outcome
 	}
 	outcome.Reloaded = reloaded

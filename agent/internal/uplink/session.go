@@ -198,7 +198,7 @@ func (s *session) answer(o reconcile.Outcome) error {
 		reason = agentv1.NackReason_NACK_REASON_REFUSED
 	}
 	return s.nack(&agentv1.Nack{
-		Nonce: o.Nonce, Version: o.Target.Version(), Reason: reason, Message: o.Err.Error(), Retrying: o.Retrying,
+		Nonce: o.Nonce, Version: o.Target.Version(), Reason: reason, Message: o.Err.Error(), Retrying: true,
 	})
 }
 
