@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -30,12 +31,14 @@ const (
 //	GET  any path               two lines, the second is "Server: NAME"
 //	POST any path               the request body, at most 1 MiB
 //	GET  /health                200
-//	     /count                 how many requests it has got, the two kinds above and below apart
+//	     /count                 how many requests it has got, but for these two paths
 //	     /slow?ms=N             the same as elsewhere, N milliseconds later
 //	GET  /download?bytes=N&ms=M N bytes, evenly spread over M milliseconds
 //	any path with Upgrade: websocket echoes messages
 func Handler(name string) http.Handler {
+	var count atomic.Int64
 	mux := http.NewServeMux()
+	mux.HandleFunc("GET /count", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, count.Load()) })
 	mux.HandleFunc("GET /health", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /download", download)
 	mux.HandleFunc("/slow", func(w http.ResponseWriter, r *http.Request) {
@@ -51,6 +54,9 @@ func Handler(name string) http.Handler {
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { answer(name, w, r) })
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set(ServerHeader, name)
+		if r.URL.Path != "/health" && r.URL.Path != "/count" {
+			count.Add(1)
+		}
 		if websocket.IsWebSocketUpgrade(r) {
 			echoMessages(w, r, name)
 			return

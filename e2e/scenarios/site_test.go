@@ -1,0 +1,175 @@
+package scenarios
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/tandem-lb/tandem/e2e/internal/cluster"
+	"github.com/tandem-lb/tandem/e2e/internal/cluster/clustertest"
+	"github.com/tandem-lb/tandem/e2e/internal/probe"
+	"github.com/tandem-lb/tandem/e2e/internal/traffic"
+	"github.com/tandem-lb/tandem/e2e/lab"
+	"github.com/tandem-lb/tandem/e2e/lab/labtest"
+	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
+)
+
+// site is the guide's cluster, in good health, and its API.
+type site struct {
+	*clustertest.Guide
+	t      testing.TB
+	config tandemv1.ConfigServiceClient
+	events tandemv1.EventServiceClient
+}
+
+func newSite(t testing.TB) *site {
+	t.Helper()
+	g := clustertest.Start(t)
+	conn, err := g.Controller.Conn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &site{
+		Guide: g, t: t,
+		config: tandemv1.NewConfigServiceClient(conn), events: tandemv1.NewEventServiceClient(conn),
+	}
+}
+
+// in returns the site for a subtest.
+func (s *site) in(t testing.TB) *site {
+	c := *s
+	c.t = t
+	return &c
+}
+
+// steady is traffic of which nothing may be lost.
+var steady = probe.Config{
+	Interval: 20 * time.Millisecond, Reused: 6, Inflight: 2, WebSockets: 1,
+	Think: 20 * time.Millisecond, Hold: 50 * time.Millisecond, Timeout: 5 * time.Second,
+}
+
+// under does something while clients send to the VIP, and fails the test for
+// every request that they lose.
+func (s *site) under(ctx context.Context, cfg probe.Config, do func()) *probe.Report {
+	s.t.Helper()
+	cfg.Target = "192.168.1.100:80"
+	p, err := traffic.StartProbe(ctx, s.Lab.Host("client"), s.Labhost, cfg)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	do()
+	report, err := p.Stop(ctx)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if n := report.Failed(); n > 0 {
+		s.t.Errorf("%d of %d requests failed, the first %+v", n, report.Attempts(), report.Failures[0])
+	}
+	return report
+}
+
+// call is one call that may change something.
+type call func(grpc.CallOption) error
+
+// change makes one change and returns its revision, without waiting for it.
+func (s *site) change(what string, do call) uint64 {
+	s.t.Helper()
+	var header metadata.MD
+	if err := do(grpc.Header(&header)); err != nil {
+		s.t.Fatalf("%s: %v", what, err)
+	}
+	values := header.Get("tandem-revision")
+	if len(values) != 1 {
+		s.t.Fatalf("%s: header tandem-revision is %v, want one number", what, values)
+	}
+	revision, err := strconv.ParseUint(values[0], 10, 64)
+	if err != nil {
+		s.t.Fatalf("%s: header tandem-revision: %v", what, err)
+	}
+	return revision
+}
+
+// inEffect waits until a revision, or a newer one, is applied on both nodes.
+func (s *site) inEffect(ctx context.Context, revision uint64) {
+	s.t.Helper()
+	if _, err := s.Until(ctx, fmt.Sprintf("revision %d on both nodes", revision), since(revision)); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// since holds when both nodes have applied a revision or a newer one.
+func since(revision uint64) cluster.Condition {
+	return func(status *tandemv1.ClusterStatus) error {
+		for _, node := range clustertest.Both {
+			if n := cluster.FindNode(status, node); n.GetApplied() < revision {
+				return fmt.Errorf("%s has applied %d (%s)", node, n.GetApplied(), n.GetFailure())
+			}
+		}
+		return nil
+	}
+}
+
+// head is the number of the newest revision.
+func (s *site) head(ctx context.Context) uint64 {
+	s.t.Helper()
+	status, err := s.Status(ctx)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return status.GetDesired()
+}
+
+// reloads counts HAProxy's reloads on both nodes.
+func (s *site) reloads(ctx context.Context) (sum uint64) {
+	s.t.Helper()
+	status, err := s.Status(ctx)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	for _, n := range status.GetNodes() {
+		sum += n.GetReloads()
+	}
+	return sum
+}
+
+// lbctl runs lbctl, which must succeed, and returns what it prints.
+func (s *site) lbctl(ctx context.Context, args ...string) string {
+	s.t.Helper()
+	out, err := s.Lbctl(ctx, args...)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return string(out)
+}
+
+// healthy waits until all is well.
+func (s *site) healthy(ctx context.Context) {
+	s.t.Helper()
+	if _, err := s.Until(ctx, "a cluster in good health", clustertest.Healthy()...); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// until waits for a condition at most so long.
+func (s *site) until(d time.Duration, what string, condition func(context.Context) error) {
+	s.t.Helper()
+	if err := lab.Until(labtest.Deadline(s.t, d), what, condition); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// backendName is the name of a backend of the pool web_servers.
+func backendName(id string) string { return cluster.Name + "/pools/web_servers/backends/" + id }
+
+// setTimeout changes the cluster's client timeout, which needs a reload.
+func (s *site) setTimeout(ctx context.Context, d time.Duration) call {
+	return func(o grpc.CallOption) error {
+		_, err := s.config.UpdateCluster(ctx, clientTimeout(d), o)
+		return err
+	}
+}
