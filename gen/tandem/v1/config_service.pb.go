@@ -8,6 +8,7 @@ package tandemv1
 
 import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	_ "github.com/grpc-ecosystem/grpc-gateway/v2/protoc-gen-openapiv2/options"
 	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
@@ -2643,7 +2644,7 @@ var File_tandem_v1_config_service_proto protoreflect.FileDescriptor
 
 const file_tandem_v1_config_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1etandem/v1/config_service.proto\x12\ttandem.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x17tandem/v1/backend.proto\x1a\x17tandem/v1/cluster.proto\x1a\x16tandem/v1/config.proto\x1a\x18tandem/v1/listener.proto\x1a\x14tandem/v1/pool.proto\x1a\x18tandem/v1/revision.proto\x1a\x13tandem/v1/vip.proto\"\xf4\x03\n" +
+	"\x1etandem/v1/config_service.proto\x12\ttandem.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a.protoc-gen-openapiv2/options/annotations.proto\x1a\x17tandem/v1/backend.proto\x1a\x17tandem/v1/cluster.proto\x1a\x16tandem/v1/config.proto\x1a\x18tandem/v1/listener.proto\x1a\x14tandem/v1/pool.proto\x1a\x18tandem/v1/revision.proto\x1a\x13tandem/v1/vip.proto\"\xf4\x03\n" +
 	"\x14CreateClusterRequest\x12\xb1\x01\n" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\tB\x91\x01\xbaH\x8d\x01\xba\x01\x89\x01\n" +
@@ -2931,7 +2932,12 @@ const file_tandem_v1_config_service_proto_rawDesc = "" +
 	"\vApplyConfig\x12\x1d.tandem.v1.ApplyConfigRequest\x1a\x1e.tandem.v1.ApplyConfigResponse\"(\x82\xd3\xe4\x93\x02\":\x01*\"\x1d/v1/{parent=clusters/*}:apply\x12p\n" +
 	"\fExportConfig\x12\x1e.tandem.v1.ExportConfigRequest\x1a\x18.tandem.v1.ClusterConfig\"&\x82\xd3\xe4\x93\x02 \x12\x1e/v1/{parent=clusters/*}:export\x12}\n" +
 	"\rListRevisions\x12\x1f.tandem.v1.ListRevisionsRequest\x1a .tandem.v1.ListRevisionsResponse\")\x82\xd3\xe4\x93\x02#\x12!/v1/{parent=clusters/*}/revisions\x12l\n" +
-	"\vGetRevision\x12\x1d.tandem.v1.GetRevisionRequest\x1a\x13.tandem.v1.Revision\")\x82\xd3\xe4\x93\x02#\x12!/v1/{name=clusters/*/revisions/*}B\x9c\x01\n" +
+	"\vGetRevision\x12\x1d.tandem.v1.GetRevisionRequest\x1a\x13.tandem.v1.Revision\")\x82\xd3\xe4\x93\x02#\x12!/v1/{name=clusters/*/revisions/*}B\xd5\x02\x92A\xb5\x01\x12}\n" +
+	"\x06Tandem\x12oOne API for pairs of HAProxy and keepalived. Every call needs an operator's token: Authorization: Bearer TOKEN.2\x02v1*\x01\x02Z!\n" +
+	"\x1f\n" +
+	"\boperator\x12\x13\b\x02\x1a\rAuthorization \x02b\x0e\n" +
+	"\f\n" +
+	"\boperator\x12\x00\n" +
 	"\rcom.tandem.v1B\x12ConfigServiceProtoP\x01Z2github.com/tandem-lb/tandem/gen/tandem/v1;tandemv1\xa2\x02\x03TXX\xaa\x02\tTandem.V1\xca\x02\tTandem\\V1\xe2\x02\x15Tandem\\V1\\GPBMetadata\xea\x02\n" +
 	"Tandem::V1b\x06proto3"
 
