@@ -10,6 +10,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/durationpb"
+
+	keepalivedv1 "github.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1"
 )
 
 // blindChecker is the real keepalived with a checker that finds everything
@@ -117,6 +119,29 @@ func TestInterfaceThatDoesNotExist(t *testing.T) {
 	ip(t, "-n", first, "link", "set", "eth7", "up")
 	a.mustApply(web("lb-master", 230))
 	within(t, 5*time.Second, "the VIP is up", func() bool { return a.has("10.9.0.100") })
+}
+
+// An interface without a cable, or without IPv6, is a fault to be seen and not
+// a reason to refuse the configuration.
+func TestInterfaceThatIsDown(t *testing.T) {
+	t.Parallel()
+	first, second := newPair(t)
+	ip(t, "-n", first, "link", "set", "eth0", "down")
+	ip(t, "-n", second, "link", "set", "eth0", "down")
+	a := newNode(t, "lb-master", first)
+	a.setHealth(true)
+	both := web("lb-master", 230)
+	six := base(func(i *keepalivedv1.Instance) { i.Name, i.Anchor = "web-v6", "fd09::100/64" })
+	both.Instances = append(both.Instances, six)
+	a.mustApply(both)
+	for _, name := range []string{"web", "web-v6"} {
+		if s := a.instance(name).State; s != InstanceFault {
+			t.Errorf("%s is %s, want fault", name, s)
+		}
+	}
+	ip(t, "-n", first, "link", "set", "eth0", "up")
+	ip(t, "-n", second, "link", "set", "eth0", "up")
+	within(t, 10*time.Second, "the VIP is up", func() bool { return a.has("10.9.0.100") && a.has("fd09::100") })
 }
 
 func TestMissingKeepalived(t *testing.T) {
