@@ -14,16 +14,17 @@ import (
 	"github.com/tandem-lb/tandem/agent/internal/haproxy/config"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy/plan"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy/runtime"
+	haproxyv1 "github.com/tandem-lb/tandem/gen/tandem/agent/haproxy/v1"
 )
 
-// apply puts a configuration in effect. It ends early when the one who asked
-// gives up or the driver ends.
-func (d *Driver) apply(run context.Context, r request) (Result, error) {
-	ctx, cancel := context.WithCancel(r.ctx)
+// apply puts a configuration in effect. It ends early when ctx of the one who
+// asked ends, or run of the driver.
+func (d *Driver) apply(ctx, run context.Context, c *haproxyv1.Config) (Result, error) {
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(run, cancel)()
 
-	file, err := d.render(r.config)
+	file, err := d.render(c)
 	if err != nil {
 		return Result{}, err
 	}
@@ -174,32 +175,47 @@ type stuckError struct{ words string }
 
 func (e *stuckError) Error() string { return e.words }
 
-// rounds of planning: one may need what the one before has deleted, and one
-// finds nothing left to do.
-const rounds = 4
+const (
+	// rounds of planning: one may need what the one before has deleted, and one
+	// finds nothing left to do.
+	rounds = 4
+	// patience is how long a server that is replaced may keep the name for the
+	// sake of requests in flight, before a reload takes it away.
+	patience = 500 * time.Millisecond
+)
 
 // operate brings the newest worker to the file's servers and reads back that
 // they are there. It returns how many it changed.
 func (d *Driver) operate(ctx context.Context, file *config.File) (operations int, err error) {
 	said := ""
-	for range rounds {
+	tick := time.NewTicker(waitTick)
+	defer tick.Stop()
+	deadline := time.Now().Add(patience)
+	for round := 1; ; round++ {
 		p := d.plan(file)
-		if p.Reload != "" {
+		switch {
+		case p.Reload != "":
 			return operations, &stuckError{words: p.Reload}
-		}
-		if len(p.Steps) == 0 {
+		case len(p.Steps) == 0:
 			d.retry.set(len(p.Leftovers) > 0)
 			return operations, nil
+		case p.Waiting && time.Now().Before(deadline):
+			select {
+			case <-ctx.Done():
+				return operations, ctx.Err()
+			case <-tick.C:
+			}
+		case round > rounds:
+			words := strings.FieldsFunc(said, func(r rune) bool { return r == '\n' })
+			return operations, &stuckError{words: "runtime commands do not work: " + strings.Join(words, "; ")}
 		}
-		words, err := d.carryOut(ctx, p.Steps, file)
-		if err != nil {
+		if round == 1 {
+			operations = len(p.Steps)
+		}
+		if said, err = d.carryOut(ctx, p.Steps, file); err != nil {
 			return operations, err
 		}
-		operations += len(p.Steps)
-		said += words
 	}
-	words := strings.Join(strings.FieldsFunc(said, func(r rune) bool { return r == '\n' }), "; ")
-	return operations, &stuckError{words: "runtime commands do not work: " + words}
 }
 
 // carryOut sends the commands of steps and reads back what they did.

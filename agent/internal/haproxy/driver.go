@@ -52,17 +52,17 @@ type Result struct {
 
 // Driver drives one HAProxy.
 type Driver struct {
-	logger  hclog.Logger
-	binary  binary
-	paths   paths
-	env     config.Environment
-	owner   *user.User // whom the event socket belongs to; nil: the agent
-	client  *runtime.Client
-	board   *board
-	kick    chan struct{} // depth one: poll now
-	exits   chan *daemon.Process
-	applies chan request
-	ended   chan struct{} // closed when Run returns
+	logger hclog.Logger
+	binary binary
+	paths  paths
+	env    config.Environment
+	owner  *user.User // whom the event socket belongs to; nil: the agent
+	client *runtime.Client
+	board  *board
+	kick   chan struct{} // depth one: poll now
+	exits  chan *daemon.Process
+	jobs   chan func(run context.Context) // for Run's goroutine
+	ended  chan struct{}                  // closed when Run returns
 
 	newest newestWorker
 
@@ -77,18 +77,6 @@ type Driver struct {
 	last    []runtime.State // the newest worker's servers when last polled
 	restart restart
 	retry   retry // of deletions
-}
-
-// request is an Apply on its way to Run's goroutine.
-type request struct {
-	ctx    context.Context
-	config *haproxyv1.Config
-	reply  chan<- reply // depth one
-}
-
-type reply struct {
-	Result
-	err error
 }
 
 // New prepares a driver and its directories. Whether HAProxy is installed shows
@@ -109,7 +97,7 @@ func New(o Options) (*Driver, error) {
 		board:   newBoard(o.Notify),
 		kick:    make(chan struct{}, 1),
 		exits:   make(chan *daemon.Process),
-		applies: make(chan request),
+		jobs:    make(chan func(context.Context)),
 		ended:   make(chan struct{}),
 		restart: newRestart(),
 		retry:   newRetry(),
@@ -195,16 +183,22 @@ func (d *Driver) Check(ctx context.Context, c *haproxyv1.Config) error {
 // Errors are a *RefusedError, a *FailedError, a *MissingError, or of ctx; after
 // each the last good configuration serves. It needs Run.
 func (d *Driver) Apply(ctx context.Context, c *haproxyv1.Config) (Result, error) {
-	answer := make(chan reply, 1)
+	var result Result
+	var err error
+	done := make(chan struct{})
+	job := func(run context.Context) {
+		defer close(done)
+		result, err = d.apply(ctx, run, c)
+	}
 	select {
-	case d.applies <- request{ctx: ctx, config: c, reply: answer}:
+	case d.jobs <- job:
 	case <-d.ended:
 		return Result{}, errors.New("haproxy: the driver has ended")
 	case <-ctx.Done():
 		return Result{}, ctx.Err()
 	}
-	r := <-answer
-	return r.Result, r.err
+	<-done
+	return result, err
 }
 
 func (d *Driver) render(c *haproxyv1.Config) (*config.File, error) {
@@ -252,9 +246,8 @@ func (d *Driver) own(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case r := <-d.applies:
-			result, err := d.apply(ctx, r)
-			r.reply <- reply{result, err}
+		case job := <-d.jobs:
+			job(ctx)
 		case p := <-d.exits:
 			d.exited(p)
 		case <-d.restart.due():

@@ -95,7 +95,14 @@ func TestStructureNeedsOneReload(t *testing.T) {
 	if result := r.apply(c); result != (Result{}) {
 		t.Errorf("again: %+v", result)
 	}
-	if got := r.driver.Snapshot(); got.Reloads != 1 || r.get() != "web1" || r.server("web1").Weight != 42 {
+	// What the file that was loaded had in maintenance comes out of it.
+	c = with(c, func(c *haproxyv1.Config) { first(c).Maintenance, c.Backends[0].Check.Rise = true, 3 })
+	r.apply(c)
+	c = with(c, func(c *haproxyv1.Config) { first(c).Maintenance = false })
+	if result := r.apply(c); result.Reloaded || result.Operations != 1 || r.server("web1").State != Up {
+		t.Errorf("ready: %+v, %+v", result, r.server("web1"))
+	}
+	if got := r.driver.Snapshot(); got.Reloads != 2 || r.get() != "web1" || r.server("web1").Weight != 42 {
 		t.Errorf("%+v", got)
 	}
 }

@@ -14,7 +14,7 @@ import (
 )
 
 // bindTimeout ends a HAProxy that could bind after all.
-const bindTimeout = time.Second
+const bindTimeout = 5 * time.Second
 
 // checkBinds tries to bind what HAProxy will bind, as HAProxy does it and
 // without listening, so that no client notices. What HAProxy has bound already

@@ -206,7 +206,7 @@ func (d *Driver) start(ctx context.Context) error {
 	d.worker = nil
 	if err := d.untilServing(ctx, p); err != nil {
 		d.board.setDaemon(Daemon{State: Stopped, Message: err.Error()})
-		return errors.Join(err, d.giveUp(p))
+		return errors.Join(err, giveUp(ctx, p))
 	}
 	d.watch(ctx, p)
 	d.poll(ctx)
@@ -236,8 +236,8 @@ func (d *Driver) untilServing(ctx context.Context, p *daemon.Process) error {
 }
 
 // giveUp ends a process that does not serve.
-func (d *Driver) giveUp(p *daemon.Process) error {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+func giveUp(ctx context.Context, p *daemon.Process) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	select {
 	case <-p.Done():

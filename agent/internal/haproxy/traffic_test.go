@@ -112,6 +112,7 @@ func TestI11ChangesLoseNoRequest(t *testing.T) {
 			case n%5 == 0 && len(pool.Servers) == 3:
 				id++
 				s := webs[3].backend(id)
+				s.Name = fmt.Sprintf("web4-%d", id)
 				pool.Servers = append(pool.Servers, s)
 			case n%5 == 1 && len(pool.Servers) == 4:
 				pool.Servers = pool.Servers[:3]

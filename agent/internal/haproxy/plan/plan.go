@@ -36,6 +36,9 @@ type Plan struct {
 	// no steps.
 	Reload string
 	Steps  []Step
+	// Waiting tells that a server is replaced by another one with its name,
+	// which only a reload can do while the old one has connections.
+	Waiting bool
 	// Leftovers are servers of the newest worker in maintenance that are to be
 	// deleted once their connections end. Nothing waits for that.
 	Leftovers []config.Key
@@ -48,7 +51,7 @@ func Make(worker *Worker, target *config.File, canAdd bool) Plan {
 	if m.reload != "" {
 		return Plan{Reload: m.reload}
 	}
-	return Plan{Steps: m.steps(), Leftovers: m.leftovers}
+	return Plan{Steps: m.steps(), Waiting: m.waiting, Leftovers: m.leftovers}
 }
 
 // Handover plans what a worker shall do right before a reload to the target:
@@ -77,6 +80,7 @@ type maker struct {
 	usable map[string]bool // memo of hasUsable
 
 	reload     string
+	waiting    bool
 	more, less []Step
 	leftovers  []config.Key
 }
@@ -113,10 +117,10 @@ func (m *maker) serve() {
 			m.step(&m.more, want.Key, m.add(want)...)
 		case have.ID == want.ID && have.Backup == want.Backup:
 			m.change(want, &have)
-		case !m.canAdd || have.Maintenance:
-			// An earlier step has tried to delete it.
-			m.needReload("server %s is replaced and its old one still has connections", want.Key)
+		case !m.canAdd:
+			m.needReload("this version cannot replace a server at run time")
 		default:
+			m.waiting = m.waiting || have.Maintenance // an earlier step has tried
 			m.step(&m.less, want.Key, runtime.SetMaintenance(want.Key), runtime.Delete(want.Key))
 		}
 	}

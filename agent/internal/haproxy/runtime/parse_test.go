@@ -111,6 +111,15 @@ func TestParseStates(t *testing.T) {
 	if diff := cmp.Diff(strings.ReplaceAll(states26, "\n\n", "\n"), text.String()); diff != "" {
 		t.Error(diff)
 	}
+	for bits, want := range map[int]bool{0: false, 0x01: true, 0x04: false, 0x05: true, 0x08: false, 0x20: true} {
+		if got := (&State{Admin: bits}).Maintenance(); got != want {
+			t.Errorf("admin state %#x: maintenance %v", bits, got)
+		}
+	}
+	ahead, err := ParseStates(strings.NewReader(strings.Replace(states26, " 5 5 55 ", " 5 5 -1 ", 1)))
+	if err != nil || ahead[0].Since != 0 {
+		t.Errorf("%+v, %v", ahead, err)
+	}
 	for _, bad := range []string{"", "1\n", strings.ReplaceAll(states26, "srv_port", "port"), strings.ReplaceAll(states26, " - - 0", ""), strings.ReplaceAll(states26, "be 1", "be x")} {
 		if got, err := ParseStates(strings.NewReader(bad)); err == nil {
 			t.Errorf("%q: %+v", bad, got)

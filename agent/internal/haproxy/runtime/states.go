@@ -26,7 +26,7 @@ const (
 
 // Bits of State.
 const (
-	maintenanceBits = 0x01 | 0x02 | 0x04 | 0x20 | 0x40
+	maintenanceBits = 0x01 | 0x02 | 0x20 | 0x40 // 0x04 only tells that the file had it disabled
 	checkEnabledBit = 0x04
 )
 
@@ -115,7 +115,7 @@ func parseState(columns map[string]int, fields []string) (State, error) {
 		Op:          Op(number("srv_op_state")),
 		Admin:       number("srv_admin_state"),
 		Weight:      uint32(number("srv_uweight")),
-		Since:       time.Duration(number("srv_time_since_last_change")) * time.Second,
+		Since:       seconds(fields[columns["srv_time_since_last_change"]]),
 		CheckStatus: number("srv_check_status"),
 		CheckResult: number("srv_check_result"),
 		CheckHealth: number("srv_check_health"),
@@ -127,6 +127,16 @@ func parseState(columns map[string]int, fields []string) (State, error) {
 		s.Address = netip.AddrPortFrom(a.Unmap(), uint16(port))
 	}
 	return s, err
+}
+
+// seconds parses how long ago something was. A change in this very second may
+// be told to be 1 s ahead.
+func seconds(s string) time.Duration {
+	n, err := strconv.ParseInt(s, 10, 32)
+	if err != nil {
+		return 0
+	}
+	return time.Duration(max(0, n)) * time.Second
 }
 
 // WriteStates writes a state file, of which the next worker takes over the

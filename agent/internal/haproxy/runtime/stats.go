@@ -126,7 +126,7 @@ func parseStat(columns map[string]int, row []string) (Stat, error) {
 	}
 	s.MaxConnections = number("slim")
 	s.Backup = number("bck") != 0
-	s.Since = time.Duration(number("lastchg")) * time.Second
+	s.Since = seconds(text("lastchg"))
 	s.Address, _ = netip.ParseAddrPort(text("addr"))
 	s.Reason = strings.Clone(reason(text("check_desc"), text("last_chk")))
 	s.setStatus(text("status"))
