@@ -258,6 +258,34 @@ func TestApplyConfig(t *testing.T) {
 	}
 }
 
+// TestExport shows ids for names, and nothing that is output-only or secret.
+func TestExport(t *testing.T) {
+	c := apply(t, guide(t), SetOverride(override("web1"), nil), UpdateCluster(&tandemv1.Cluster{Name: "default",
+		Vrrp: &tandemv1.Vrrp{Version: proto.Uint32(2), AuthPassword: "secret"}}, nil))
+	want := &tandemv1.ClusterConfig{
+		Cluster: &tandemv1.Cluster{Name: "default", Vrrp: &tandemv1.Vrrp{Version: proto.Uint32(2)},
+			StatsPage: &tandemv1.StatsPage{Users: []*tandemv1.StatsUser{{Name: "admin"}}}},
+		Vips: []*tandemv1.Vip{{Name: "web", Addresses: []string{"192.168.1.100/24"}, Vrid: 51}},
+		Pools: []*tandemv1.Pool{{Name: "web_servers", Check: &tandemv1.HealthCheck{Http: &tandemv1.HttpCheck{Path: "/health"}},
+			Backends: []*tandemv1.Backend{{Name: "web1", Address: "192.168.1.20", Port: 80},
+				{Name: "web2", Address: "192.168.1.21", Port: 80}, {Name: "web3", Address: "192.168.1.22", Port: 80}}}},
+		Listeners: []*tandemv1.Listener{{Name: "web_frontend", Pool: "web_servers", Binds: []*tandemv1.Bind{{Vip: "web", Port: 80}}}},
+	}
+	if d := cmp.Diff(want, Export(c), protocmp.Transform()); d != "" {
+		t.Errorf("(-want +got): %s", d)
+	}
+}
+
+// TestBindsInOneRange reports each bind that meets a range, not the first only.
+func TestBindsInOneRange(t *testing.T) {
+	l := &tandemv1.Listener{Pool: "web_servers", Binds: []*tandemv1.Bind{{Port: 90, PortEnd: 99}, {Port: 92}, {Port: 95}}}
+	_, _, err := guide(t).Apply(CreateListener("l", l), env())
+	var se *Error
+	if !errors.As(err, &se) || len(se.Violations) != 2 {
+		t.Errorf("got %v, want two violations", err)
+	}
+}
+
 // TestApplyConfigNamesThePlace refuses files and tells where they are wrong.
 func TestApplyConfigNamesThePlace(t *testing.T) {
 	tests := []struct {

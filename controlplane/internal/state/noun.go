@@ -1,6 +1,8 @@
 package state
 
 import (
+	"strings"
+
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
@@ -160,10 +162,10 @@ func (d *Draft) name(n Name, field string) (Name, error) {
 // parse reads a full resource name of this cluster, or an id alone; pool is
 // the pool that an id alone is in.
 func (d *Draft) parse(kind Kind, s, pool, field string) (Name, error) {
-	n, err := ParseName(s)
-	if err != nil && (kind != KindBackend || pool != "") {
+	if !strings.Contains(s, "/") && (kind != KindBackend || pool != "") {
 		return d.name(Name{Kind: kind, Pool: pool, ID: s}, field)
 	}
+	n, err := ParseName(s)
 	if err != nil || n.Kind != kind || n.Cluster != d.base.id || (pool != "" && n.Pool != pool) {
 		want := Name{Kind: kind, Cluster: d.base.id, Pool: pool, ID: "…"}
 		return n, invalid(field, ReasonNameInvalid, "%q is not the name of a %s here: must be like %s", s, kind, want)

@@ -24,6 +24,16 @@ var (
 	someProt = rapid.SampledFrom([]string{"", "http", "tcp"})
 )
 
+// beginning makes a cluster in which changes find something to change.
+var beginning = []Change{
+	CreateCluster(nil), AddNode("a", "uid-a"), AddNode("b", "uid-b"),
+	CreateVip("a", &tandemv1.Vip{Vrid: 1, Addresses: []string{"10.0.0.1/24"}, Priorities: map[string]uint32{"a": 9, "b": 8}}),
+	CreatePool("a", nil), CreateBackend("a", "a", &tandemv1.Backend{Address: "10.1.0.1", Port: 80}),
+	CreateBackend("a", "b", &tandemv1.Backend{Address: "10.1.0.2", Port: 80}),
+	CreateListener("a", &tandemv1.Listener{Pool: "a", Binds: []*tandemv1.Bind{{Vip: "a", Port: 80}}}),
+	SetOverride(&tandemv1.Override{Name: "clusters/default/pools/a/backends/a/override", State: "drain"}, nil),
+}
+
 func someVip(t *rapid.T) *tandemv1.Vip {
 	v := &tandemv1.Vip{
 		Vrid:      rapid.Uint32Range(1, 4).Draw(t, "vrid"),
@@ -166,18 +176,19 @@ func someChange(t *rapid.T, c *Config) Change {
 // content loaded anew is the same, and ids are stable and never given twice.
 func TestPropertyAnySequence(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		c, _, err := New("default", epoch, 0).Apply(CreateCluster(nil), env())
-		if err != nil {
-			t.Fatal(err)
-		}
-		given := map[uint32]string{}   // backend id → pool/name and the life it was in
-		numbers := map[uint32]string{} // node number → name and life
-		content := map[string]*tandemv1.Resource{"clusters/default": c.Resource(ClusterName("default"))}
-		for range rapid.IntRange(1, 40).Draw(t, "length") {
-			next, changes, err := c.Apply(someChange(t, c), env())
+		c := New("default", epoch, 0)
+		given, numbers := map[uint32]string{}, map[uint32]string{} // backends and nodes that had an id
+		content := map[string]*tandemv1.Resource{}
+		length := rapid.IntRange(1, 40).Draw(t, "length")
+		for i := range len(beginning) + length {
+			change := beginning[min(i, len(beginning)-1)]
+			if i >= len(beginning) {
+				change = someChange(t, c)
+			}
+			next, changes, err := c.Apply(change, env())
 			if err != nil {
 				var se *Error
-				if !errors.As(err, &se) || se.Message == "" || se.Reason == "" {
+				if i < len(beginning) || !errors.As(err, &se) || se.Message == "" || se.Reason == "" {
 					t.Fatalf("no proper refusal: %v", err)
 				}
 				continue
