@@ -37,10 +37,9 @@ type HostSpec struct {
 	Name string
 	// Address is the address of eth0 with its prefix length.
 	Address netip.Prefix
-	// NonlocalBind lets programs bind addresses that the host does not hold, as
-	// a standby load balancer must for its VIP. It sets
-	// net.ipv4.ip_nonlocal_bind and net.ipv6.ip_nonlocal_bind, as the product's
-	// sysctl file does on a real machine.
+	// NonlocalBind lets programs bind addresses that the host does not hold. It
+	// sets net.ipv4.ip_nonlocal_bind and net.ipv6.ip_nonlocal_bind, which the
+	// product does without.
 	NonlocalBind bool
 	// Private lists existing directories that this host does not share with the
 	// machine: inside the host each starts empty. Host.Path tells where their
@@ -57,15 +56,10 @@ func Guide() Spec {
 	host := func(name string, last byte) HostSpec {
 		return HostSpec{Name: name, Address: netip.PrefixFrom(netip.AddrFrom4([4]byte{192, 168, 1, last}), 24)}
 	}
-	balancer := func(name string, last byte) HostSpec {
-		h := host(name, last)
-		h.NonlocalBind = true
-		return h
-	}
 	return Spec{Hosts: []HostSpec{
 		host("controller", 5),
-		balancer("lb-master", 10),
-		balancer("lb-backup", 11),
+		host("lb-master", 10),
+		host("lb-backup", 11),
 		host("web1", 20),
 		host("web2", 21),
 		host("web3", 22),

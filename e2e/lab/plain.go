@@ -2,6 +2,7 @@ package lab
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -99,20 +100,18 @@ func (h *Host) stop() error {
 // killAll ends every process of a Plain host, also those that others started
 // meanwhile.
 func (h *Host) killAll() error {
-	deadline := time.Now().Add(10 * time.Second)
-	for {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	return Until(ctx, "processes of "+h.Name+" to end", func(context.Context) error {
 		pids, err := h.Pids("")
-		if err != nil || len(pids) == 0 {
-			return err
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("host %s: still running: %v", h.Name, pids)
-		}
 		for _, pid := range pids {
-			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-				return fmt.Errorf("host %s: kill %d: %w", h.Name, pid, err)
+			if e := syscall.Kill(pid, syscall.SIGKILL); e != nil && !errors.Is(e, syscall.ESRCH) {
+				err = errors.Join(err, fmt.Errorf("kill %d: %w", pid, e))
 			}
 		}
-		time.Sleep(pollInterval)
-	}
+		if err == nil && len(pids) > 0 {
+			err = fmt.Errorf("still running: %v", pids)
+		}
+		return err
+	})
 }

@@ -45,7 +45,6 @@ func Spec() lab.Spec {
 	spec := lab.Guide()
 	for i, h := range spec.Hosts {
 		if h.Name == MasterName || h.Name == BackupName {
-			spec.Hosts[i].NonlocalBind = false // the guide binds *:80 and sets no sysctl
 			spec.Hosts[i].Private = []string{"/etc/haproxy", "/etc/keepalived", "/usr/local/sbin", "/var/log"}
 		}
 	}

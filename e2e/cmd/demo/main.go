@@ -68,6 +68,10 @@ func parse(args []string) (options, error) {
 		}
 		o.labhost = filepath.Join(filepath.Dir(self), "labhost")
 	}
+	var err error
+	if o.labhost, err = filepath.Abs(o.labhost); err != nil {
+		return o, err
+	}
 	if _, err := os.Stat(o.labhost); err != nil {
 		return o, fmt.Errorf("%w: run make demo, which builds it", err)
 	}

@@ -170,7 +170,7 @@ func (t *tour) close(failed error) error {
 		_ = t.Lab.Tails(t.out, 20) // what cannot be read is missing there, and said by its absence
 		t.say("All logs are kept in " + t.Lab.Dir)
 	}
-	err := errors.Join(t.Cluster.Close(), t.Lab.Close())
+	err := errors.Join(t.Close(), t.Lab.Close())
 	if !errors.Is(failed, errShown) && err == nil {
 		err = os.RemoveAll(t.Lab.Dir)
 	}
