@@ -152,10 +152,12 @@ func ReadToken(r io.Reader) (string, error) {
 // bearer sends a token with each call, over TLS only.
 type bearer string
 
+// GetRequestMetadata gives a call its token.
 func (b bearer) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
 	return map[string]string{"authorization": "Bearer " + string(b)}, nil
 }
 
+// RequireTransportSecurity keeps the token off an open connection.
 func (bearer) RequireTransportSecurity() bool { return true }
 
 func translateUnary(address string) grpc.UnaryClientInterceptor {
@@ -181,6 +183,7 @@ type translatedStream struct {
 	address string
 }
 
+// RecvMsg is the stream's own, with its error translated.
 func (s *translatedStream) RecvMsg(message any) error {
 	err := s.ClientStream.RecvMsg(message)
 	if errors.Is(err, io.EOF) {

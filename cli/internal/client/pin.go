@@ -35,12 +35,12 @@ func FetchCA(ctx context.Context, server string) (*x509.Certificate, error) {
 	if !ca.IsCA {
 		return nil, fmt.Errorf("%s does not send its CA: it is no lb-controller, or not its gRPC port", address)
 	}
-	return ca, VerifyServer(chain, ca, address)
+	return ca, verifyServer(chain, ca, address)
 }
 
-// VerifyServer reports whether the chain was issued by ca for the host of
+// verifyServer reports whether the chain was issued by ca for the host of
 // address.
-func VerifyServer(chain []*x509.Certificate, ca *x509.Certificate, address string) error {
+func verifyServer(chain []*x509.Certificate, ca *x509.Certificate, address string) error {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		return err

@@ -20,7 +20,7 @@ const DefaultPort = "9443"
 // Environment variables that override the configuration file.
 const (
 	EnvServer    = "LBCTL_SERVER"
-	EnvTokenFile = "LBCTL_TOKEN_FILE" //nolint:gosec // the name of a variable, not a credential
+	EnvTokenFile = "LBCTL_TOKEN_FILE"
 	EnvCA        = "LBCTL_CA"
 	EnvCluster   = "LBCTL_CLUSTER"
 )

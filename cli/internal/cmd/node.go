@@ -2,6 +2,7 @@ package cmd
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -126,10 +127,11 @@ func (s *session) printToken(token *tandemv1.JoinToken) error {
 	switch s.format {
 	case output.FormatJSON, output.FormatYAML:
 		return s.print(token, nil)
+	default:
+		s.say("join token for node %s, good for one use until %s", token.GetNode(), now().At(token.GetExpireTime()))
+		_, err := fmt.Fprintln(s.env.Stdout, output.Clean(token.GetToken()))
+		return err
 	}
-	s.say("join token for node %s, good for one use until %s", token.GetNode(), now().At(token.GetExpireTime()))
-	_, err := s.env.Stdout.Write([]byte(output.Clean(token.GetToken()) + "\n"))
-	return err
 }
 
 func nodesOf(ctx context.Context, s *session) (*tandemv1.ListNodesResponse, error) {

@@ -23,6 +23,7 @@ type until struct {
 	cancel context.CancelFunc
 }
 
+// Write keeps what it gets.
 func (u *until) Write(p []byte) (int, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()

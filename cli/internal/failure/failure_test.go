@@ -71,7 +71,7 @@ func TestFromWithoutViolations(t *testing.T) {
 		t.Error("no error must stay none")
 	}
 	plain := errors.New("plain")
-	if got := From(plain, nil); got != plain {
+	if got := From(plain, nil); !errors.Is(got, plain) || got.Error() != "plain" {
 		t.Errorf("a foreign error became %v", got)
 	}
 }

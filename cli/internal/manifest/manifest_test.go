@@ -1,11 +1,13 @@
 package manifest
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 
 	"google.golang.org/grpc/codes"
 
@@ -154,7 +156,26 @@ guide.yaml:8:9 vips[0].vrid: is taken (VRID_TAKEN)
 		t.Error("the controller's refusal is lost")
 	}
 	other := errors.New("other")
-	if m.Locate(other) != other {
+	if got := m.Locate(other); !errors.Is(got, other) || got.Error() != "other" {
 		t.Error("other errors must pass")
 	}
+}
+
+// FuzzRead reads any file without a panic, and never lets its bytes reach the
+// terminal as they are.
+func FuzzRead(f *testing.F) {
+	f.Add([]byte(guide))
+	f.Add([]byte("pools: &a [*a]"))
+	f.Add([]byte("{\"pools\": [{\"name\": \"\\u001b[2J\", \"retries\": -1}]}"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		m, err := Read(bytes.NewReader(text), "f.yaml")
+		if err == nil {
+			err = m.Locate(&failure.Error{Violations: []failure.Violation{{Field: "config.pools[0].name", Message: "x"}}})
+		}
+		for _, r := range err.Error() {
+			if unicode.IsControl(r) && r != '\n' {
+				t.Errorf("control character in %q", err)
+			}
+		}
+	})
 }

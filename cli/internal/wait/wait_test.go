@@ -20,11 +20,12 @@ type step = *tandemv1.WatchStatusResponse
 // script is a watch that gives its steps, then an error, or blocks until its
 // context ends.
 type script struct {
-	ctx   context.Context
 	steps []step
 	end   error
+	over  <-chan struct{}
 }
 
+// Recv gives the next step.
 func (s *script) Recv() (step, error) {
 	if len(s.steps) > 0 {
 		next := s.steps[0]
@@ -34,8 +35,8 @@ func (s *script) Recv() (step, error) {
 	if s.end != nil {
 		return nil, s.end
 	}
-	<-s.ctx.Done()
-	return nil, s.ctx.Err()
+	<-s.over
+	return nil, context.Canceled
 }
 
 func node(id string, connected bool, applied, failed uint64, words string) step {
@@ -131,7 +132,7 @@ func TestApplied(t *testing.T) {
 					}
 					next := watches[0]
 					watches = watches[1:]
-					next.ctx = ctx
+					next.over = ctx.Done()
 					return &next, nil
 				}
 				var reported Progress
@@ -159,7 +160,7 @@ func TestApplied(t *testing.T) {
 func TestInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(context.Background())
 	watch := func(ctx context.Context) (Stream, error) {
-		return &script{ctx: ctx, steps: []step{node("a", true, 1, 0, ""), synced()}}, nil
+		return &script{over: ctx.Done(), steps: []step{node("a", true, 1, 0, ""), synced()}}, nil
 	}
 	_, err := Applied(ctx, watch, Target{"clusters/default", "e1", 7}, func(Progress) { cancel() })
 	if err == nil || !strings.Contains(err.Error(), "interrupted") || failure.ExitCode(err) != failure.ExitError {
