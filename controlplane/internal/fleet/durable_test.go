@@ -90,20 +90,17 @@ func (c *controller) until(t *testing.T, what string, good func(*tandemv1.NodeSt
 	}
 }
 
-// untilAcked waits until the agent has that many acknowledgements of events.
-func (a *agent) untilAcked(n int) {
-	a.l.t.Helper()
+// eventually waits until a condition holds that nobody tells of.
+func eventually(t *testing.T, what string, holds func() bool) {
+	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
 	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); <-tick.C {
-		a.mu.Lock()
-		have := len(a.acks)
-		a.mu.Unlock()
-		if have >= n {
+		if holds() {
 			return
 		}
 	}
-	a.l.t.Fatalf("%s: fewer than %d acknowledgements of events after 10 s", a.node, n)
+	t.Fatalf("waited 10 s in vain until %s", what)
 }
 
 // With everything on disk, as the controller has it: a change reaches the
@@ -128,7 +125,11 @@ func TestControllerRestarts(t *testing.T) {
 	applied := func(n *tandemv1.NodeStatus) bool { return n.GetConnected() && n.GetApplied() == revision }
 	c.until(t, "the change is applied", applied)
 	a.report(a.boot, backendEvent(1, agentv1.ServerState_SERVER_STATE_DOWN))
-	a.untilAcked(1)
+	eventually(t, "the event is acknowledged", func() bool {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return len(a.acks) == 1
+	})
 	c.stop()
 	<-a.served
 	l.all.Wait()
@@ -137,7 +138,13 @@ func TestControllerRestarts(t *testing.T) {
 	l.fleet, l.ctx = c.fleet, c.ctx
 	updates, bytes := a.counts()
 	a.connect()
-	c.until(t, "the node is current", applied)
+	c.until(t, "the node is connected", applied)
+	eventually(t, "the node is known to be current", func() bool {
+		nodes := c.fleet.clusters[home]
+		nodes.mu.Lock()
+		defer nodes.mu.Unlock()
+		return nodes.nodes["lb-master"].base != nil
+	})
 	if u, b := a.counts(); u != updates || b != bytes {
 		t.Errorf("%d updates and %d bytes after the restart, want %d and %d", u, b, updates, bytes)
 	}

@@ -105,11 +105,16 @@ func TestEventsAreAcknowledgedWhenDurable(t *testing.T) {
 		// A repeat of what is safe is acknowledged again.
 		acks := len(a.acks)
 		a.report(a.boot, backendEvent(2, up))
+		synctest.Wait()
+		if len(a.acks) == acks || a.acks[len(a.acks)-1].GetSequence() != 2 {
+			t.Errorf("acks = %v", a.acks)
+		}
 		// And a gap that the agent tells of is one event.
+		all := len(l.log.reasons(""))
 		a.report(a.boot, &agentv1.Event{Sequence: 5, Kind: &agentv1.Event_Gap{Gap: 2}})
 		synctest.Wait()
-		if len(a.acks) == acks || a.acks[len(a.acks)-1].GetSequence() != 5 {
-			t.Errorf("acks = %v", a.acks)
+		if got := l.log.reasons("")[all:]; a.acks[len(a.acks)-1].GetSequence() != 5 || len(got) != 1 || got[0] != "EVENTS_LOST" {
+			t.Errorf("events %v, acks %v", got, a.acks)
 		}
 	})
 }

@@ -3,16 +3,13 @@ package fleet
 import (
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	"github.com/tandem-lb/tandem/controlplane/internal/state"
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
@@ -324,71 +321,6 @@ func TestAnswerToAnEarlierSession(t *testing.T) {
 	})
 }
 
-func TestHelloIsNeeded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := newLab(t, "lb-master")
-		serve := func(id Identity, first *agentv1.SessionRequest) error {
-			p := newPipe()
-			defer p.end()
-			if first != nil {
-				l.all.Go(func() { _ = p.say(first) })
-			}
-			return l.fleet.Serve(l.ctx, id, p)
-		}
-		me := Identity{home, "lb-master", "uid-lb-master"}
-		hello := l.agent("lb-master").hello()
-		for name, tt := range map[string]struct {
-			id    Identity
-			first *agentv1.SessionRequest
-			want  error
-		}{
-			"nothing":         {me, nil, ErrHello},
-			"an ack":          {me, &agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Ack{}}, ErrHello},
-			"protocol 0":      {me, &agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Hello{Hello: &agentv1.Hello{}}}, ErrHello},
-			"unknown node":    {Identity{home, "nobody", "uid"}, hello, ErrRevoked},
-			"another uid":     {Identity{home, "lb-master", "uid-of-a-copy"}, hello, ErrRevoked},
-			"unknown cluster": {Identity{"nowhere", "lb-master", "uid"}, hello, ErrUnknownCluster},
-		} {
-			if err := serve(tt.id, tt.first); !errors.Is(err, tt.want) {
-				t.Errorf("%s: Serve = %v, want %v", name, err, tt.want)
-			}
-		}
-		if l.node("lb-master").GetConnected() {
-			t.Error("the node counts as connected")
-		}
-	})
-}
-
-func TestRemovedNodeIsCutOff(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := newLab(t, "lb-master", "lb-backup")
-		a, b := l.agent("lb-master").connect(), l.agent("lb-backup").connect()
-		synctest.Wait()
-		l.change(state.DeleteNode("lb-backup", ""))
-		if err := <-b.served; !errors.Is(err, ErrRevoked) {
-			t.Errorf("Serve = %v, want ErrRevoked", err)
-		}
-		synctest.Wait()
-		a.checkConverged()
-		if n := len(l.status().GetNodes()); n != 1 {
-			t.Errorf("status has %d nodes, want 1", n)
-		}
-		b.connect()
-		if err := <-b.served; !errors.Is(err, ErrRevoked) {
-			t.Errorf("Serve = %v, want ErrRevoked", err)
-		}
-		l.fleet.Revoke(home, "lb-master")
-		if err := <-a.served; !errors.Is(err, ErrRevoked) {
-			t.Errorf("Serve = %v, want ErrRevoked", err)
-		}
-		// A node that joins is served even before the fleet has heard of it.
-		l.change(state.AddNode("lb-new", "uid-lb-new"))
-		c := l.agent("lb-new").connect()
-		synctest.Wait()
-		c.checkConverged()
-	})
-}
-
 func TestStoreWasPutBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, "lb-master")
@@ -402,39 +334,6 @@ func TestStoreWasPutBack(t *testing.T) {
 		if n := l.node("lb-master"); n.GetFailed() == 0 || !strings.Contains(n.GetFailure(), "put back") || n.GetApplied() != 0 {
 			t.Errorf("status = %v", n)
 		}
-	})
-}
-
-func TestClustersComeAndGo(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := newLab(t, "lb-master")
-		a := l.agent("lb-master").connect()
-		synctest.Wait()
-		head, err := l.ledger.Head(home)
-		if err != nil {
-			t.Fatal(err)
-		}
-		l.ledger.drop(home)
-		if err := <-a.served; err == nil {
-			t.Error("a session outlives its cluster")
-		}
-		synctest.Wait()
-		if _, err := l.fleet.Status(home); !errors.Is(err, ErrUnknownCluster) {
-			t.Errorf("Status = %v, want ErrUnknownCluster", err)
-		}
-		l.ledger.set(head)
-		synctest.Wait()
-		a.connect()
-		synctest.Wait()
-		a.checkConverged()
-		// Gone and back before anyone could look.
-		l.ledger.drop(home)
-		l.ledger.set(head)
-		<-a.served
-		synctest.Wait()
-		a.connect()
-		synctest.Wait()
-		a.checkConverged()
 	})
 }
 
@@ -469,102 +368,4 @@ func TestChunks(t *testing.T) {
 			t.Errorf("a message of %d bytes, want at most %d", a.largest, maxChunk)
 		}
 	})
-}
-
-// Whatever agents do, in the end each has exactly what is desired.
-func TestConvergence(t *testing.T) {
-	seed := uint64(time.Now().UnixNano())
-	t.Logf("seed %d", seed)
-	synctest.Test(t, func(t *testing.T) {
-		random := rand.New(rand.NewPCG(seed, 0))
-		names := []string{"n1", "n2", "n3", "n4", "n5"}
-		l := newLab(t, names...)
-		var agents []*agent
-		for _, name := range names {
-			a := l.agent(name)
-			pauses := rand.New(rand.NewPCG(seed, uint64(len(agents))))
-			var one sync.Mutex
-			a.pause = func() time.Duration {
-				one.Lock()
-				defer one.Unlock()
-				return time.Duration(pauses.IntN(50)) * time.Millisecond
-			}
-			own := rand.New(rand.NewPCG(^seed, uint64(len(agents))))
-			a.judge = func(*agentv1.Update) *agentv1.Nack {
-				switch own.IntN(12) {
-				case 0:
-					return &agentv1.Nack{Reason: agentv1.NackReason_NACK_REASON_FAILED, Message: "no"}
-				case 1:
-					return &agentv1.Nack{Reason: agentv1.NackReason_NACK_REASON_BASE_MISMATCH}
-				}
-				return nil
-			}
-			agents = append(agents, a.connect())
-		}
-		for range 500 {
-			a := agents[random.IntN(len(agents))]
-			switch random.IntN(10) {
-			case 0:
-				a.pipe.end()
-				<-a.served
-				a.connect()
-			case 1: // it comes back without what it had
-				a.pipe.end()
-				<-a.served
-				a.mu.Lock()
-				a.version = nil
-				clear(a.resources)
-				a.mu.Unlock()
-				a.connect()
-			case 2: // a newer session beside the old one
-				old := a.pipe
-				a.connect()
-				l.all.Go(old.end)
-			default:
-				l.change(randomChange(l, random))
-			}
-			if random.IntN(3) == 0 {
-				pass(time.Duration(random.IntN(60)) * time.Millisecond)
-			}
-		}
-		for _, a := range agents {
-			a.pipe.end()
-			<-a.served
-			a.mu.Lock()
-			a.judge = nil
-			a.mu.Unlock()
-			a.connect()
-		}
-		l.change(weight(255))
-		pass(time.Second)
-		for _, a := range agents {
-			a.checkConverged()
-		}
-	})
-}
-
-func randomChange(l *lab, random *rand.Rand) state.Change {
-	head, err := l.ledger.Head(home)
-	if err != nil {
-		l.t.Fatal(err)
-	}
-	i := random.IntN(5)
-	id := fmt.Sprintf("r%d", i)
-	switch random.IntN(4) {
-	case 0:
-		return weight(uint32(random.IntN(200)))
-	case 1:
-		return state.UpdatePool(&tandemv1.Pool{Name: "clusters/default/pools/web_servers", Retries: proto.Uint32(uint32(random.IntN(50)))}, nil)
-	case 2:
-		return state.UpdateNode(&tandemv1.Node{
-			Name: "clusters/default/nodes/n1", Drain: !head.Node("n1").GetDrain(),
-		}, &fieldmaskpb.FieldMask{Paths: []string{"drain"}})
-	default:
-		if head.Backend("web_servers", id) != nil {
-			return state.DeleteBackend("web_servers", id, "")
-		}
-		return state.CreateBackend("web_servers", id, &tandemv1.Backend{
-			Address: fmt.Sprintf("10.0.%d.%d", i, random.IntN(250)+1), Port: 80,
-		})
-	}
 }

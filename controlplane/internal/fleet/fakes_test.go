@@ -1,0 +1,156 @@
+package fleet
+
+import (
+	"errors"
+	"maps"
+	"slices"
+	"sync"
+
+	"github.com/tandem-lb/tandem/controlplane/internal/ledger"
+	"github.com/tandem-lb/tandem/controlplane/internal/state"
+	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
+)
+
+// heads is a ledger in memory, with the real rules of state.
+type heads struct {
+	mu      sync.Mutex
+	configs map[string]*state.Config
+	subs    map[string]map[mailbox[*state.Config]]bool
+	lists   map[mailbox[[]string]]bool
+}
+
+var _ Ledger = (*heads)(nil)
+
+func newHeads() *heads {
+	return &heads{
+		configs: make(map[string]*state.Config),
+		subs:    make(map[string]map[mailbox[*state.Config]]bool),
+		lists:   make(map[mailbox[[]string]]bool),
+	}
+}
+
+func (h *heads) Clusters() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Sorted(maps.Keys(h.configs))
+}
+
+func (h *heads) Head(cluster string) (*state.Config, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if c := h.configs[cluster]; c != nil {
+		return c, nil
+	}
+	return nil, errors.New("no such cluster")
+}
+
+func (h *heads) Subscribe(cluster string) (*ledger.Subscription[*state.Config], error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	c := h.configs[cluster]
+	if c == nil {
+		return nil, errors.New("no such cluster")
+	}
+	box := newMailbox[*state.Config]()
+	box.put(c)
+	if h.subs[cluster] == nil {
+		h.subs[cluster] = make(map[mailbox[*state.Config]]bool)
+	}
+	h.subs[cluster][box] = true
+	return &ledger.Subscription[*state.Config]{C: box, Close: func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.subs[cluster], box)
+	}}, nil
+}
+
+func (h *heads) SubscribeClusters() *ledger.Subscription[[]string] {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	box := newMailbox[[]string]()
+	box.put(slices.Sorted(maps.Keys(h.configs)))
+	h.lists[box] = true
+	return &ledger.Subscription[[]string]{C: box, Close: func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.lists, box)
+	}}
+}
+
+// set publishes a configuration.
+func (h *heads) set(c *state.Config) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	fresh := h.configs[c.ID()] == nil
+	h.configs[c.ID()] = c
+	for box := range h.subs[c.ID()] {
+		box.put(c)
+	}
+	if fresh {
+		h.list()
+	}
+}
+
+// drop deletes a cluster.
+func (h *heads) drop(cluster string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.configs, home)
+	for box := range h.subs[cluster] {
+		close(box)
+	}
+	delete(h.subs, home)
+	h.list()
+}
+
+func (h *heads) list() {
+	for box := range h.lists {
+		box.put(slices.Sorted(maps.Keys(h.configs)))
+	}
+}
+
+// journal keeps the events that were appended. They are durable at once, or,
+// while held, when release is called.
+type journal struct {
+	mu     sync.Mutex
+	all    []*tandemv1.Event
+	held   bool
+	queued []func()
+}
+
+func (j *journal) AppendThen(_ string, e *tandemv1.Event, written func()) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.all = append(j.all, e)
+	if written == nil {
+		return
+	}
+	if j.held {
+		j.queued = append(j.queued, written)
+		return
+	}
+	go written()
+}
+
+func (j *journal) release() {
+	j.mu.Lock()
+	queued := j.queued
+	j.held, j.queued = false, nil
+	j.mu.Unlock()
+	for _, written := range queued {
+		written()
+	}
+}
+
+// reasons returns the reasons of a subject's events, in order; "" means all.
+func (j *journal) reasons(subject string) []string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	var out []string
+	for _, e := range j.all {
+		if subject == "" || e.GetSubject() == subject {
+			out = append(out, e.GetReason())
+		}
+	}
+	return out
+}
