@@ -2,7 +2,9 @@ package api
 
 import (
 	"context"
+	"io"
 	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
@@ -17,6 +19,12 @@ import (
 // writeTimeout is how long a client may leave one write unread. Streams live
 // longer, so it is set anew with each write.
 const writeTimeout = 30 * time.Second
+
+// How long and how much a refused client may still send.
+const (
+	drainTimeout = 10 * time.Second
+	maxDrain     = 256 << 20
+)
 
 // handler is all that the HTTPS port serves.
 func (s *Server) handler() (http.Handler, error) {
@@ -109,17 +117,35 @@ func (s *Server) requireOperator(next http.Handler) http.Handler {
 	})
 }
 
-// bounded bounds bodies. One that says that it is too large is not read at all.
+// bounded bounds bodies. One that says that it is too large is not read before
+// it is refused.
 func bounded(s *Server, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body := r.Body
 		if r.ContentLength > maxRequest {
 			w.Header().Set("Connection", "close")
 			s.writeError(w, tooLarge(maxRequest))
-			return
+		} else {
+			r.Body = http.MaxBytesReader(w, body, maxRequest)
+			next.ServeHTTP(w, r)
 		}
-		r.Body = http.MaxBytesReader(w, r.Body, maxRequest)
-		next.ServeHTTP(w, r)
+		if r.ProtoMajor == 1 {
+			drain(w, body)
+		}
 	})
+}
+
+// drain reads what a refused client still sends over HTTP/1, within bounds. A
+// connection closed on it would be reset, and the client would never see the
+// answer. (HTTP/2 resets the one stream, after the answer.)
+func drain(w http.ResponseWriter, body io.Reader) {
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Now().Add(drainTimeout))
+	if _, err := io.ReadFull(body, make([]byte, 1)); err != nil {
+		return // all has been read, as always but then
+	}
+	_ = control.Flush()
+	_, _ = io.CopyN(io.Discard, body, maxDrain)
 }
 
 // patient gives every write its own deadline.
@@ -170,6 +196,7 @@ func (s *Server) writeError(w http.ResponseWriter, err error) {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 	}
 	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Content-Length", strconv.Itoa(len(text)))
 	w.WriteHeader(httpStatus(st))
 	_, _ = w.Write(text)
 }
