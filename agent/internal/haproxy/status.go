@@ -147,9 +147,14 @@ func (b *board) change(f func() []Event) {
 }
 
 // setDaemon tells a new state of the process.
-func (b *board) setDaemon(d Daemon) {
+func (b *board) setDaemon(d Daemon) { b.setDaemonIf(func() bool { return true }, d) }
+
+// setDaemonIf is setDaemon while a condition holds. It is asked in between
+// changes, so that what was read of a process before its end is never told
+// after it.
+func (b *board) setDaemonIf(holds func() bool, d Daemon) {
 	b.change(func() []Event {
-		if b.daemon == d {
+		if b.daemon == d || !holds() {
 			return nil
 		}
 		b.daemon = d
@@ -232,6 +237,25 @@ func (b *board) remove(key config.Key) {
 		delete(b.servers, key)
 		return []Event{ServerRemoved{key.Backend, key.Name}}
 	})
+}
+
+// newer returns the states with what the log has said since they were read.
+func (b *board) newer(states []runtime.State) []runtime.State {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	states = slices.Clone(states)
+	for i := range states {
+		s := &states[i]
+		e := b.servers[s.Key]
+		switch {
+		case e == nil || s.Maintenance():
+		case e.State == Down && s.Op == runtime.OpRunning:
+			s.Op = runtime.OpStopped
+		case e.State != Down && s.Op != runtime.OpRunning:
+			s.Op = runtime.OpRunning
+		}
+	}
+	return states
 }
 
 // hear takes what the log says. It reports false when only reading tells more.

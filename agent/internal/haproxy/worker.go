@@ -44,9 +44,20 @@ func (d *Driver) refresh(ctx context.Context) (*runtime.Processes, error) {
 	}
 	now := d.board.process()
 	if now.State != Running || now.Version != newest.Version {
-		d.board.setDaemon(Daemon{State: Running, Version: newest.Version, StartTime: time.Now().Add(-found.Master.Uptime)})
+		running := Daemon{State: Running, Version: newest.Version, StartTime: time.Now().Add(-found.Master.Uptime)}
+		d.board.setDaemonIf(d.processLives, running)
 	}
 	return found, nil
+}
+
+// processLives tells whether the process has not ended yet.
+func (d *Driver) processLives() bool {
+	select {
+	case <-d.process.Done():
+		return false
+	default:
+		return true
+	}
 }
 
 // load reads everything about a worker from it.
