@@ -72,6 +72,7 @@ func BenchmarkCommitAtOnce(b *testing.B) {
 	}
 	var i atomic.Uint64
 	b.SetParallelism(32)
+	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
 			if err := weigh(l, i.Add(1)); err != nil {

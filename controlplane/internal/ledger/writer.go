@@ -25,11 +25,10 @@ const (
 // job is a request on its way through the writer.
 type job struct {
 	Request
-	cluster string
-	creates bool
-	//nolint:containedctx // the caller's: one who has gone needs no change
-	ctx      context.Context
-	finished chan struct{} // closed when result and err hold
+	cluster  string
+	creates  bool
+	ctx      context.Context //nolint:containedctx // the caller's: who has gone needs no change
+	finished chan struct{}   // closed when result and err hold
 
 	result   Result
 	err      error

@@ -155,8 +155,7 @@ var (
 // others, beginning with a letter or digit. field is the path in the error.
 func CheckID(kind Kind, id, field string) error {
 	re, rule := longID, "1 to 63 letters, digits, _, . or -"
-	switch kind {
-	case KindCluster, KindVip, KindNode:
+	if kind == KindCluster || kind == KindVip || kind == KindNode {
 		re, rule = shortID, "1 to 32 letters, digits, _ or -"
 	}
 	if !re.MatchString(id) {

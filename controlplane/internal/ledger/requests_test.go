@@ -1,0 +1,93 @@
+package ledger
+
+import (
+	"context"
+	"sync"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/tandem-lb/tandem/controlplane/internal/state"
+	"github.com/tandem-lb/tandem/controlplane/internal/store"
+)
+
+func TestI2RequestIDMakesOneRevision(t *testing.T) {
+	r := fresh(t)
+	q := pool("p")
+	q.RequestID = "once"
+	first := r.commit(q)
+	again := r.commit(q)
+	if !again.Repeated || !proto.Equal(first.Revision, again.Revision) {
+		t.Errorf("repeated: %+v, first: %+v", again, first)
+	}
+	r = r.restart()
+	again = r.commit(q)
+	if !again.Repeated || !proto.Equal(first.Revision, again.Revision) {
+		t.Errorf("repeated after a restart: %+v", again)
+	}
+	q.Author = "bob"
+	if _, err := r.Commit(context.Background(), DefaultCluster, q); r.refused(err) != state.AlreadyExists {
+		t.Errorf("another operator's request: %v", err)
+	}
+	if got := r.head().Revision(); got != 2 {
+		t.Errorf("head is %d, want 2", got)
+	}
+}
+
+// TestI2RequestIDAtOnce repeats a request while the first is under way.
+func TestI2RequestIDAtOnce(t *testing.T) {
+	r := fresh(t)
+	q := pool("p")
+	q.RequestID = "once"
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			res, err := r.Commit(context.Background(), DefaultCluster, q)
+			if err != nil || res.Revision.GetNumber() != 2 {
+				t.Errorf("got %+v, %v", res, err)
+			}
+		})
+	}
+	wg.Wait()
+	if got := r.head().Revision(); got != 2 {
+		t.Errorf("head is %d, want 2", got)
+	}
+}
+
+func TestRequestThatChangedNothing(t *testing.T) {
+	r := fresh(t)
+	r.commit(Request{Change: state.AddNode("n", "uid")})
+	res := r.commit(Request{Change: state.AddNode("n", "uid"), RequestID: "x"})
+	if res.Revision != nil || res.Config != r.head() {
+		t.Errorf("got %+v", res)
+	}
+	r.commit(Request{Change: state.DeleteNode("n", "")})
+	res = r.commit(Request{Change: state.AddNode("n", "uid"), RequestID: "x"})
+	if res.Revision != nil || !res.Repeated || r.head().Node("n") != nil {
+		t.Errorf("repeated: %+v", res)
+	}
+}
+
+func TestValidateOnlyChangesNothing(t *testing.T) {
+	r := fresh(t)
+	before := r.head()
+	q := pool("p")
+	q.ValidateOnly, q.RequestID = true, "x"
+	commits := r.store.commits.Load()
+	res := r.commit(q)
+	if res.Config.Pool("p") == nil || len(res.Revision.GetChanges()) != 1 {
+		t.Errorf("the result does not show the change: %+v", res)
+	}
+	if r.head() != before || r.store.commits.Load() != commits {
+		t.Error("something has changed")
+	}
+	q.ValidateOnly = false // its id is still free
+	if res := r.commit(q); res.Repeated || r.head().Pool("p") == nil {
+		t.Errorf("the real request: %+v", res)
+	}
+	q.ValidateOnly = true
+	q.RequestID = ""
+	if _, err := r.Commit(context.Background(), DefaultCluster, q); r.refused(err) != state.AlreadyExists {
+		t.Errorf("got %v", err)
+	}
+}
