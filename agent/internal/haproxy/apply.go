@@ -17,6 +17,10 @@ import (
 	haproxyv1 "github.com/tandem-lb/tandem/gen/tandem/agent/haproxy/v1"
 )
 
+// lookBefore is up to how many servers are read before each change; with more,
+// what the last poll has seen must do, which is at most pollInterval old.
+const lookBefore = 1000
+
 // apply puts a configuration in effect. It ends early when ctx of the one who
 // asked ends, or run of the driver.
 func (d *Driver) apply(ctx, run context.Context, c *haproxyv1.Config) (Result, error) {
@@ -39,13 +43,17 @@ func (d *Driver) apply(ctx, run context.Context, c *haproxyv1.Config) (Result, e
 		return d.applyCold(ctx, run, file)
 	}
 	found, err := d.refresh(ctx)
+	if err == nil && len(d.worker.Servers) <= lookBefore {
+		err = d.look(ctx)
+	}
 	if err != nil {
 		return Result{}, &FailedError{What: "does not answer", Err: err}
 	}
-	if reason := d.plan(file).Reload; reason != "" {
-		return d.applyReload(ctx, file, reason)
+	p := d.plan(file)
+	if p.Reload != "" {
+		return d.applyReload(ctx, file, p.Reload)
 	}
-	result, err := d.applyRuntime(ctx, file, current)
+	result, err := d.applyRuntime(ctx, file, p, current)
 	result.Finishing = len(found.OldWorkers)
 	return result, err
 }
@@ -68,7 +76,7 @@ func (d *Driver) applyCold(ctx, run context.Context, file *config.File) (Result,
 		}
 		return Result{}, errors.Join(err, back)
 	}
-	if _, err := d.operate(ctx, file); err != nil {
+	if _, err := d.operate(ctx, file, d.plan(file)); err != nil {
 		return Result{Reloaded: true}, err
 	}
 	return Result{Reloaded: true}, d.confirmed(file)
@@ -84,14 +92,14 @@ func (d *Driver) candidate(ctx context.Context, file *config.File) error {
 
 // applyRuntime changes servers without a reload. The checker is not asked: it
 // has seen the structure, and servers are made of tokens and numbers.
-func (d *Driver) applyRuntime(ctx context.Context, file *config.File, current []byte) (Result, error) {
+func (d *Driver) applyRuntime(ctx context.Context, file *config.File, p plan.Plan, current []byte) (Result, error) {
 	if !bytes.Equal(file.Text, current) {
 		// The file first, so that no change is lost by a crash in between.
 		if err := d.paths.install(file.Text); err != nil {
 			return Result{}, &FailedError{What: "cannot write its file", Err: err}
 		}
 	}
-	operations, err := d.operate(ctx, file)
+	operations, err := d.operate(ctx, file, p)
 	result := Result{Operations: operations}
 	var stuck *stuckError
 	if errors.As(err, &stuck) {
@@ -158,7 +166,7 @@ func (d *Driver) undo(ctx context.Context) error {
 	if d.target == nil || d.worker == nil {
 		return nil
 	}
-	if _, err := d.operate(ctx, d.target); err != nil {
+	if _, err := d.operate(ctx, d.target, d.plan(d.target)); err != nil {
 		return fmt.Errorf("and the last good state is not back: %w", err)
 	}
 	return nil
@@ -184,15 +192,14 @@ const (
 	patience = 500 * time.Millisecond
 )
 
-// operate brings the newest worker to the file's servers and reads back that
-// they are there. It returns how many it changed.
-func (d *Driver) operate(ctx context.Context, file *config.File) (operations int, err error) {
+// operate carries out a plan and plans again until the newest worker has the
+// file's servers, as read back from it. It returns how many it changed.
+func (d *Driver) operate(ctx context.Context, file *config.File, p plan.Plan) (operations int, err error) {
 	said := ""
 	tick := time.NewTicker(waitTick)
 	defer tick.Stop()
 	deadline := time.Now().Add(patience)
 	for round := 1; ; round++ {
-		p := d.plan(file)
 		switch {
 		case p.Reload != "":
 			return operations, &stuckError{words: p.Reload}
@@ -215,6 +222,7 @@ func (d *Driver) operate(ctx context.Context, file *config.File) (operations int
 		if said, err = d.carryOut(ctx, p.Steps, file); err != nil {
 			return operations, err
 		}
+		p = d.plan(file)
 	}
 }
 

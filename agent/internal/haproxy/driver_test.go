@@ -291,16 +291,60 @@ func TestRestartedAgentAdopts(t *testing.T) {
 	if result := r.apply(c); result != (Result{}) {
 		t.Errorf("what runs already was changed: %+v", result)
 	}
-	// Someone else's hand is noticed and undone by the next apply.
-	words, err := r.driver.client.Do(t.Context(), before.Workers[0].PID, nil)
-	if err != nil || words != "" {
-		t.Error(words, err)
-	}
 	if result := r.apply(with(c, func(c *haproxyv1.Config) { c.Backends[0].Servers[1].Maintenance = false })); result.Reloaded || result.Operations != 1 {
 		t.Errorf("%+v", result)
 	}
 	if after := r.processes(); after.Master.PID != before.Master.PID || after.Workers[0].PID != before.Workers[0].PID {
 		t.Error("another process")
+	}
+}
+
+// The agent dies after it has written the file and before HAProxy is told.
+func TestI3AgentDiesAfterTheFile(t *testing.T) {
+	r := newRig(t)
+	web1 := newWeb(t, "web1")
+	c := r.config(web1.backend(1))
+	r.apply(c)
+	for name, next := range map[string]*haproxyv1.Config{
+		"runtime":   with(c, func(c *haproxyv1.Config) { first(c).Weight = 77 }),
+		"structure": with(c, func(c *haproxyv1.Config) { c.Backends[0].Retries = 9 }),
+		"cannot start": with(c, func(c *haproxyv1.Config) {
+			c.Global.MaxConnections = tooMany(t)
+			first(c).Weight = 55
+		}),
+	} {
+		r.stop()
+		file, err := r.driver.render(next)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.driver.paths.install(file.Text); err != nil {
+			t.Fatal(err)
+		}
+		r.startDriver(Options{})
+		if name == "cannot start" {
+			_, err := r.driver.Apply(t.Context(), next)
+			expectError(t, err, new(*FailedError), "Cannot raise FD limit")
+		} else {
+			r.apply(next)
+		}
+		r.apply(c)
+	}
+}
+
+func TestCheckChangesNothing(t *testing.T) {
+	r := newRig(t)
+	web1 := newWeb(t, "web1")
+	c := r.config(web1.backend(1))
+	r.apply(c)
+	bad := with(c, func(c *haproxyv1.Config) { c.Backends[0].Mode = haproxyv1.Mode_MODE_TCP })
+	expectError(t, r.driver.Check(t.Context(), bad), new(*RefusedError), "incompatible tcp backend")
+	if err := r.driver.Check(t.Context(), with(c, func(c *haproxyv1.Config) { c.Backends[0].Retries = 9 })); err != nil {
+		t.Error(err)
+	}
+	r.isInEffect(c)
+	if r.reloads() != 0 {
+		t.Error("reloaded")
 	}
 }
 

@@ -75,7 +75,10 @@ func (d *Driver) poll(ctx context.Context) {
 	if d.process == nil {
 		return
 	}
-	err := d.look(ctx)
+	_, err := d.refresh(ctx)
+	if err == nil {
+		err = d.look(ctx)
+	}
 	select {
 	case <-d.process.Done():
 		return // its watcher tells
@@ -90,9 +93,6 @@ func (d *Driver) poll(ctx context.Context) {
 
 // look reads the newest worker's servers.
 func (d *Driver) look(ctx context.Context) error {
-	if _, err := d.refresh(ctx); err != nil {
-		return err
-	}
 	asked := d.board.now()
 	w := d.worker
 	states, err := d.client.States(ctx, w.pid)

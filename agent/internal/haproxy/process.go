@@ -191,7 +191,7 @@ func (d *Driver) start(ctx context.Context) error {
 	}
 	if d.target != nil {
 		// What was known before it ended is better than nothing.
-		if err := d.paths.writeStates(plan.CheckStates(d.last, d.target)); err != nil {
+		if err := d.paths.writeStates(plan.CheckStates(d.board.newer(d.last), d.target)); err != nil {
 			return &FailedError{What: "cannot start it", Err: err}
 		}
 	}

@@ -52,7 +52,7 @@ func (d *Driver) applyReload(ctx context.Context, file *config.File, reason stri
 	if loaded := d.worker.Structure; loaded != file.Structure {
 		return Result{Reloaded: true}, &FailedError{What: fmt.Sprintf("loaded another file (%q, not %q) than it was given", loaded, file.Structure)}
 	}
-	operations, err := d.operate(ctx, file)
+	operations, err := d.operate(ctx, file, d.plan(file))
 	if err != nil {
 		return Result{Reloaded: true}, &FailedError{What: "reloaded, but its servers are not right", Err: err}
 	}

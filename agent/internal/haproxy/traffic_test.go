@@ -337,9 +337,12 @@ func TestObservation(t *testing.T) {
 	eventually(t, "the weight is seen", func() bool { return r.server("web1").Weight == 3 })
 	r.worker("set server pool/web1 state maint")
 	eventually(t, "maintenance is seen", func() bool { return r.server("web1").State == Maintenance })
-	// And undone by the next apply.
-	if result := r.apply(c); result.Reloaded || result.Operations != 1 {
-		t.Errorf("%+v", result)
+	// And undone by the next apply, also when it comes before the next poll.
+	for _, command := range []string{"show info", "set weight pool/web2 77", "set server pool/web2 state maint"} {
+		r.worker(command)
+		if result := r.apply(c); result.Reloaded || result.Operations > 1 {
+			t.Errorf("%+v", result)
+		}
 	}
 }
 
