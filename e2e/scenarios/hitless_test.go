@@ -73,7 +73,7 @@ func (s *site) reloadChange(ctx context.Context, n int) call {
 	}
 	switch n % 4 {
 	case 0:
-		return s.setTimeout(ctx, time.Minute+time.Duration(n)*time.Second)
+		return s.setTimeout(ctx, time.Minute+time.Duration(1+n)*time.Second)
 	case 1:
 		listener.Binds = append(listener.Binds, &tandemv1.Bind{Vip: "web", Port: uint32(9000 + n)})
 		fallthrough

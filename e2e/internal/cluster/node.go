@@ -79,6 +79,11 @@ func (n *Node) Install(name string) error {
 	return err
 }
 
+// Replace puts another program where the agent finds a daemon's.
+func (n *Node) Replace(name, program string) error {
+	return errors.Join(n.Uninstall(name), os.Symlink(program, n.Host.Path(n.daemon(name))))
+}
+
 // Uninstall takes a daemon's program away, so that the agent cannot start it
 // again. What runs goes on running.
 func (n *Node) Uninstall(name string) error { return os.Remove(n.Host.Path(n.daemon(name))) }
