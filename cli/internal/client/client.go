@@ -195,8 +195,14 @@ func (s *translatedStream) RecvMsg(message any) error {
 func translate(err error, request proto.Message, address string) error {
 	err = failure.From(err, request)
 	var call *failure.Error
-	if errors.As(err, &call) && call.Code == codes.Unavailable {
+	if !errors.As(err, &call) {
+		return err
+	}
+	switch call.Code {
+	case codes.Unavailable:
 		call.Message = unreachable(call.Message, address)
+	case codes.DeadlineExceeded:
+		call.Message = fmt.Sprintf("the controller at %s did not answer in time: see \"lbctl status\" for what is in effect, or give a longer --timeout", address)
 	}
 	return err
 }

@@ -69,6 +69,6 @@ func interruptible(ctx context.Context, read func() (string, error)) (string, er
 	case r := <-done:
 		return r.text, r.err
 	case <-ctx.Done():
-		return "", fmt.Errorf("interrupted: %w", ctx.Err())
+		return "", errors.New("interrupted")
 	}
 }
