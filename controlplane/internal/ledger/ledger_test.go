@@ -16,7 +16,6 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/tandem-lb/tandem/controlplane/internal/state"
-	"github.com/tandem-lb/tandem/controlplane/internal/store"
 )
 
 func TestFirstStartMakesTheDefaultCluster(t *testing.T) {

@@ -8,7 +8,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/tandem-lb/tandem/controlplane/internal/state"
-	"github.com/tandem-lb/tandem/controlplane/internal/store"
 )
 
 func TestI2RequestIDMakesOneRevision(t *testing.T) {
