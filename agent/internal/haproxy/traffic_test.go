@@ -439,3 +439,50 @@ func TestManyServers(t *testing.T) {
 		t.Errorf("%d servers, %v", len(states), err)
 	}
 }
+
+// Requests are logged to the syslog server, and health beside them.
+func TestLogTarget(t *testing.T) {
+	r := newRig(t)
+	syslog, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syslog.Close()
+	var mu sync.Mutex
+	var lines []string
+	go func() {
+		line := make([]byte, 16<<10)
+		for {
+			n, _, err := syslog.ReadFrom(line)
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			lines = append(lines, string(line[:n]))
+			mu.Unlock()
+		}
+	}()
+	logged := func(parts ...string) bool {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, line := range lines {
+			all := true
+			for _, part := range parts {
+				all = all && strings.Contains(line, part)
+			}
+			if all {
+				return true
+			}
+		}
+		return false
+	}
+	web1 := newWeb(t, "web1")
+	c := r.config(web1.backend(1))
+	c.Global.LogTarget, c.Global.LogFacility = syslog.LocalAddr().String(), "local0"
+	r.apply(c)
+	r.get()
+	eventually(t, "the request is logged", func() bool { return logged("<134>", "web pool/web1", `"GET / HTTP/1.1"`) })
+	web1.sick.Store(true)
+	eventually(t, "its end is logged", func() bool { return logged("Server pool/web1 is DOWN") })
+	eventually(t, "and told", func() bool { return r.server("web1").State == Down })
+}
