@@ -2,7 +2,6 @@ package fleet
 
 import (
 	"cmp"
-	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -21,8 +20,8 @@ import (
 // pipe is an in-memory stream without buffers: who does not read blocks the
 // other side.
 type pipe struct {
-	ctx  context.Context
-	end  context.CancelFunc
+	done chan struct{}
+	end  func()
 	up   chan *agentv1.SessionRequest
 	down chan *agentv1.SessionResponse
 }
@@ -30,8 +29,8 @@ type pipe struct {
 var errPipe = errors.New("the pipe is closed")
 
 func newPipe() *pipe {
-	p := &pipe{up: make(chan *agentv1.SessionRequest), down: make(chan *agentv1.SessionResponse)}
-	p.ctx, p.end = context.WithCancel(context.Background())
+	p := &pipe{done: make(chan struct{}), up: make(chan *agentv1.SessionRequest), down: make(chan *agentv1.SessionResponse)}
+	p.end = sync.OnceFunc(func() { close(p.done) })
 	return p
 }
 
@@ -40,7 +39,7 @@ func (p *pipe) Send(m *agentv1.SessionResponse) error {
 	select {
 	case p.down <- m:
 		return nil
-	case <-p.ctx.Done():
+	case <-p.done:
 		return errPipe
 	}
 }
@@ -49,7 +48,7 @@ func (p *pipe) Recv() (*agentv1.SessionRequest, error) {
 	select {
 	case m := <-p.up:
 		return m, nil
-	case <-p.ctx.Done():
+	case <-p.done:
 		return nil, errPipe
 	}
 }
@@ -59,7 +58,7 @@ func (p *pipe) say(m *agentv1.SessionRequest) error {
 	select {
 	case p.up <- m:
 		return nil
-	case <-p.ctx.Done():
+	case <-p.done:
 		return errPipe
 	}
 }
@@ -68,7 +67,7 @@ func (p *pipe) hear() (*agentv1.SessionResponse, error) {
 	select {
 	case m := <-p.down:
 		return m, nil
-	case <-p.ctx.Done():
+	case <-p.done:
 		return nil, errPipe
 	}
 }
@@ -181,7 +180,7 @@ func (a *agent) update(p *pipe, chunks []*agentv1.Update) *agentv1.SessionReques
 	if a.pause != nil {
 		select {
 		case <-time.After(a.pause()):
-		case <-p.ctx.Done():
+		case <-p.done:
 			return nil
 		}
 	}

@@ -50,12 +50,10 @@ func TestConvergence(t *testing.T) {
 			a := agents[random.IntN(len(agents))]
 			switch random.IntN(10) {
 			case 0:
-				a.pipe.end()
-				<-a.served
+				_ = a.disconnect()
 				a.connect()
 			case 1: // it comes back without what it had
-				a.pipe.end()
-				<-a.served
+				_ = a.disconnect()
 				a.mu.Lock()
 				a.version = nil
 				clear(a.resources)
@@ -73,8 +71,7 @@ func TestConvergence(t *testing.T) {
 			}
 		}
 		for _, a := range agents {
-			a.pipe.end()
-			<-a.served
+			_ = a.disconnect()
 			a.mu.Lock()
 			a.judge = nil
 			a.mu.Unlock()

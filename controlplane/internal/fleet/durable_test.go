@@ -22,7 +22,7 @@ type controller struct {
 	ledger *ledger.Ledger
 	events *events.Log
 	fleet  *Fleet
-	ctx    context.Context
+	ctx    context.Context //nolint:containedctx // ends with the test's controller
 	stop   func()
 }
 
@@ -131,7 +131,9 @@ func TestControllerRestarts(t *testing.T) {
 		return len(a.acks) == 1
 	})
 	c.stop()
-	<-a.served
+	if err := <-a.served; err == nil {
+		t.Error("Serve = nil")
+	}
 	l.all.Wait()
 
 	c = startController(t, dir)

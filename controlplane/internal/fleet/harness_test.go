@@ -17,7 +17,7 @@ type lab struct {
 	ledger *heads
 	log    *journal
 	fleet  *Fleet
-	ctx    context.Context
+	ctx    context.Context //nolint:containedctx // ends with the test's controller
 	end    context.CancelFunc
 	all    sync.WaitGroup
 }

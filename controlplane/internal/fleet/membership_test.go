@@ -99,7 +99,9 @@ func TestClustersComeAndGo(t *testing.T) {
 		// Gone and back before anyone could look.
 		l.ledger.drop(home)
 		l.ledger.set(head)
-		<-a.served
+		if err := <-a.served; err == nil {
+			t.Error("Serve = nil")
+		}
 		synctest.Wait()
 		a.connect()
 		synctest.Wait()

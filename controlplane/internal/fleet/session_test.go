@@ -58,7 +58,9 @@ func TestCurrentNodeGetsNothing(t *testing.T) {
 		synctest.Wait()
 		a.checkConverged()
 		l.stop()
-		<-a.served
+		if err := <-a.served; err == nil {
+			t.Error("Serve = nil")
+		}
 		l.start()
 		a.connect()
 		synctest.Wait()
