@@ -213,7 +213,10 @@ func TestAddressMovesBetweenInstances(t *testing.T) {
 	config.Instances = append(config.Instances, second)
 	config.Instances[0].Addresses = []string{"10.9.0.101/24"}
 	a.mustApply(config)
-	within(t, 5*time.Second, "both are up", func() bool { return a.has("10.9.0.200") && a.has("10.9.0.101") })
+	within(t, 5*time.Second, "both are up", func() bool {
+		mail, web := a.instance("mail"), a.instance("web")
+		return mail.State == InstanceMaster && mail.Holds && web.State == InstanceMaster && web.Holds && a.has("10.9.0.201")
+	})
 	mine, peers := len(a.seen()), len(b.seen())
 
 	config.Instances[0].Addresses, second.Addresses = nil, []string{"10.9.0.101/24", "10.9.0.201/32"}

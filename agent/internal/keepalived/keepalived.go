@@ -56,7 +56,7 @@ type Driver struct {
 
 	control  chan *control // holds the one control while nobody uses it
 	observer *observer     // Run's goroutine only
-	mail     chan func(*observer)
+	mail     chan task
 	kick     chan struct{} // depth one
 	ended    chan struct{} // closed when Run has returned
 	snapshot atomic.Pointer[Snapshot]
@@ -91,7 +91,7 @@ func New(opts Options) (*Driver, error) {
 		opts:    opts,
 		log:     opts.Logger,
 		control: make(chan *control, 1),
-		mail:    make(chan func(*observer)),
+		mail:    make(chan task),
 		kick:    make(chan struct{}, 1),
 		ended:   make(chan struct{}),
 	}
@@ -190,12 +190,18 @@ func (d *Driver) SetHealth(healthy bool) error {
 	return err
 }
 
-// do runs f in the observer's goroutine and waits for it.
+// task is something to do in the observer's goroutine.
+type task struct {
+	run  func(*observer)
+	done chan struct{} // closed when the snapshot shows what it did
+}
+
+// do runs f in the observer's goroutine and waits until the snapshot shows it.
 func (d *Driver) do(ctx context.Context, f func(*observer)) error {
-	done := make(chan struct{})
+	t := task{f, make(chan struct{})}
 	select {
-	case d.mail <- func(o *observer) { defer close(done); f(o) }:
-		<-done
+	case d.mail <- t:
+		<-t.done
 		return nil
 	case <-d.ended:
 		return errEnded

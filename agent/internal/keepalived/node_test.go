@@ -301,15 +301,19 @@ func isKeepalived(pid int) bool {
 	return err == nil && strings.Contains(string(stat), " (keepalived) ") && !strings.Contains(string(stat), ") Z ")
 }
 
-// signal sends a signal to the parent and all of its children.
+// signal sends a signal to the child and the parent. The parent is stopped
+// before, as it would restart a child, and its end would end the child cleanly.
 func (n *node) signal(sig unix.Signal) {
 	n.t.Helper()
 	pids := n.keepalived()
-	if len(pids) < 2 {
+	if len(pids) != 2 {
 		n.t.Fatalf("%s: keepalived has the processes %v", n.name, pids)
 	}
-	for _, pid := range pids {
-		if err := unix.Kill(pid, sig); err != nil {
+	for _, step := range []struct {
+		pid int
+		sig unix.Signal
+	}{{pids[0], unix.SIGSTOP}, {pids[1], sig}, {pids[0], sig}} {
+		if err := unix.Kill(step.pid, step.sig); err != nil {
 			n.t.Fatal(err)
 		}
 	}

@@ -74,17 +74,21 @@ func (d *Driver) observe(ctx context.Context, notices <-chan notice) error {
 	due := time.NewTimer(0)
 	defer due.Stop()
 	for {
+		done := func() {}
 		select {
-		case f := <-d.mail:
-			f(o)
+		case t := <-d.mail:
+			t.run(o)
+			done = func() { close(t.done) }
 		case n := <-notices:
 			o.notice(n, time.Now())
 		case u, ok := <-kernel.updates:
 			if !ok {
-				kernel.end()
-				if kernel, err = subscribe(); err != nil {
+				again, err := subscribe()
+				if err != nil {
 					return err
 				}
+				kernel.end()
+				kernel = again
 				o.look()
 			} else if address, ok := netip.AddrFromSlice(u.LinkAddress.IP); ok {
 				o.kernel(address.Unmap())
@@ -97,6 +101,7 @@ func (d *Driver) observe(ctx context.Context, notices <-chan notice) error {
 			return ctx.Err()
 		}
 		d.publish(d.snapshot.Load(), o)
+		done()
 		if next := o.scores.next(time.Now()); !next.IsZero() {
 			due.Reset(time.Until(next))
 		}
