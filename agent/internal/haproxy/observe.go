@@ -75,10 +75,7 @@ func (d *Driver) poll(ctx context.Context) {
 	if d.process == nil {
 		return
 	}
-	_, err := d.refresh(ctx)
-	if err == nil {
-		err = d.look(ctx)
-	}
+	err := d.lookCalmly(ctx)
 	select {
 	case <-d.process.Done():
 		return // its watcher tells
@@ -89,6 +86,35 @@ func (d *Driver) poll(ctx context.Context) {
 		d.board.setDaemon(Daemon{State: Stopped, Message: "does not answer: " + err.Error()})
 	}
 	d.cutLog()
+}
+
+// grace is how long HAProxy may be silent before it counts as dead: while
+// someone else reloads it, it answers nobody for a moment.
+const grace = time.Second
+
+// lookCalmly looks until HAProxy answers, its process ends or grace has passed.
+func (d *Driver) lookCalmly(ctx context.Context) error {
+	tick := time.NewTicker(waitTick)
+	defer tick.Stop()
+	silent := time.After(grace)
+	for {
+		_, err := d.refresh(ctx)
+		if err == nil {
+			err = d.look(ctx)
+		}
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-d.process.Done():
+			return err
+		case <-silent:
+			return err
+		case <-tick.C:
+		}
+	}
 }
 
 // look reads the newest worker's servers.

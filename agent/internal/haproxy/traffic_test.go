@@ -349,6 +349,36 @@ func TestObservation(t *testing.T) {
 // heard counts what the log said.
 func (r *rig) heard() uint64 { return r.driver.board.now() }
 
+// While someone else reloads HAProxy it answers nobody for a moment, and is not
+// dead for that.
+func TestForeignReloadIsNoDeath(t *testing.T) {
+	r := newRig(t)
+	web1 := newWeb(t, "web1")
+	c := r.config(web1.backend(1))
+	r.apply(c)
+	for range 10 {
+		before := r.processes()
+		if _, err := r.driver.client.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the reload is done", func() bool {
+			r.driver.kick <- struct{}{} // a poll as often as can be
+			found, err := r.driver.client.Processes(t.Context())
+			return err == nil && len(found.Workers) > 0 && hasNew(before, found)
+		})
+	}
+	if result := r.apply(c); result.Reloaded || result.Operations != 0 {
+		t.Errorf("%+v", result)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range r.events {
+		if change, ok := e.(DaemonChanged); ok && change.State == Stopped {
+			t.Errorf("told dead: %s", change.Message)
+		}
+	}
+}
+
 func TestStatisticsPage(t *testing.T) {
 	const hash = "$2b$04$w.VD3jtJkZOZa/Yf3VEnJOn1tB5c8ENZ627VrDBvjw4QCnwtnOCI6" // secret
 	r := newRig(t)
