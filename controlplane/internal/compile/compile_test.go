@@ -3,8 +3,10 @@ package compile
 import (
 	"errors"
 	"flag"
+	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -170,6 +172,29 @@ func TestVersion2(t *testing.T) {
 	}
 	if d := cmp.Diff(want, i, protocmp.Transform()); d != "" {
 		t.Errorf("instance (-want +got):\n%s", d)
+	}
+}
+
+// No two instances have one name, and none has one that keepalived's driver
+// does not take.
+func TestInstanceNames(t *testing.T) {
+	allowed := regexp.MustCompile(`^[A-Za-z0-9_-]{1,32}$`)
+	seen := make(map[string]string)
+	long := strings.Repeat("x", 32)
+	for _, vip := range []string{"web", "web-v6", "web-v6-v6", long, long[:31] + "y", long[:29], long[:29] + "-v6", long[:26] + "-v6", "-v6"} {
+		for _, second := range []bool{false, true} {
+			name, of := instanceName(vip, second), fmt.Sprint(vip, " ", second)
+			if !allowed.MatchString(name) {
+				t.Errorf("%s is called %q", of, name)
+			}
+			if other := seen[name]; other != "" {
+				t.Errorf("%s and %s are both called %q", of, other, name)
+			}
+			seen[name] = of
+		}
+	}
+	if instanceName("web", false) != "web" || instanceName("web", true) != "web-v6" {
+		t.Error("plain names are not plain")
 	}
 }
 

@@ -2,6 +2,8 @@ package compile
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -19,7 +21,27 @@ const instancePrefix = "keepalived/instance/"
 
 // InstanceKeys are the keys of the instances that a VIP may have.
 func InstanceKeys(vip string) []string {
-	return []string{instancePrefix + vip, instancePrefix + vip + "-v6"}
+	return []string{instancePrefix + instanceName(vip, false), instancePrefix + instanceName(vip, true)}
+}
+
+// maxName is how long a name keepalived's driver takes.
+const maxName = 32
+
+// instanceName names a VIP's instance, or, when it has both families, its
+// second one: by its id, with "-v6" then. Where that is too long, or is what
+// another VIP's second instance may be called, a hash takes its place, behind
+// an underscore, with which no id begins. It depends on nothing but the id: an
+// instance that changes its name drops its addresses.
+func instanceName(vip string, second bool) string {
+	name := vip
+	if second {
+		name += "-v6"
+	}
+	if len(name) <= maxName && (second || !strings.HasSuffix(vip, "-v6")) {
+		return name
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s %t", vip, second))
+	return "_" + vip[:min(len(vip), 20)] + "-" + hex.EncodeToString(sum[:5])
 }
 
 // vrrpMemo remembers keepalived's part of one node's configuration and what it
@@ -84,7 +106,7 @@ func vipInstances(c *state.Config, v *tandemv1.Vip, n *tandemv1.Node, password s
 			continue
 		}
 		i := &keepalivedv1.Instance{
-			Name:           id(v),
+			Name:           instanceName(id(v), false),
 			Vip:            id(v),
 			Version:        state.EffectiveVrrpVersion(c),
 			Network:        state.EffectiveNetwork(v),
@@ -102,7 +124,7 @@ func vipInstances(c *state.Config, v *tandemv1.Vip, n *tandemv1.Node, password s
 		out = append(out, i)
 	}
 	if len(out) == 2 {
-		families[true].Name += "-v6"
+		families[true].Name = instanceName(id(v), true)
 	}
 	return out, nil
 }
