@@ -250,11 +250,11 @@ var File_tandem_v1_backend_proto protoreflect.FileDescriptor
 
 const file_tandem_v1_backend_proto_rawDesc = "" +
 	"\n" +
-	"\x17tandem/v1/backend.proto\x12\ttandem.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xda\x03\n" +
+	"\x17tandem/v1/backend.proto\x12\ttandem.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfa\x03\n" +
 	"\aBackend\x12\x17\n" +
-	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x12\x91\x01\n" +
-	"\aaddress\x18\x02 \x01(\tBw\xbaHt\xba\x01q\n" +
-	"\x0fbackend.address\x12:must be an IP address such as 192.168.1.20 or 2001:db8::20\x1a\"this.isIp() && !this.contains('%')R\aaddress\x12\x1f\n" +
+	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x12\xb1\x01\n" +
+	"\aaddress\x18\x02 \x01(\tB\x96\x01\xbaH\x92\x01\xba\x01\x8e\x01\n" +
+	"\x0fbackend.address\x12:must be an IP address such as 192.168.1.20 or 2001:db8::20\x1a?this.isIp() && !this.contains('%') && !this.matches('^[0:.]*$')R\aaddress\x12\x1f\n" +
 	"\x04port\x18\x03 \x01(\rB\v\xbaH\b*\x06\x18\xff\xff\x03(\x01R\x04port\x12%\n" +
 	"\x06weight\x18\x04 \x01(\rB\b\xbaH\x05*\x03\x18\x80\x02H\x00R\x06weight\x88\x01\x01\x12:\n" +
 	"\x0fmax_connections\x18\x05 \x01(\rB\f\xbaH\t*\a\x18\x80\xad\xe2\x04(\x01H\x01R\x0emaxConnections\x88\x01\x01\x12\x16\n" +

@@ -461,15 +461,15 @@ const file_tandem_v1_cluster_proto_rawDesc = "" +
 	"\x12vrrp.auth_password\x12gmust be 1 to 8 letters or digits: keepalived cuts longer passwords and reads other characters as syntax\x1a\"this.matches('^[A-Za-z0-9]{1,8}$')\xd8\x01\x01\x80\x01\x01R\fauthPassword\x12/\n" +
 	"\x11auth_password_set\x18\x04 \x01(\bB\x03\xe0A\x03R\x0fauthPasswordSetB\n" +
 	"\n" +
-	"\b_version\"\xd0\x05\n" +
+	"\b_version\"\xf9\x05\n" +
 	"\tStatsPage\x12\xa6\x01\n" +
 	"\aaddress\x18\x01 \x01(\tB\x8b\x01\xbaH\x87\x01\xba\x01\x80\x01\n" +
 	"\x12stats_page.address\x12Fmust be an IP address such as 192.168.1.10, or empty for every address\x1a\"this.isIp() && !this.contains('%')\xd8\x01\x01R\aaddress\x12$\n" +
 	"\x04port\x18\x02 \x01(\rB\v\xbaH\b*\x06\x18\xff\xff\x03(\x01H\x00R\x04port\x88\x01\x01\x12\xb6\x01\n" +
 	"\x04path\x18\x03 \x01(\tB\xa1\x01\xbaH\x9d\x01\xba\x01\x96\x01\n" +
-	"\x0fstats_page.path\x12Wmust start with / and hold only letters, digits and /._~- (at most 128), such as /stats\x1a*this.matches('^/[A-Za-z0-9/._~-]{0,127}$')\xd8\x01\x01R\x04path\x12\xb5\x01\n" +
-	"\x05realm\x18\x04 \x01(\tB\x9e\x01\xbaH\x9a\x01\xba\x01\x96\x01\n" +
-	"\x10stats_page.realm\x12Bmust be at most 64 printable characters without control characters\x1a>this.size() <= 64 && !this.matches('[\\\\x00-\\\\x1f\\\\x7f-\\\\x9f]')R\x05realm\x12D\n" +
+	"\x0fstats_page.path\x12Wmust start with / and hold only letters, digits and /._~- (at most 128), such as /stats\x1a*this.matches('^/[A-Za-z0-9/._~-]{0,127}$')\xd8\x01\x01R\x04path\x12\xde\x01\n" +
+	"\x05realm\x18\x04 \x01(\tB\xc7\x01\xbaH\xc3\x01\xba\x01\xbf\x01\n" +
+	"\x10stats_page.realm\x12amust be at most 64 printable characters without control characters, double quotes and backslashes\x1aHthis.size() <= 64 && !this.matches('[\\\\x00-\\\\x1f\\\\x7f-\\\\x9f\\\\x22\\\\x5c]')R\x05realm\x12D\n" +
 	"\arefresh\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x03\b\x90\x1c2\x02\b\x01R\arefresh\x124\n" +
 	"\x05users\x18\x06 \x03(\v2\x14.tandem.v1.StatsUserB\b\xbaH\x05\x92\x01\x02\x10@R\x05usersB\a\n" +
 	"\x05_port\"\xe9\x02\n" +
