@@ -184,11 +184,25 @@ func (d *Driver) restart(ctx context.Context, c *control) error {
 	if err := d.do(ctx, func(o *observer) { o.writeScores(now) }); err != nil {
 		return err
 	}
-	if err := d.start(ctx, c); err != nil {
+	if err := d.startAnew(ctx, c); err != nil {
 		time.AfterFunc(time.Until(c.next), d.wake)
 		return errors.Join(err, d.do(ctx, func(o *observer) { o.fail(err) }))
 	}
 	return nil
+}
+
+// startAnew starts the binary that is there now: it may have been removed or
+// replaced.
+func (d *Driver) startAnew(ctx context.Context, c *control) error {
+	found, err := probe(ctx, d.opts.Binary, d.paths.dumpDir)
+	if err != nil {
+		return err
+	}
+	c.probed = found
+	if err := d.do(ctx, func(o *observer) { o.version = found.version }); err != nil {
+		return err
+	}
+	return d.start(ctx, c)
 }
 
 // rewrite makes the file what is in effect, where it is not.
