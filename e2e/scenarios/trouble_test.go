@@ -41,7 +41,7 @@ func TestTroubleOfANodeIsToldAndEnds(t *testing.T) {
 			"haproxy missing",
 			func() error { return errors.Join(n.Uninstall("haproxy"), n.KillHAProxy(ctx)) },
 			func() error { return n.Install("haproxy") },
-			"haproxy: /run/programs/haproxy is not installed", "haproxy",
+			"/run/programs/haproxy is not installed: install haproxy 2.4 or newer", "haproxy",
 		},
 		{
 			"haproxy too old",
@@ -49,13 +49,13 @@ func TestTroubleOfANodeIsToldAndEnds(t *testing.T) {
 				return errors.Join(n.Replace("haproxy", program("old-haproxy", "HA-Proxy version 1.8.4 2018/02/08")), n.KillHAProxy(ctx))
 			},
 			func() error { return errors.Join(n.Uninstall("haproxy"), n.Install("haproxy")) },
-			"is version 1.8.4, which is too old", "haproxy",
+			"is version 1.8.4, which is too old: install haproxy 2.4 or newer", "haproxy",
 		},
 		{
 			"keepalived missing",
 			func() error { return errors.Join(n.Uninstall("keepalived"), n.KillKeepalived(ctx)) },
 			func() error { return n.Install("keepalived") },
-			"is not installed", "keepalived",
+			"install keepalived 2.2 or newer", "keepalived",
 		},
 		{
 			"keepalived too old",
@@ -63,13 +63,13 @@ func TestTroubleOfANodeIsToldAndEnds(t *testing.T) {
 				return errors.Join(n.Replace("keepalived", program("old-keepalived", "Keepalived v1.3.9 (10/21,2017)")), n.KillKeepalived(ctx))
 			},
 			func() error { return errors.Join(n.Uninstall("keepalived"), n.Install("keepalived")) },
-			"1.3.9", "keepalived",
+			"version 1.3.9 is too old: install keepalived 2.2 or newer", "keepalived",
 		},
 		{
 			"no such interface",
 			func() error { return s.withInterface(ctx, n, "eth0", "eth9") },
 			func() error { return s.withInterface(ctx, n, "eth9", "eth0") },
-			"eth9", "",
+			"interface eth9 does not exist on this node", "",
 		},
 	}
 	s.under(ctx, steady, func() {
