@@ -87,7 +87,7 @@ func serve(ctx context.Context, o options) (err error) {
 		Ledger: book, Events: happened, Logger: o.logger.Named("fleet"), Version: o.version,
 		Controllers: controllers(o.advertise, grpcListener.Addr()),
 	})
-	server, err := api.New(api.Options{
+	server, err := api.New(ctx, api.Options{
 		Ledger: book, Events: happened, Fleet: nodes, Operators: operators,
 		JoinTokens: auth.NewJoinTokens(store, authority.Hash()),
 		Authority:  authority, Certificate: certificate,

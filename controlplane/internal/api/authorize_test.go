@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"encoding/pem"
+	"errors"
 	"io"
 	"net/http"
 	"regexp"
@@ -61,7 +62,7 @@ func call(t *testing.T, conn *grpc.ClientConn, token string, method protoreflect
 	if err != nil {
 		return status.Code(err)
 	}
-	if err := stream.SendMsg(dynamicpb.NewMessage(method.Input())); err != nil && err != io.EOF {
+	if err := stream.SendMsg(dynamicpb.NewMessage(method.Input())); err != nil && !errors.Is(err, io.EOF) {
 		return status.Code(err)
 	}
 	must(t, stream.CloseSend())

@@ -67,17 +67,18 @@ func scan(body []byte, message protoreflect.MessageDescriptor, prefix string) ([
 	return s.out.Bytes(), nil
 }
 
-// syntax says where the body stops being JSON.
+// syntax says where the body stops being JSON. The position in err is of no
+// use: it counts from the token before, sometimes.
 func (s *scanner) syntax(err error) error {
-	at := min(s.tokens.InputOffset(), int64(len(s.body)))
+	var whole json.RawMessage
 	var e *json.SyntaxError
-	if errors.As(err, &e) {
-		at = min(e.Offset, int64(len(s.body)))
+	if !errors.As(json.Unmarshal(s.body, &whole), &e) {
+		return fail(codes.InvalidArgument, reasonBodyInvalid, "the body is not JSON: %w", err)
 	}
-	before := s.body[:at]
+	before := s.body[:e.Offset]
 	line := bytes.Count(before, []byte("\n")) + 1
 	column := len(before) - (bytes.LastIndexByte(before, '\n') + 1)
-	return fail(codes.InvalidArgument, reasonBodyInvalid, "the body is not JSON: line %d, column %d: %w", line, column, err)
+	return fail(codes.InvalidArgument, reasonBodyInvalid, "the body is not JSON: line %d, column %d: %w", line, column, e)
 }
 
 func (s *scanner) violate(path, reason, format string, args ...any) {
@@ -249,6 +250,7 @@ func scalarRule(kind protoreflect.Kind, token json.Token) string {
 		return integerRule(token, 0, math.MaxUint32)
 	case protoreflect.Int32Kind:
 		return integerRule(token, math.MinInt32, math.MaxInt32)
+	default: // protojson refuses what is wrong, without a path
 	}
 	return ""
 }

@@ -141,7 +141,6 @@ type queryParser struct{ runtime.DefaultQueryParser }
 func (q *queryParser) Parse(message proto.Message, values url.Values, filter *utilities.DoubleArray) error {
 	read := url.Values{}
 	for key, given := range values {
-		name, rule := key, ""
 		field := message.ProtoReflect().Descriptor().Fields().ByJSONName(key)
 		if field == nil {
 			field = message.ProtoReflect().Descriptor().Fields().ByTextName(key)
@@ -150,7 +149,7 @@ func (q *queryParser) Parse(message proto.Message, values url.Values, filter *ut
 			return carry(refuse(key, state.ReasonFieldUnknown,
 				"is not a parameter here; the parameters are "+fieldNames(message.ProtoReflect().Descriptor())))
 		}
-		name = string(field.Name())
+		name, rule := string(field.Name()), ""
 		switch {
 		case filter.HasCommonPrefix([]string{name}):
 			rule = "comes from the path or the body, not from the query"

@@ -225,7 +225,7 @@ func TestBodiesAndQueriesAreReadStrictly(t *testing.T) {
 		reason, field    string
 		right            string
 	}{
-		"unknown field":        {"POST", "/pools?pool_id=p", `{"balanse":"first"}`, "FIELD_UNKNOWN", "pool.balanse", "balance"},
+		"unknown field":        {"POST", "/pools?pool_id=p", `{"ballance":"first"}`, "FIELD_UNKNOWN", "pool.ballance", "balance"},
 		"unknown field inside": {"POST", "/pools?pool_id=p", `{"check":{"http":{"pth":"/"}}}`, "FIELD_UNKNOWN", "pool.check.http.pth", "path"},
 		"unknown in a list":    {"POST", ":apply", `{"config":{"pools":[{"name":"a"},{"nam":"b"}]}}`, "FIELD_UNKNOWN", "config.pools[1].nam", "name"},
 		"unknown parameter":    {"POST", "/pools?pool_id=p&validate=true", `{}`, "FIELD_UNKNOWN", "validate", "validate_only"},
@@ -247,7 +247,7 @@ func TestBodiesAndQueriesAreReadStrictly(t *testing.T) {
 		"a list":               {"POST", "/pools?pool_id=p", `[]`, "BODY_INVALID", "", ""},
 		"two objects":          {"POST", "/pools?pool_id=p", `{}{}`, "BODY_INVALID", "", ""},
 		"bad parameter":        {"GET", "/pools?page_size=many", ``, "FIELD_INVALID", "page_size", "page_size"},
-		"bad mask":             {"PATCH", "/pools/web_servers?update_mask=balanse", `{}`, "FIELD_UNKNOWN", "update_mask", "balanse"},
+		"bad mask":             {"PATCH", "/pools/web_servers?update_mask=ballance", `{}`, "FIELD_UNKNOWN", "update_mask", "ballance"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			a := c.rest(t, test.verb, "/v1/clusters/default"+test.path, test.body)

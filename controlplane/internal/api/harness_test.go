@@ -65,7 +65,7 @@ func start(t *testing.T) *controller {
 	token, err := os.ReadFile(filepath.Join(dir, "admin.token"))
 	must(t, err)
 	nodes := fleet.New(fleet.Options{Ledger: book, Events: happened, Version: "test"})
-	server, err := api.New(api.Options{
+	server, err := api.New(t.Context(), api.Options{
 		Ledger: book, Events: happened, Fleet: nodes, Operators: operators,
 		JoinTokens: auth.NewJoinTokens(store, authority.Hash()), Authority: authority, Certificate: certificate,
 		Logger: hclog.NewNullLogger(), Version: "test",

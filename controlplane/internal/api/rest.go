@@ -27,12 +27,12 @@ const (
 )
 
 // handler is all that the HTTPS port serves.
-func (s *Server) handler() (http.Handler, error) {
+func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	conn, err := s.dialInside()
 	if err != nil {
 		return nil, err
 	}
-	gateway, err := s.gateway(conn)
+	gateway, err := s.gateway(ctx, conn)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +54,7 @@ func (s *Server) handler() (http.Handler, error) {
 }
 
 // gateway turns REST into calls.
-func (s *Server) gateway(conn *grpc.ClientConn) (*runtime.ServeMux, error) {
+func (s *Server) gateway(ctx context.Context, conn *grpc.ClientConn) (*runtime.ServeMux, error) {
 	mux := runtime.NewServeMux(
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, s.codec),
 		runtime.SetQueryParameterParser(&queryParser{}),
@@ -75,7 +75,7 @@ func (s *Server) gateway(conn *grpc.ClientConn) (*runtime.ServeMux, error) {
 		tandemv1.RegisterEventServiceHandler,
 		tandemv1.RegisterAccessServiceHandler,
 	} {
-		if err := register(context.Background(), mux, conn); err != nil {
+		if err := register(ctx, mux, conn); err != nil {
 			return nil, err
 		}
 	}

@@ -70,10 +70,10 @@ type Server struct {
 	stop     context.CancelFunc
 }
 
-// New returns a server that Run makes listen.
-func New(o Options) (*Server, error) {
+// New returns a server that Run makes listen. ctx is for values only.
+func New(ctx context.Context, o Options) (*Server, error) {
 	s := &Server{Options: o, inside: bufconn.Listen(1 << 20), codec: newCodec()}
-	s.stopping, s.stop = context.WithCancel(context.Background())
+	s.stopping, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	s.grpc = grpc.NewServer(s.grpcOptions(
 		grpc.Creds(credentials.NewTLS(&tls.Config{
 			MinVersion:     tls.VersionTLS13,
@@ -85,7 +85,7 @@ func New(o Options) (*Server, error) {
 	)...)
 	s.rest = grpc.NewServer(s.grpcOptions()...)
 	s.register()
-	handler, err := s.handler()
+	handler, err := s.handler(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +112,6 @@ func (s *Server) grpcOptions(more ...grpc.ServerOption) []grpc.ServerOption {
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.MaxHeaderListSize(maxHeaders),
 		grpc.ConnectionTimeout(10*time.Second),
-		grpc.SharedWriteBuffer(true),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	)
@@ -143,7 +142,7 @@ func (s *Server) Run(ctx context.Context, grpcListener, httpListener net.Listene
 	group.Go(func() error { return served("HTTPS", s.http.ServeTLS(httpListener, "", ""), http.ErrServerClosed) })
 	group.Go(func() error {
 		<-ctx.Done()
-		s.shutdown()
+		s.shutdown(context.WithoutCancel(ctx))
 		return nil
 	})
 	return group.Wait()
@@ -157,9 +156,9 @@ func served(what string, err, ended error) error {
 }
 
 // shutdown ends streams at once and gives other calls a while.
-func (s *Server) shutdown() {
+func (s *Server) shutdown(ctx context.Context) {
 	s.stop()
-	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()
 	if err := s.http.Shutdown(ctx); err != nil {
 		s.http.Close()

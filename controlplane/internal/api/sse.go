@@ -42,23 +42,23 @@ func (s *sse) route(next http.Handler) http.Handler {
 		cluster = "clusters/" + cluster
 		switch {
 		case r.Method == http.MethodGet && watch == "events:watch":
-			s.watchEvents(w, r, cluster)
+			s.watchEvents(r.Context(), w, r, cluster)
 		// Without that header the gateway gives it as lines of JSON.
 		case r.Method == http.MethodGet && watch == "status:watch" && strings.Contains(r.Header.Get("Accept"), "text/event-stream"):
-			s.watchStatus(w, r, cluster)
+			s.watchStatus(r.Context(), w, r, cluster)
 		default:
 			next.ServeHTTP(w, r)
 		}
 	})
 }
 
-func (s *sse) watchEvents(w http.ResponseWriter, r *http.Request, cluster string) {
+func (s *sse) watchEvents(ctx context.Context, w http.ResponseWriter, r *http.Request, cluster string) {
 	request, err := watchRequest(r, cluster)
 	if err != nil {
 		s.fail(w, err)
 		return
 	}
-	ctx, cancel := outgoing(r)
+	ctx, cancel := outgoing(ctx, r)
 	defer cancel()
 	stream, err := s.events.WatchEvents(ctx, request)
 	serveStream(s, w, stream, err, func(step *tandemv1.WatchEventsResponse) message {
@@ -94,8 +94,8 @@ func watchRequest(r *http.Request, cluster string) (*tandemv1.WatchEventsRequest
 	return request, nil
 }
 
-func (s *sse) watchStatus(w http.ResponseWriter, r *http.Request, cluster string) {
-	ctx, cancel := outgoing(r)
+func (s *sse) watchStatus(ctx context.Context, w http.ResponseWriter, r *http.Request, cluster string) {
+	ctx, cancel := outgoing(ctx, r)
 	defer cancel()
 	stream, err := s.fleet.WatchStatus(ctx, &tandemv1.WatchStatusRequest{Name: cluster})
 	serveStream(s, w, stream, err, func(step *tandemv1.WatchStatusResponse) message {
@@ -107,8 +107,8 @@ func (s *sse) watchStatus(w http.ResponseWriter, r *http.Request, cluster string
 }
 
 // outgoing takes the caller's authorization along.
-func outgoing(r *http.Request) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(r.Context())
+func outgoing(ctx context.Context, r *http.Request) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
 	return metadata.AppendToOutgoingContext(ctx, "authorization", r.Header.Get("Authorization")), cancel
 }
 
