@@ -401,7 +401,7 @@ func TestStatisticsPage(t *testing.T) {
 	}
 	c := r.config()
 	c.Global.Stats = &haproxyv1.Stats{
-		Address: "127.0.0.1", Port: uint32(port), Path: "/stats", Realm: "it's ours",
+		Bind: &haproxyv1.Bind{Address: "127.0.0.1", Port: uint32(port)}, Path: "/stats", Realm: "it's ours",
 		Users: []*haproxyv1.User{{Name: "ad#m 'n", PasswordHash: hash}, {Name: "a", PasswordHash: strings.Replace(hash, "$2b", "$2a", 1)}},
 	}
 	r.apply(c)

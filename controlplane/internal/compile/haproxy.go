@@ -103,9 +103,9 @@ func haproxyGlobal(c *state.Config) *agentv1.Resource {
 		LogFacility:    logging.GetFacility(),
 	}
 	if page := state.EffectiveStatsPage(c); page != nil {
+		address, err := netip.ParseAddr(page.GetAddress())
 		g.Stats = &haproxyv1.Stats{
-			Address: page.GetAddress(),
-			Port:    page.GetPort(),
+			Bind:    &haproxyv1.Bind{Address: page.GetAddress(), Port: page.GetPort(), Floating: err == nil && isVirtual(c, address)},
 			Path:    page.GetPath(),
 			Realm:   page.GetRealm(),
 			Refresh: page.GetRefresh(),

@@ -220,11 +220,10 @@ func EffectivePriority(c *Config, v *tandemv1.Vip, node *tandemv1.Node) uint32 {
 		return p
 	}
 	d := c.defaults()
+	// Beyond the gap that a VIP may have, nodes are equal, and VRRP prefers the
+	// higher address among them.
 	below := (max(node.GetNumber(), 1) - 1) * d.priorityStep
-	if below >= d.firstPriority {
-		return 1
-	}
-	return d.firstPriority - below
+	return d.firstPriority - min(below, maxPriorityGap/d.priorityStep*d.priorityStep)
 }
 
 func or[T any](v, fallback *T) *T {

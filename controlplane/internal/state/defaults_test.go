@@ -42,7 +42,7 @@ func TestDefaults(t *testing.T) {
 	c = apply(t, c, UpdateCluster(&tandemv1.Cluster{Name: "default", StatsPage: &tandemv1.StatsPage{}}, nil))
 	same("page", &tandemv1.StatsPage{Port: proto.Uint32(8080), Path: "/stats", Realm: "HAProxy Statistics", Refresh: dur(30 * time.Second)},
 		EffectiveStatsPage(c))
-	for number, want := range map[uint32]uint32{1: 230, 2: 220, 3: 210, 23: 10, 24: 1, 1000: 1} {
+	for number, want := range map[uint32]uint32{1: 230, 2: 220, 3: 210, 4: 210, 1000: 210} {
 		node := &tandemv1.Node{Name: "clusters/default/nodes/n", Number: number}
 		same("priority", want, EffectivePriority(c, &tandemv1.Vip{}, node))
 	}

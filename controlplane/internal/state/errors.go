@@ -56,6 +56,7 @@ const (
 	ReasonBackendsElsewhere = "BACKENDS_ELSEWHERE"
 	ReasonMaxConnections    = "MAX_CONNECTIONS_TOO_LOW"
 	ReasonV2IPv6            = "VRRP2_IPV6"
+	ReasonPriorityGap       = "PRIORITY_GAP"
 	ReasonAdvertInterval    = "ADVERT_INTERVAL"
 	ReasonAuthNeedsV2       = "AUTH_NEEDS_VRRP2"
 	ReasonFailBackDelay     = "FAIL_BACK_DELAY"

@@ -41,7 +41,7 @@ func someVip(t *rapid.T) *tandemv1.Vip {
 		Network:   rapid.SampledFrom([]string{"", "back"}).Draw(t, "network"),
 	}
 	if rapid.Bool().Draw(t, "prioritised") {
-		v.Priorities = map[string]uint32{someID.Draw(t, "node"): 100}
+		v.Priorities = map[string]uint32{someID.Draw(t, "node"): 225}
 	}
 	return v
 }

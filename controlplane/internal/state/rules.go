@@ -244,10 +244,25 @@ func (r *rules) vrrp(id string, v *tandemv1.Vip) {
 	}
 }
 
-// priorities holds that they are of nodes that exist.
+// maxPriorityGap is how far the priorities of one VIP may be apart. The agents'
+// scores rely on it: what they take off a node without a proxy, or a drained
+// one, must outweigh any gap (docs/decisions/0006-scores.md).
+const maxPriorityGap = 21
+
+// priorities holds that they are of nodes that exist, and near each other.
 func (r *rules) priorities(id string, v *tandemv1.Vip) {
 	if !r.draft.touched[VipName(r.next.id, id)] {
 		return
+	}
+	lowest, highest := uint32(255), uint32(0)
+	for _, n := range r.next.nodes.values {
+		p := EffectivePriority(r.next, v, n)
+		lowest, highest = min(lowest, p), max(highest, p)
+	}
+	if highest > lowest && highest-lowest > maxPriorityGap {
+		r.refuse(ReasonPriorityGap, []place{r.vip(id, "priorities")},
+			"from %d to %d are too far apart for a drain or a dead proxy to move the VIP: at most %d, such as 230 and 220; a node that is left out has its default",
+			lowest, highest, maxPriorityGap)
 	}
 	nodes := make([]string, 0, len(v.GetPriorities()))
 	for node := range v.GetPriorities() {

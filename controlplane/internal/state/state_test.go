@@ -141,6 +141,8 @@ func TestRules(t *testing.T) {
 			FailedPrecondition, "listener.binds[0].vip", ReasonUnknownVip},
 		{"unknown node", nil, UpdateVip(&tandemv1.Vip{Name: "web", Priorities: map[string]uint32{"lb-mastr": 9}}, nil),
 			FailedPrecondition, `vip.priorities["lb-mastr"]`, ReasonUnknownNode},
+		{"priorities far apart", nil, UpdateVip(&tandemv1.Vip{Name: "web", Priorities: map[string]uint32{"lb-backup": 208}}, nil),
+			FailedPrecondition, "vip.priorities", ReasonPriorityGap},
 		{"listener and pool", nil, UpdatePool(&tandemv1.Pool{Name: "web_servers", Protocol: "tcp"}, nil),
 			FailedPrecondition, "pool.protocol", ReasonProtocolMismatch},
 		{"listener's protocol", nil, UpdateListener(&tandemv1.Listener{Name: "web_frontend", Protocol: "tcp"}, nil),
@@ -237,7 +239,8 @@ func TestAllowed(t *testing.T) {
 			{Name: "web1", Address: "192.168.1.21", Port: 80}, {Name: "web2", Address: "192.168.1.20", Port: 80}}}}}, "")},
 		"VRRPv2 with a password": {UpdateCluster(&tandemv1.Cluster{Name: "default",
 			Vrrp: &tandemv1.Vrrp{Version: proto.Uint32(2), AuthPassword: "secret1"}}, nil)},
-		"priority of a node": {UpdateVip(&tandemv1.Vip{Name: "web", Priorities: map[string]uint32{"lb-backup": 9}}, nil)},
+		"priority of a node":           {UpdateVip(&tandemv1.Vip{Name: "web", Priorities: map[string]uint32{"lb-backup": 209}}, nil)},
+		"both priorities of the guide": {UpdateVip(&tandemv1.Vip{Name: "web", Priorities: map[string]uint32{"lb-master": 100, "lb-backup": 90}}, nil)},
 	}
 	for name, changes := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -39,7 +39,8 @@ type Vip struct {
 	Network string `protobuf:"bytes,4,opt,name=network,proto3" json:"network,omitempty"`
 	// priorities by node id, 1 to 234: the node with the highest one holds the
 	// VIP when all are well. A node that is left out gets 230 for the first node
-	// of the cluster, 220 for the second, and so on.
+	// of the cluster, 220 for the second and 210 for any further one. Those of
+	// one VIP may be at most 21 apart.
 	Priorities map[string]uint32 `protobuf:"bytes,5,rep,name=priorities,proto3" json:"priorities,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// fail_back says what happens when a better node returns: "automatic" (the
 	// default) gives the VIP back at once, "delayed" after fail_back_delay,

@@ -43,7 +43,7 @@ func guide() *haproxyv1.Config {
 			LogTarget:      "127.0.0.1:514",
 			LogFacility:    "local0",
 			Stats: &haproxyv1.Stats{
-				Port: 8080, Path: "/stats", Realm: "HAProxy Statistics", Refresh: d(30 * time.Second),
+				Bind: &haproxyv1.Bind{Port: 8080}, Path: "/stats", Realm: "HAProxy Statistics", Refresh: d(30 * time.Second),
 				Users: []*haproxyv1.User{{Name: "admin", PasswordHash: "$2b$04$w.VD3jtJkZOZa/Yf3VEnJOn1tB5c8ENZ627VrDBvjw4QCnwtnOCI6"}},
 			},
 		},
@@ -73,7 +73,7 @@ func everything() *haproxyv1.Config {
 	c := guide()
 	c.Global.LogTarget = "[2001:db8::5]:5140"
 	c.Global.Stats.Users = nil
-	c.Global.Stats.Address = "127.0.0.1"
+	c.Global.Stats.Bind.Address = "127.0.0.1"
 	c.Global.Stats.Refresh = nil
 	web := c.Frontends[0]
 	// A listener and a pool may have one name.
@@ -183,7 +183,7 @@ func TestRefused(t *testing.T) {
 		"global.log_facility":          func(c *haproxyv1.Config) { c.Global.LogFacility = "local0 debug" },
 		"global.stats.path":            func(c *haproxyv1.Config) { c.Global.Stats.Path = "stats" },
 		"global.stats.realm":           func(c *haproxyv1.Config) { c.Global.Stats.Realm = "a\nb" },
-		"global.stats.port":            func(c *haproxyv1.Config) { c.Global.Stats.Port = 0 },
+		"global.stats.bind.port":       func(c *haproxyv1.Config) { c.Global.Stats.Bind.Port = 0 },
 		"global.stats.users[a\x00]":    func(c *haproxyv1.Config) { c.Global.Stats.Users[0].Name = "a\x00" },
 		"frontends[a b].name":          func(c *haproxyv1.Config) { c.Frontends[0].Name = "a b" },
 		"frontends[tandem:stats].name": func(c *haproxyv1.Config) { c.Frontends[0].Name = statsName },

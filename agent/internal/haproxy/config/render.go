@@ -114,7 +114,7 @@ func renderStats(w *writer, s *haproxyv1.Stats, env Environment) {
 	}
 	w.section("", "frontend", statsName)
 	w.line("", "mode", "http")
-	renderBind(w, "global.stats", &haproxyv1.Bind{Address: s.GetAddress(), Port: s.GetPort()}, statsName, env)
+	renderBind(w, "global.stats.bind", s.GetBind(), statsName, env)
 	w.line("", "timeout", "client", "1m")
 	w.line("", "timeout", "http-request", "10s")
 	w.line("", "option", "dontlognull")

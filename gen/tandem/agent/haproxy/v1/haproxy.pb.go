@@ -285,18 +285,16 @@ func (x *Global) GetStats() *Stats {
 // Stats is the statistics page.
 type Stats struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// address to listen on; empty: every address.
-	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
-	// port to listen on.
-	Port uint32 `protobuf:"varint,2,opt,name=port,proto3" json:"port,omitempty"`
+	// bind is where it listens.
+	Bind *Bind `protobuf:"bytes,1,opt,name=bind,proto3" json:"bind,omitempty"`
 	// path of the page.
-	Path string `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	Path string `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
 	// realm of the password prompt.
-	Realm string `protobuf:"bytes,4,opt,name=realm,proto3" json:"realm,omitempty"`
+	Realm string `protobuf:"bytes,3,opt,name=realm,proto3" json:"realm,omitempty"`
 	// refresh is how often the page reloads itself.
-	Refresh *durationpb.Duration `protobuf:"bytes,5,opt,name=refresh,proto3" json:"refresh,omitempty"`
+	Refresh *durationpb.Duration `protobuf:"bytes,4,opt,name=refresh,proto3" json:"refresh,omitempty"`
 	// users that may see it; empty: nobody may.
-	Users         []*User `protobuf:"bytes,6,rep,name=users,proto3" json:"users,omitempty"`
+	Users         []*User `protobuf:"bytes,5,rep,name=users,proto3" json:"users,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -331,18 +329,11 @@ func (*Stats) Descriptor() ([]byte, []int) {
 	return file_tandem_agent_haproxy_v1_haproxy_proto_rawDescGZIP(), []int{2}
 }
 
-func (x *Stats) GetAddress() string {
+func (x *Stats) GetBind() *Bind {
 	if x != nil {
-		return x.Address
+		return x.Bind
 	}
-	return ""
-}
-
-func (x *Stats) GetPort() uint32 {
-	if x != nil {
-		return x.Port
-	}
-	return 0
+	return nil
 }
 
 func (x *Stats) GetPath() string {
@@ -1053,14 +1044,13 @@ const file_tandem_agent_haproxy_v1_haproxy_proto_rawDesc = "" +
 	"\n" +
 	"log_target\x18\x02 \x01(\tR\tlogTarget\x12!\n" +
 	"\flog_facility\x18\x03 \x01(\tR\vlogFacility\x124\n" +
-	"\x05stats\x18\x04 \x01(\v2\x1e.tandem.agent.haproxy.v1.StatsR\x05stats\"\xc9\x01\n" +
-	"\x05Stats\x12\x18\n" +
-	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x12\n" +
-	"\x04port\x18\x02 \x01(\rR\x04port\x12\x12\n" +
-	"\x04path\x18\x03 \x01(\tR\x04path\x12\x14\n" +
-	"\x05realm\x18\x04 \x01(\tR\x05realm\x123\n" +
-	"\arefresh\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\arefresh\x123\n" +
-	"\x05users\x18\x06 \x03(\v2\x1d.tandem.agent.haproxy.v1.UserR\x05users\"D\n" +
+	"\x05stats\x18\x04 \x01(\v2\x1e.tandem.agent.haproxy.v1.StatsR\x05stats\"\xce\x01\n" +
+	"\x05Stats\x121\n" +
+	"\x04bind\x18\x01 \x01(\v2\x1d.tandem.agent.haproxy.v1.BindR\x04bind\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\tR\x04path\x12\x14\n" +
+	"\x05realm\x18\x03 \x01(\tR\x05realm\x123\n" +
+	"\arefresh\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\arefresh\x123\n" +
+	"\x05users\x18\x05 \x03(\v2\x1d.tandem.agent.haproxy.v1.UserR\x05users\"D\n" +
 	"\x04User\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12(\n" +
 	"\rpassword_hash\x18\x02 \x01(\tB\x03\x80\x01\x01R\fpasswordHash\"\xde\x03\n" +
@@ -1166,28 +1156,29 @@ var file_tandem_agent_haproxy_v1_haproxy_proto_depIdxs = []int32{
 	6,  // 1: tandem.agent.haproxy.v1.Config.frontends:type_name -> tandem.agent.haproxy.v1.Frontend
 	8,  // 2: tandem.agent.haproxy.v1.Config.backends:type_name -> tandem.agent.haproxy.v1.Backend
 	4,  // 3: tandem.agent.haproxy.v1.Global.stats:type_name -> tandem.agent.haproxy.v1.Stats
-	12, // 4: tandem.agent.haproxy.v1.Stats.refresh:type_name -> google.protobuf.Duration
-	5,  // 5: tandem.agent.haproxy.v1.Stats.users:type_name -> tandem.agent.haproxy.v1.User
-	0,  // 6: tandem.agent.haproxy.v1.Frontend.mode:type_name -> tandem.agent.haproxy.v1.Mode
-	7,  // 7: tandem.agent.haproxy.v1.Frontend.binds:type_name -> tandem.agent.haproxy.v1.Bind
-	12, // 8: tandem.agent.haproxy.v1.Frontend.client_timeout:type_name -> google.protobuf.Duration
-	12, // 9: tandem.agent.haproxy.v1.Frontend.http_request_timeout:type_name -> google.protobuf.Duration
-	12, // 10: tandem.agent.haproxy.v1.Frontend.http_keep_alive_timeout:type_name -> google.protobuf.Duration
-	0,  // 11: tandem.agent.haproxy.v1.Backend.mode:type_name -> tandem.agent.haproxy.v1.Mode
-	1,  // 12: tandem.agent.haproxy.v1.Backend.balance:type_name -> tandem.agent.haproxy.v1.Balance
-	12, // 13: tandem.agent.haproxy.v1.Backend.connect_timeout:type_name -> google.protobuf.Duration
-	12, // 14: tandem.agent.haproxy.v1.Backend.server_timeout:type_name -> google.protobuf.Duration
-	12, // 15: tandem.agent.haproxy.v1.Backend.queue_timeout:type_name -> google.protobuf.Duration
-	9,  // 16: tandem.agent.haproxy.v1.Backend.check:type_name -> tandem.agent.haproxy.v1.Check
-	11, // 17: tandem.agent.haproxy.v1.Backend.servers:type_name -> tandem.agent.haproxy.v1.Server
-	10, // 18: tandem.agent.haproxy.v1.Check.http:type_name -> tandem.agent.haproxy.v1.HttpCheck
-	12, // 19: tandem.agent.haproxy.v1.Check.interval:type_name -> google.protobuf.Duration
-	12, // 20: tandem.agent.haproxy.v1.Check.timeout:type_name -> google.protobuf.Duration
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	7,  // 4: tandem.agent.haproxy.v1.Stats.bind:type_name -> tandem.agent.haproxy.v1.Bind
+	12, // 5: tandem.agent.haproxy.v1.Stats.refresh:type_name -> google.protobuf.Duration
+	5,  // 6: tandem.agent.haproxy.v1.Stats.users:type_name -> tandem.agent.haproxy.v1.User
+	0,  // 7: tandem.agent.haproxy.v1.Frontend.mode:type_name -> tandem.agent.haproxy.v1.Mode
+	7,  // 8: tandem.agent.haproxy.v1.Frontend.binds:type_name -> tandem.agent.haproxy.v1.Bind
+	12, // 9: tandem.agent.haproxy.v1.Frontend.client_timeout:type_name -> google.protobuf.Duration
+	12, // 10: tandem.agent.haproxy.v1.Frontend.http_request_timeout:type_name -> google.protobuf.Duration
+	12, // 11: tandem.agent.haproxy.v1.Frontend.http_keep_alive_timeout:type_name -> google.protobuf.Duration
+	0,  // 12: tandem.agent.haproxy.v1.Backend.mode:type_name -> tandem.agent.haproxy.v1.Mode
+	1,  // 13: tandem.agent.haproxy.v1.Backend.balance:type_name -> tandem.agent.haproxy.v1.Balance
+	12, // 14: tandem.agent.haproxy.v1.Backend.connect_timeout:type_name -> google.protobuf.Duration
+	12, // 15: tandem.agent.haproxy.v1.Backend.server_timeout:type_name -> google.protobuf.Duration
+	12, // 16: tandem.agent.haproxy.v1.Backend.queue_timeout:type_name -> google.protobuf.Duration
+	9,  // 17: tandem.agent.haproxy.v1.Backend.check:type_name -> tandem.agent.haproxy.v1.Check
+	11, // 18: tandem.agent.haproxy.v1.Backend.servers:type_name -> tandem.agent.haproxy.v1.Server
+	10, // 19: tandem.agent.haproxy.v1.Check.http:type_name -> tandem.agent.haproxy.v1.HttpCheck
+	12, // 20: tandem.agent.haproxy.v1.Check.interval:type_name -> google.protobuf.Duration
+	12, // 21: tandem.agent.haproxy.v1.Check.timeout:type_name -> google.protobuf.Duration
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_tandem_agent_haproxy_v1_haproxy_proto_init() }
