@@ -271,3 +271,37 @@ func TestOnlyAWholeConfigurationMayBeLarge(t *testing.T) {
 		t.Errorf("the export: %d, %d bytes", a.status, len(a.body))
 	}
 }
+
+// What GET returns can be changed and sent back, output-only fields and all.
+func TestWhatIsReadCanBeSentBack(t *testing.T) {
+	c := start(t)
+	seed(t, c)
+	c.rest(t, "PATCH", "/v1/clusters/default/pools/web_servers/backends/web1/override", `{"state":"drain","reason":"test"}`)
+	for path, change := range map[string][2]string{
+		"/v1/clusters/default":                                 {`"maxConnections":3000`, `"maxConnections":3001`}, // effective: ignored
+		"/v1/clusters/default/vips/web":                        {`"failBack":""`, `"failBack":"never"`},
+		"/v1/clusters/default/listeners/web_frontend":          {`"protocol":""`, `"protocol":"http"`},
+		"/v1/clusters/default/pools/web_servers":               {`"balance":""`, `"balance":"leastconn"`},
+		"/v1/clusters/default/pools/web_servers/backends/web1": {`"port":80`, `"port":81`},
+	} {
+		read := c.rest(t, "GET", path, "")
+		sent := strings.Replace(string(read.body), change[0], change[1], 1)
+		if sent == string(read.body) {
+			t.Errorf("%s: nothing to change in %s", path, read.body)
+		}
+		if a := c.rest(t, "PATCH", path, sent); a.status != http.StatusOK {
+			t.Errorf("%s: %d %s", path, a.status, a.body)
+		}
+		again := c.rest(t, "GET", path, "")
+		if path != "/v1/clusters/default" && !strings.Contains(string(again.body), change[1]) {
+			t.Errorf("%s is %s; want %s", path, again.body, change[1])
+		}
+		if path == "/v1/clusters/default" && strings.Contains(string(again.body), "3001") {
+			t.Errorf("an output-only field was taken: %s", again.body)
+		}
+	}
+	backend := c.rest(t, "GET", "/v1/clusters/default/pools/web_servers/backends/web1", "").decode(t)
+	if backend["override"].(map[string]any)["state"] != "drain" {
+		t.Errorf("the override is gone: %v", backend)
+	}
+}
