@@ -8,6 +8,7 @@ package tandemv1
 
 import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	_ "github.com/grpc-ecosystem/grpc-gateway/v2/protoc-gen-openapiv2/options"
 	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
@@ -378,7 +379,7 @@ var File_tandem_v1_access_service_proto protoreflect.FileDescriptor
 
 const file_tandem_v1_access_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1etandem/v1/access_service.proto\x12\ttandem.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"S\n" +
+	"\x1etandem/v1/access_service.proto\x12\ttandem.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a.protoc-gen-openapiv2/options/annotations.proto\"S\n" +
 	"\x06Caller\x12\x1a\n" +
 	"\boperator\x18\x01 \x01(\tR\boperator\x12-\n" +
 	"\x12controller_version\x18\x02 \x01(\tR\x11controllerVersion\"\xc6\x02\n" +
@@ -407,7 +408,13 @@ const file_tandem_v1_access_service_proto_rawDesc = "" +
 	"\n" +
 	"ListTokens\x12\x1c.tandem.v1.ListTokensRequest\x1a\x1d.tandem.v1.ListTokensResponse\"\x12\x82\xd3\xe4\x93\x02\f\x12\n" +
 	"/v1/tokens\x12a\n" +
-	"\vDeleteToken\x12\x1d.tandem.v1.DeleteTokenRequest\x1a\x16.google.protobuf.Empty\"\x1b\x82\xd3\xe4\x93\x02\x15*\x13/v1/{name=tokens/*}B\x9c\x01\n" +
+	"\vDeleteToken\x12\x1d.tandem.v1.DeleteTokenRequest\x1a\x16.google.protobuf.Empty\"\x1b\x82\xd3\xe4\x93\x02\x15*\x13/v1/{name=tokens/*}B\xb8\x02\x92A\x98\x01\x12C\n" +
+	"\x06Tandem\x125Load balancers of HAProxy and keepalived, as one API.2\x02v1ZC\n" +
+	"A\n" +
+	"\x06bearer\x127\b\x02\x12\"Bearer TOKEN, an operator's token.\x1a\rAuthorization \x02b\f\n" +
+	"\n" +
+	"\n" +
+	"\x06bearer\x12\x00\n" +
 	"\rcom.tandem.v1B\x12AccessServiceProtoP\x01Z2github.com/tandem-lb/tandem/gen/tandem/v1;tandemv1\xa2\x02\x03TXX\xaa\x02\tTandem.V1\xca\x02\tTandem\\V1\xe2\x02\x15Tandem\\V1\\GPBMetadata\xea\x02\n" +
 	"Tandem::V1b\x06proto3"
 
