@@ -156,8 +156,8 @@ func (l *Ledger) Epoch() string { return l.store.Epoch() }
 
 // submit hands a job to the writer and waits until it is done.
 func (l *Ledger) submit(ctx context.Context, j *job) (Result, error) {
-	j.ctx, j.finished = ctx, make(chan struct{})
-	select {
+	j.finished = make(chan struct{})
+	select { // the queue has no buffer: who leaves it is not served
 	case l.queue <- j:
 	case <-ctx.Done():
 		return Result{}, ctx.Err()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"testing"
+	"testing/synctest"
 
 	"google.golang.org/protobuf/proto"
 
@@ -33,24 +34,34 @@ func TestI2RequestIDMakesOneRevision(t *testing.T) {
 	}
 }
 
-// TestI2RequestIDAtOnce repeats a request while the first is under way.
+// TestI2RequestIDAtOnce repeats a request within one transaction.
 func TestI2RequestIDAtOnce(t *testing.T) {
-	r := fresh(t)
-	q := pool("p")
-	q.RequestID = "once"
-	var wg sync.WaitGroup
-	for range 50 {
-		wg.Go(func() {
-			res, err := r.Commit(context.Background(), DefaultCluster, q)
-			if err != nil || res.Revision.GetNumber() != 2 {
-				t.Errorf("got %+v, %v", res, err)
-			}
-		})
-	}
-	wg.Wait()
-	if got := r.head().Revision(); got != 2 {
-		t.Errorf("head is %d, want 2", got)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		r := fresh(t)
+		release := make(chan struct{})
+		r.store.intercept(func() error { <-release; return nil })
+		var callers sync.WaitGroup
+		call := func(q Request, want uint64) {
+			callers.Go(func() {
+				res, err := r.Commit(context.Background(), DefaultCluster, q)
+				if err != nil || res.Revision.GetNumber() != want {
+					t.Errorf("got %+v, %v, want revision %d", res, err, want)
+				}
+			})
+			synctest.Wait()
+		}
+		call(pool("first"), 2) // is in the store while the others wait
+		q := pool("p")
+		q.RequestID = "once"
+		for range 50 {
+			call(q, 3)
+		}
+		close(release)
+		callers.Wait()
+		if got := r.head().Revision(); got != 3 {
+			t.Errorf("head is %d, want 3", got)
+		}
+	})
 }
 
 func TestRequestThatChangedNothing(t *testing.T) {

@@ -27,8 +27,7 @@ type job struct {
 	Request
 	cluster  string
 	creates  bool
-	ctx      context.Context //nolint:containedctx // the caller's: who has gone needs no change
-	finished chan struct{}   // closed when result and err hold
+	finished chan struct{} // closed when result and err hold
 
 	result   Result
 	err      error
@@ -100,11 +99,7 @@ func (l *Ledger) expire(ctx context.Context) time.Duration {
 func (l *Ledger) carryOut(ctx context.Context, jobs []*job) {
 	b := &batch{Ledger: l, heads: map[string]*state.Config{}, now: time.Now()}
 	for _, j := range jobs {
-		if j.ctx == nil || j.ctx.Err() == nil {
-			j.err = b.add(j)
-		} else {
-			j.err = j.ctx.Err()
-		}
+		j.err = b.add(j)
 	}
 	if err := b.write(ctx); err != nil {
 		l.log.Error("changes could not be stored", "changes", len(b.commits), "error", err)
