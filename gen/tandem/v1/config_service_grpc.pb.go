@@ -126,7 +126,8 @@ type ConfigServiceClient interface {
 	ApplyConfig(ctx context.Context, in *ApplyConfigRequest, opts ...grpc.CallOption) (*ApplyConfigResponse, error)
 	// ExportConfig returns the whole cluster as ApplyConfig takes it.
 	ExportConfig(ctx context.Context, in *ExportConfigRequest, opts ...grpc.CallOption) (*ClusterConfig, error)
-	// ListRevisions lists revisions, the newest first.
+	// ListRevisions lists revisions, the newest first. Their changes carry names
+	// only; GetRevision tells what was before and after.
 	ListRevisions(ctx context.Context, in *ListRevisionsRequest, opts ...grpc.CallOption) (*ListRevisionsResponse, error)
 	// GetRevision returns one revision with its changes.
 	GetRevision(ctx context.Context, in *GetRevisionRequest, opts ...grpc.CallOption) (*Revision, error)
@@ -523,7 +524,8 @@ type ConfigServiceServer interface {
 	ApplyConfig(context.Context, *ApplyConfigRequest) (*ApplyConfigResponse, error)
 	// ExportConfig returns the whole cluster as ApplyConfig takes it.
 	ExportConfig(context.Context, *ExportConfigRequest) (*ClusterConfig, error)
-	// ListRevisions lists revisions, the newest first.
+	// ListRevisions lists revisions, the newest first. Their changes carry names
+	// only; GetRevision tells what was before and after.
 	ListRevisions(context.Context, *ListRevisionsRequest) (*ListRevisionsResponse, error)
 	// GetRevision returns one revision with its changes.
 	GetRevision(context.Context, *GetRevisionRequest) (*Revision, error)
