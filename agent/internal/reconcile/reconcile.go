@@ -212,13 +212,36 @@ func (r *Reconciler) apply(ctx context.Context, j job) Outcome {
 	outcome.Duration = time.Since(j.since)
 	if err != nil {
 		outcome.Err, outcome.Refused = err, refused(err)
+		r.follow(ctx, j.target)
 		return outcome
 	}
 	outcome.Reloaded = reloaded
-	r.mu.Lock()
-	r.applied = j.target
-	r.mu.Unlock()
+	r.setApplied(j.target)
 	return outcome
+}
+
+func (r *Reconciler) setApplied(t *target.Target) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.applied = t
+}
+
+// follow puts the servers of a target in effect whose structure is not: a bad
+// VIP or bind must not hold back a drain.
+func (r *Reconciler) follow(ctx context.Context, t *target.Target) {
+	applied := r.Applied()
+	if applied == nil || ctx.Err() != nil {
+		return
+	}
+	mixed := applied.WithServersOf(t)
+	if mixed == applied {
+		return
+	}
+	if _, err := r.put(ctx, job{target: mixed}); err != nil {
+		r.Logger.Error("the servers of a configuration that is not in effect are not either", "error", err)
+		return
+	}
+	r.setApplied(mixed)
 }
 
 // put is the way of one target: candidate, daemons, good.

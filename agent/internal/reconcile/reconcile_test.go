@@ -47,7 +47,11 @@ func (r *recorder) step(name string) error {
 type proxy struct{ *recorder }
 
 func (p proxy) Apply(_ context.Context, c *haproxyv1.Config) (haproxy.Result, error) {
-	return haproxy.Result{}, p.step("haproxy " + c.GetFrontends()[0].GetName())
+	step := "haproxy " + c.GetFrontends()[0].GetName()
+	for _, s := range c.GetBackends()[0].GetServers() {
+		step += " " + s.GetName()
+	}
+	return haproxy.Result{}, p.step(step)
 }
 func (p proxy) Check(context.Context, *haproxyv1.Config) error { return p.step("haproxy -c") }
 
@@ -65,13 +69,20 @@ func (d disk) Candidate(c *agentv1.NodeConfig) error {
 }
 func (d disk) Promote() error { return d.step("promote") }
 
-// wanted is a target with one frontend called hash and one VRRP instance.
-func wanted(t *testing.T, hash, instance string) *target.Target {
+// wanted is a target with one frontend called hash, one VRRP instance and a
+// backend "pool" with servers.
+func wanted(t *testing.T, hash, instance string, servers ...string) *target.Target {
 	t.Helper()
 	config := &agentv1.NodeConfig{Version: &agentv1.Version{Hash: hash}, Resources: []*agentv1.Resource{
 		{Key: "haproxy/frontend/" + hash, Body: &agentv1.Resource_Frontend{Frontend: &haproxyv1.Frontend{Name: hash}}},
 		{Key: "keepalived/instance/" + instance, Body: &agentv1.Resource_Instance{Instance: &keepalivedv1.Instance{Name: instance}}},
 	}}
+	config.Resources = append(config.Resources, &agentv1.Resource{Key: "haproxy/backend/pool",
+		Body: &agentv1.Resource_Backend{Backend: &haproxyv1.Backend{Name: "pool"}}})
+	for _, name := range servers {
+		config.Resources = append(config.Resources, &agentv1.Resource{Key: "haproxy/server/pool/" + name,
+			Body: &agentv1.Resource_Server{Server: &haproxyv1.Server{Backend: "pool", Name: name}}})
+	}
 	made, err := target.FromConfig(config)
 	if err != nil {
 		t.Fatal(err)
@@ -207,6 +218,28 @@ func TestHAProxyGoesBackWhenKeepalivedFails(t *testing.T) {
 		expect(t, r, "candidate b", "keepalived -t", "haproxy b", "keepalived mail", "haproxy a")
 		if reconciler.Applied().Hash() != "a" {
 			t.Error("what is not in effect counts as applied")
+		}
+	})
+}
+
+func TestServersFollowThoughTheStructureFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &recorder{}
+		reconciler := start(t, r, nil)
+		reconciler.Submit("1", wanted(t, "a", "web", "web1", "web2"))
+		<-reconciler.Outcomes()
+		r.taken(map[string]error{"keepalived -t": &keepalived.RefusedError{Reason: "no"}})
+		reconciler.Submit("2", wanted(t, "b", "mail", "web2"))
+		if o := <-reconciler.Outcomes(); o.Err == nil || o.Target.Hash() != "b" {
+			t.Fatalf("the outcome is %+v", o)
+		}
+		expect(t, r, "candidate b", "keepalived -t", "candidate a+b", "haproxy a web2", "promote")
+		if reconciler.Applied().Hash() != "a+b" {
+			t.Errorf("%q counts as applied", reconciler.Applied().Hash())
+		}
+		// Once the cause is gone, the whole target follows by itself.
+		if o := <-reconciler.Outcomes(); o.Err != nil || reconciler.Applied().Hash() != "b" {
+			t.Errorf("the outcome is %+v, applied is %q", o, reconciler.Applied().Hash())
 		}
 	})
 }

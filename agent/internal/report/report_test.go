@@ -65,6 +65,20 @@ func TestEventsAreNumberedAndKeptUntilTheyAreSafe(t *testing.T) {
 	}
 }
 
+func TestARestartedControllerIsToldOfNoGap(t *testing.T) {
+	r := New("boot")
+	r.Note("one")
+	r.Note("two")
+	r.Begin(0)
+	r.Next()
+	r.Ack("boot", 2)
+	r.Begin(0) // a controller that remembers nothing
+	r.Note("three")
+	if got := sequences(r); len(got) != 1 || got[0] != 3 {
+		t.Errorf("it gets events %v, want 3 alone, without a gap", got)
+	}
+}
+
 func TestLostEventsAreReportedAsAGap(t *testing.T) {
 	r := New("boot")
 	for range maxSpool + 7 {

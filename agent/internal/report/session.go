@@ -10,12 +10,13 @@ import (
 )
 
 // Begin starts a session: Next gives the whole state first, and the events
-// after the one that the controller has safe.
+// after the one that the controller has safe. A controller that has forgotten
+// what it once had safe is not told of a gap for it.
 func (r *Report) Begin(safe uint64) {
 	r.update(func() {
 		r.whole()
 		r.spool.ack(safe)
-		r.spool.sent = safe
+		r.spool.sent = r.spool.acked
 	})
 }
 

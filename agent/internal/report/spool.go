@@ -19,6 +19,7 @@ type spool struct {
 	bootID string
 	events []*agentv1.Event // in order of their numbers, without a hole
 	last   uint64           // the newest number given
+	acked  uint64           // the newest number that a controller has had safe
 	sent   uint64           // the newest number that this session has sent
 }
 
@@ -29,7 +30,9 @@ func (s *spool) add(e *agentv1.Event) {
 	s.events = s.events[max(0, len(s.events)-maxSpool):]
 }
 
+// ack drops events up to one that the controller has safe.
 func (s *spool) ack(sequence uint64) {
+	s.acked = max(s.acked, min(sequence, s.last))
 	for len(s.events) > 0 && s.events[0].GetSequence() <= sequence {
 		s.events = s.events[1:]
 	}

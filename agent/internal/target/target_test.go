@@ -100,3 +100,32 @@ func TestServerWithoutBackend(t *testing.T) {
 		t.Error("a server without its backend is accepted")
 	}
 }
+
+func TestWithServersOf(t *testing.T) {
+	make := func(hash string, resources ...*agentv1.Resource) *Target {
+		made, err := FromConfig(&agentv1.NodeConfig{Version: &agentv1.Version{Hash: hash, Runtime: 1}, Resources: resources})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return made
+	}
+	good := make("good", backend("web"), server("web", "a", 1), server("web", "b", 2))
+	next := make("next", backend("web"), backend("new"), server("web", "b", 2), server("web", "c", 3), server("new", "x", 1))
+	mixed := good.WithServersOf(next)
+	if got := names(t, mixed); got != "b c" {
+		t.Errorf("the servers are %q, want b c", got)
+	}
+	if c, err := mixed.HAProxy(); err != nil || len(c.GetBackends()) != 1 {
+		t.Errorf("the structure is not the good one: %v, %v", c, err)
+	}
+	if mixed.Hash() == "good" || mixed.Hash() == "next" || mixed.Version().GetRuntime() != 1 {
+		t.Errorf("the version is %v, want the good revision and a hash of its own", mixed.Version())
+	}
+	if again := mixed.WithServersOf(next); again != mixed {
+		t.Error("the same servers again make another target")
+	}
+	third := make("third", backend("web"))
+	if again := mixed.WithServersOf(third); strings.Count(again.Hash(), "+") != 1 {
+		t.Errorf("the hash grows: %q", again.Hash())
+	}
+}
