@@ -103,6 +103,9 @@ func (id *Identity) RenewAt() time.Time {
 	return leaf.NotBefore.Add(leaf.NotAfter.Sub(leaf.NotBefore) / 2)
 }
 
+// Expired tells whether the certificate is past its time, by this node's clock.
+func (id *Identity) Expired() bool { return time.Now().After(id.certificate.Leaf.NotAfter) }
+
 // Enrol shows the join token in tokenFile to the controller at address,
 // host:port, and keeps the certificate that it gives in dir.
 func Enrol(ctx context.Context, dir, node, tokenFile, address string) (*Identity, error) {

@@ -140,6 +140,9 @@ func TestEnrolKeepsAnIdentityThatLoads(t *testing.T) {
 	if got := time.Until(id.RenewAt()); got < 50*time.Minute || got > 70*time.Minute {
 		t.Errorf("a certificate from an hour ago for three more renews in %s, want about an hour", got)
 	}
+	if id.Expired() {
+		t.Error("a new certificate counts as expired")
+	}
 	info, err := os.Stat(filepath.Join(dir, file))
 	if err != nil {
 		t.Fatal(err)

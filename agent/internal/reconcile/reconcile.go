@@ -72,8 +72,9 @@ const (
 // methods are safe for concurrent use and do not block.
 type Reconciler struct {
 	Options
-	mailbox  chan job     // depth one, the newest
-	outcomes chan Outcome // depth one, the newest
+	mailbox  chan job      // depth one, the newest
+	outcomes chan Outcome  // depth one, the newest
+	begun    chan struct{} // closed when the good target has been tried
 
 	mu      sync.Mutex
 	applied *target.Target // in effect, confirmed
@@ -98,7 +99,7 @@ const maxRecent = 4
 
 // New returns a reconciler; Run does the work.
 func New(o Options) *Reconciler {
-	return &Reconciler{Options: o, mailbox: make(chan job, 1), outcomes: make(chan Outcome, 1)}
+	return &Reconciler{Options: o, mailbox: make(chan job, 1), outcomes: make(chan Outcome, 1), begun: make(chan struct{})}
 }
 
 // Submit hands over the newest target. One that waits behind another one and
@@ -156,6 +157,10 @@ func (r *Reconciler) Applied() *target.Target {
 // to a newer one.
 func (r *Reconciler) Outcomes() <-chan Outcome { return r.outcomes }
 
+// Begun is closed when the good target from disk has been tried, or there is
+// none.
+func (r *Reconciler) Begun() <-chan struct{} { return r.begun }
+
 // Run applies the good target and then each that is submitted, until ctx ends.
 // What fails is tried again with growing delays while nothing newer comes; what
 // a checker refused too, because its reason may be one of the machine: a user
@@ -165,8 +170,11 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	var failing job
 	delay := backoff.NewExponentialBackOff()
 	delay.InitialInterval, delay.MaxInterval = minRetry, maxRetry
-	if r.Good != nil {
+	waiting := r.Good != nil
+	if waiting {
 		replace(r.mailbox, job{target: r.Good, since: time.Now(), stored: true})
+	} else {
+		close(r.begun)
 	}
 	for {
 		var current job
@@ -182,6 +190,10 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		outcome := r.apply(ctx, current)
 		if ctx.Err() != nil {
 			return nil
+		}
+		if waiting {
+			close(r.begun)
+			waiting = false
 		}
 		r.publish(current, outcome)
 		if outcome.Err != nil {

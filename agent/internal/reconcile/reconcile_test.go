@@ -150,6 +150,7 @@ func TestTheGoodOneIsAppliedAtStart(t *testing.T) {
 		reconciler := start(t, r, wanted(t, "good", "web"))
 		synctest.Wait()
 		expect(t, r, "keepalived -t", "haproxy good", "keepalived web")
+		<-reconciler.Begun()
 		if reconciler.Applied().Hash() != "good" {
 			t.Error("the good target does not count as applied")
 		}

@@ -5,6 +5,7 @@ package uplink
 import (
 	"context"
 	"errors"
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -40,6 +41,8 @@ type Reconciler interface {
 	Known(hash string) *target.Target
 	// Applied returns the target in effect, nil when there is none.
 	Applied() *target.Target
+	// Begun is closed when the good target from disk has been tried.
+	Begun() <-chan struct{}
 	// Submit hands over the newest target; it does not block.
 	Submit(nonce string, t *target.Target)
 	// Outcomes tells what became of targets.
@@ -72,7 +75,7 @@ type Uplink struct {
 func New(o Options) *Uplink {
 	addresses := slices.Clone(o.Controllers)
 	// Nodes must not all begin with the same controller.
-	rand.Shuffle(len(addresses), func(i, j int) { addresses[i], addresses[j] = addresses[j], addresses[i] })
+	rand.Shuffle(len(addresses), func(i, j int) { addresses[i], addresses[j] = addresses[j], addresses[i] }) //nolint:gosec // G404: spreads load, guards nothing
 	return &Uplink{Options: o, addresses: addresses}
 }
 
@@ -109,6 +112,14 @@ func (u *Uplink) Run(ctx context.Context) error {
 // attempt joins if need be and holds one session until it breaks. It tells
 // whether the controller accepted the session.
 func (u *Uplink) attempt(ctx context.Context, address string) (welcomed bool, err error) {
+	// What is on disk is soon in effect; saying so spares the controller a
+	// snapshot.
+	select {
+	case <-u.Reconciler.Begun():
+	case <-time.After(callTimeout):
+	case <-ctx.Done():
+		return false, ctx.Err()
+	}
 	if u.identity == nil {
 		joinCtx, cancel := context.WithTimeout(ctx, callTimeout)
 		defer cancel()
@@ -126,7 +137,33 @@ func (u *Uplink) attempt(ctx context.Context, address string) (welcomed bool, er
 		return false, err
 	}
 	defer func() { _ = conn.Close() }()
-	return u.hold(ctx, conn)
+	welcomed, err = u.hold(ctx, conn)
+	if u.TokenFile != "" && (refuses(err) || u.identity.Expired()) {
+		return welcomed, u.rejoin(ctx, address, err)
+	}
+	return welcomed, err
+}
+
+// rejoin tries the join token when the controller no longer takes the node's
+// certificate: the node was removed, or was off for longer than a certificate
+// lives. The old identity stays unless there is a new one. It returns nil when
+// the node has joined anew, and refusal with the token's problem otherwise.
+func (u *Uplink) rejoin(ctx context.Context, address string, refusal error) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	id, err := identity.Enrol(ctx, u.IdentityDir, u.Node, u.TokenFile, address)
+	if err != nil {
+		return fmt.Errorf("%s; nor with its join token: %s", describe(refusal), describe(err))
+	}
+	u.identity = id
+	u.Logger.Info("joined the cluster anew", "controller", address)
+	return nil
+}
+
+// refuses tells whether the controller does not take the node's certificate.
+func refuses(err error) bool {
+	code := status.Code(err)
+	return code == codes.Unauthenticated || code == codes.PermissionDenied
 }
 
 // hold opens the stream and runs the session on it.
