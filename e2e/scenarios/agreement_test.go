@@ -103,10 +103,10 @@ func TestI3FileRuntimeAndTargetAgree(t *testing.T) {
 	})
 }
 
+// in returns what is drawn for a subtest. It goes on where it is.
 func (d *drawn) in(t *testing.T) *drawn {
-	c := *d
-	c.site = d.site.in(t)
-	return &c
+	d.site = d.site.in(t)
+	return d
 }
 
 // killedDuringChanges makes changes, kills the agent of a node at some moment
