@@ -26,12 +26,9 @@ var backendSetFields = append([]fields.Field{
 	{Flag: "port", Path: "port", Usage: "port of the server"},
 }, backendFields...)
 
-func (a *app) backendKind() kind {
-	return kind{noun: "backend", plural: "backends", example: "web_servers/web1", arg: "POOL/BACKEND", full: nameOf(name.Backend), complete: a.backendNames}
-}
+var backendKind = kind{noun: "backend", plural: "backends", example: "web_servers/web1", arg: "POOL/BACKEND", full: nameOf(name.Backend)}
 
 func (a *app) backendCommand() *cobra.Command {
-	k := a.backendKind()
 	return group(&cobra.Command{
 		Use:     "backend",
 		Aliases: []string{"backends"},
@@ -44,11 +41,11 @@ state take effect at once and without a reload of HAProxy.`,
 	},
 		a.backendAdd(),
 		a.backendList(),
-		show(a, k, func(ctx context.Context, s *session, full string) (*tandemv1.Backend, error) {
+		show(a, backendKind, a.backendNames, func(ctx context.Context, s *session, full string) (*tandemv1.Backend, error) {
 			return s.Config.GetBackend(ctx, &tandemv1.GetBackendRequest{Name: full})
 		}),
 		a.backendSet(),
-		remove(a, k, func(ctx context.Context, s *session, c *change, full string) error {
+		remove(a, backendKind, a.backendNames, func(ctx context.Context, s *session, c *change, full string) error {
 			return send(ctx, s, c, name.ClusterOf(full), what("backend", full), "removed",
 				&tandemv1.DeleteBackendRequest{Name: full, Etag: c.etag}, s.Config.DeleteBackend)
 		}),
@@ -68,7 +65,7 @@ func (a *app) backendAdd() *cobra.Command {
 		Args:              arguments("POOL/BACKEND ADDRESS:PORT"),
 		ValidArgsFunction: a.poolPrefix,
 		RunE: a.connected(func(ctx context.Context, s *session, args []string) error {
-			full, err := a.backendKind().resolve(s, args[0])
+			full, err := backendKind.resolve(s, args[0])
 			if err != nil {
 				return err
 			}
@@ -114,7 +111,7 @@ func (a *app) backendSet() *cobra.Command {
 		Args:              arguments("POOL/BACKEND"),
 		ValidArgsFunction: a.backendNames,
 		RunE: a.connected(func(ctx context.Context, s *session, args []string) error {
-			full, err := a.backendKind().resolve(s, args[0])
+			full, err := backendKind.resolve(s, args[0])
 			if err != nil {
 				return err
 			}
@@ -148,7 +145,7 @@ in "lbctl status".`,
 		RunE: a.connected(func(ctx context.Context, s *session, args []string) error {
 			var pools []string
 			if len(args) > 0 {
-				pool, err := a.poolKind().resolve(s, args[0])
+				pool, err := poolKind.resolve(s, args[0])
 				if err != nil {
 					return err
 				}

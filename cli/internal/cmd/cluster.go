@@ -42,15 +42,12 @@ var clusterUnset = map[string]string{
 	"defaults": "defaults", "logging": "logging", "vrrp": "vrrp",
 }
 
-func (a *app) clusterKind() kind {
-	return kind{
-		noun: "cluster", plural: "clusters", example: "default", arg: "CLUSTER", optional: true, complete: a.firstName(listClusters),
-		full: func(_, arg string) (string, error) { return name.Cluster(arg) },
-	}
+var clusterKind = kind{
+	noun: "cluster", plural: "clusters", example: "default", arg: "CLUSTER", optional: true,
+	full: func(_, arg string) (string, error) { return name.Cluster(arg) },
 }
 
 func (a *app) clusterCommand() *cobra.Command {
-	k := a.clusterKind()
 	return group(&cobra.Command{
 		Use:     "cluster",
 		Aliases: []string{"clusters"},
@@ -62,12 +59,12 @@ is inherited by its listeners and pools.`,
   lbctl cluster add staging`,
 	},
 		a.clusterAdd(),
-		list(a, k, clustersOf, func(r *tandemv1.ListClustersResponse) output.Table { return view.Clusters(r.GetClusters(), now()) }),
-		show(a, k, func(ctx context.Context, s *session, full string) (*tandemv1.Cluster, error) {
+		list(a, clusterKind, clustersOf, func(r *tandemv1.ListClustersResponse) output.Table { return view.Clusters(r.GetClusters(), now()) }),
+		show(a, clusterKind, a.firstName(listClusters), func(ctx context.Context, s *session, full string) (*tandemv1.Cluster, error) {
 			return s.Config.GetCluster(ctx, &tandemv1.GetClusterRequest{Name: full})
 		}),
 		a.clusterSet(),
-		remove(a, k, func(ctx context.Context, s *session, c *change, full string) error {
+		remove(a, clusterKind, a.firstName(listClusters), func(ctx context.Context, s *session, c *change, full string) error {
 			c.noWait = true // no node is left to wait for
 			return send(ctx, s, c, full, what("cluster", full), "removed",
 				&tandemv1.DeleteClusterRequest{Name: full, Etag: c.etag}, s.Config.DeleteCluster)
@@ -88,7 +85,7 @@ input with -, or are asked for; never from an argument.`,
 		Args:              arguments("CLUSTER"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: a.connected(func(ctx context.Context, s *session, args []string) error {
-			full, err := a.clusterKind().resolve(s, args[0])
+			full, err := clusterKind.resolve(s, args[0])
 			if err != nil {
 				return err
 			}
@@ -129,7 +126,7 @@ new password, others stay.`,
 		Args:              arguments("[CLUSTER]"),
 		ValidArgsFunction: a.firstName(listClusters),
 		RunE: a.connected(func(ctx context.Context, s *session, args []string) error {
-			full, err := a.clusterKind().resolve(s, append(args, s.cluster)[0])
+			full, err := clusterKind.resolve(s, append(args, s.cluster)[0])
 			if err != nil {
 				return err
 			}

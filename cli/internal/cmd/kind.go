@@ -26,8 +26,6 @@ type kind struct {
 	optional bool
 	// full returns the full name for a typed one.
 	full func(cluster, arg string) (string, error)
-	// complete completes its name.
-	complete cobra.CompletionFunc
 }
 
 // resolve is full with the error as one of usage.
@@ -56,8 +54,9 @@ func list[Reply proto.Message](a *app, k kind, fetch func(context.Context, *sess
 	}
 }
 
-// show makes the command that shows one resource in full.
-func show[Resource proto.Message](a *app, k kind, get func(ctx context.Context, s *session, full string) (Resource, error)) *cobra.Command {
+// show makes the command that shows one resource in full. complete completes
+// its name.
+func show[Resource proto.Message](a *app, k kind, complete cobra.CompletionFunc, get func(ctx context.Context, s *session, full string) (Resource, error)) *cobra.Command {
 	arg := k.arg
 	if k.optional {
 		arg = "[" + arg + "]"
@@ -68,7 +67,7 @@ func show[Resource proto.Message](a *app, k kind, get func(ctx context.Context, 
 		Long:              fmt.Sprintf("Show all that is set of a %s, and what it inherits.", k.noun),
 		Example:           fmt.Sprintf("  lbctl %s show %s\n  lbctl %s show %s -o yaml", k.noun, k.example, k.noun, k.example),
 		Args:              arguments(arg),
-		ValidArgsFunction: k.complete,
+		ValidArgsFunction: complete,
 		RunE: a.connected(func(ctx context.Context, s *session, args []string) error {
 			full, err := k.resolve(s, append(args, s.cluster)[0])
 			if err != nil {
@@ -83,8 +82,9 @@ func show[Resource proto.Message](a *app, k kind, get func(ctx context.Context, 
 	}
 }
 
-// remove makes the command that removes one resource.
-func remove(a *app, k kind, drop func(ctx context.Context, s *session, c *change, full string) error) *cobra.Command {
+// remove makes the command that removes one resource. complete completes its
+// name.
+func remove(a *app, k kind, complete cobra.CompletionFunc, drop func(ctx context.Context, s *session, c *change, full string) error) *cobra.Command {
 	var c change
 	cmd := &cobra.Command{
 		Use:               "remove " + k.arg,
@@ -93,7 +93,7 @@ func remove(a *app, k kind, drop func(ctx context.Context, s *session, c *change
 		Long:              fmt.Sprintf("Remove a %s. One that others refer to is not removed.", k.noun),
 		Example:           fmt.Sprintf("  lbctl %s remove %s", k.noun, k.example),
 		Args:              arguments(k.arg),
-		ValidArgsFunction: k.complete,
+		ValidArgsFunction: complete,
 		RunE: a.connected(func(ctx context.Context, s *session, args []string) error {
 			full, err := k.resolve(s, args[0])
 			if err != nil {

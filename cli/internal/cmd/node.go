@@ -16,12 +16,9 @@ import (
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
 )
 
-func (a *app) nodeKind() kind {
-	return kind{noun: "node", plural: "nodes", example: "lb-master", arg: "NODE", full: nameOf(name.Node), complete: a.firstName(listNodes)}
-}
+var nodeKind = kind{noun: "node", plural: "nodes", example: "lb-master", arg: "NODE", full: nameOf(name.Node)}
 
 func (a *app) nodeCommand() *cobra.Command {
-	k := a.nodeKind()
 	return group(&cobra.Command{
 		Use:     "node",
 		Aliases: []string{"nodes"},
@@ -33,8 +30,8 @@ agent joins, with a token from "lbctl node token create".`,
   lbctl node drain lb-master`,
 	},
 		a.nodeToken(),
-		list(a, k, nodesOf, func(r *tandemv1.ListNodesResponse) output.Table { return view.Nodes(r.GetNodes(), now()) }),
-		show(a, k, func(ctx context.Context, s *session, full string) (*tandemv1.Node, error) {
+		list(a, nodeKind, nodesOf, func(r *tandemv1.ListNodesResponse) output.Table { return view.Nodes(r.GetNodes(), now()) }),
+		show(a, nodeKind, a.firstName(listNodes), func(ctx context.Context, s *session, full string) (*tandemv1.Node, error) {
 			return s.Fleet.GetNode(ctx, &tandemv1.GetNodeRequest{Name: full})
 		}),
 		a.nodeDrain(true, "drained", &cobra.Command{
@@ -51,7 +48,7 @@ upgrade the machine. It lasts until "lbctl node undrain".`,
 fail-back.`,
 			Example: "  lbctl node undrain lb-master",
 		}),
-		remove(a, k, func(ctx context.Context, s *session, c *change, full string) error {
+		remove(a, nodeKind, a.firstName(listNodes), func(ctx context.Context, s *session, c *change, full string) error {
 			return send(ctx, s, c, name.ClusterOf(full), what("node", full), "removed, its certificate is revoked",
 				&tandemv1.DeleteNodeRequest{Name: full, Etag: c.etag}, s.Fleet.DeleteNode)
 		}),
@@ -63,7 +60,7 @@ func (a *app) nodeDrain(drain bool, done string, cmd *cobra.Command) *cobra.Comm
 	cmd.Args = arguments("NODE")
 	cmd.ValidArgsFunction = a.firstName(listNodes)
 	cmd.RunE = a.connected(func(ctx context.Context, s *session, args []string) error {
-		full, err := a.nodeKind().resolve(s, args[0])
+		full, err := nodeKind.resolve(s, args[0])
 		if err != nil {
 			return err
 		}
@@ -100,7 +97,7 @@ root alone. "-o name" prints the token and nothing else.`,
 		Args:              arguments("NODE"),
 		ValidArgsFunction: a.firstName(listNodes),
 		RunE: a.connected(func(ctx context.Context, s *session, args []string) error {
-			full, err := a.nodeKind().resolve(s, args[0])
+			full, err := nodeKind.resolve(s, args[0])
 			if err != nil {
 				return err
 			}

@@ -52,7 +52,7 @@ func (a *app) backendState(state, done string, cmd *cobra.Command) *cobra.Comman
 	cmd.Args = arguments("POOL/BACKEND")
 	cmd.ValidArgsFunction = a.backendNames
 	cmd.RunE = a.connected(func(ctx context.Context, s *session, args []string) error {
-		full, err := a.backendKind().resolve(s, args[0])
+		full, err := backendKind.resolve(s, args[0])
 		if err != nil {
 			return err
 		}
@@ -90,7 +90,7 @@ func (a *app) backendReady() *cobra.Command {
 		Args:              arguments("POOL/BACKEND"),
 		ValidArgsFunction: a.backendNames,
 		RunE: a.connected(func(ctx context.Context, s *session, args []string) error {
-			full, err := a.backendKind().resolve(s, args[0])
+			full, err := backendKind.resolve(s, args[0])
 			if err != nil {
 				return err
 			}

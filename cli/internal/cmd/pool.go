@@ -53,12 +53,9 @@ func parseCheck(text string) ([]fields.Assignment, error) {
 	}, nil
 }
 
-func (a *app) poolKind() kind {
-	return kind{noun: "pool", plural: "pools", example: "web_servers", arg: "POOL", full: nameOf(name.Pool), complete: a.firstName(listPools)}
-}
+var poolKind = kind{noun: "pool", plural: "pools", example: "web_servers", arg: "POOL", full: nameOf(name.Pool)}
 
 func (a *app) poolCommand() *cobra.Command {
-	k := a.poolKind()
 	return group(&cobra.Command{
 		Use:     "pool",
 		Aliases: []string{"pools"},
@@ -71,12 +68,12 @@ set with "lbctl backend".`,
   lbctl pool set web_servers --connect-timeout 5s`,
 	},
 		a.poolAdd(),
-		list(a, k, poolsOf, func(r *tandemv1.ListPoolsResponse) output.Table { return view.Pools(r.GetPools()) }),
-		show(a, k, func(ctx context.Context, s *session, full string) (*tandemv1.Pool, error) {
+		list(a, poolKind, poolsOf, func(r *tandemv1.ListPoolsResponse) output.Table { return view.Pools(r.GetPools()) }),
+		show(a, poolKind, a.firstName(listPools), func(ctx context.Context, s *session, full string) (*tandemv1.Pool, error) {
 			return s.Config.GetPool(ctx, &tandemv1.GetPoolRequest{Name: full})
 		}),
 		a.poolSet(),
-		remove(a, k, func(ctx context.Context, s *session, c *change, full string) error {
+		remove(a, poolKind, a.firstName(listPools), func(ctx context.Context, s *session, c *change, full string) error {
 			return send(ctx, s, c, name.ClusterOf(full), what("pool", full), "removed",
 				&tandemv1.DeletePoolRequest{Name: full, Etag: c.etag}, s.Config.DeletePool)
 		}),
@@ -97,7 +94,7 @@ and a TCP connection every 2 seconds as the health check.`,
 		Args:              arguments("POOL"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: a.connected(func(ctx context.Context, s *session, args []string) error {
-			full, err := a.poolKind().resolve(s, args[0])
+			full, err := poolKind.resolve(s, args[0])
 			if err != nil {
 				return err
 			}
@@ -128,7 +125,7 @@ the cluster says, or to the default.`,
 		Args:              arguments("POOL"),
 		ValidArgsFunction: a.firstName(listPools),
 		RunE: a.connected(func(ctx context.Context, s *session, args []string) error {
-			full, err := a.poolKind().resolve(s, args[0])
+			full, err := poolKind.resolve(s, args[0])
 			if err != nil {
 				return err
 			}

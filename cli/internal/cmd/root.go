@@ -34,7 +34,7 @@ type Env struct {
 // It ends early when ctx does.
 func Run(ctx context.Context, env Env) int {
 	a := &app{env: env, format: output.FormatTable}
-	root := a.rootCommand()
+	root := a.rootCommand() //nolint:contextcheck // commands get ctx from ExecuteContextC
 	root.SetArgs(env.Args)
 	root.SetIn(env.Stdin)
 	root.SetOut(env.Stdout)
