@@ -21,17 +21,14 @@ var listenerFields = []fields.Field{
 	{Flag: "http-keep-alive-timeout", Path: "http_keep_alive_timeout", Usage: "how long a connection may idle between requests (default: the cluster's)"},
 	{Flag: "forwarded-for", Path: "forwarded_for", Usage: "add X-Forwarded-For (default: the cluster's)"},
 	{Flag: "max-connections", Path: "max_connections", Usage: "limit of concurrent connections (default: the cluster's)"},
-	{Flag: "probe-path", Path: "probe.path", Usage: "path of a request that shows whether the listener works"},
-	{Flag: "probe-host", Path: "probe.host", Usage: "Host header of that request"},
-	{Flag: "probe-status", Path: "probe.expected_status", Usage: "status that counts as working (default 200)"},
+	{Flag: "probe-path", Path: "probe.path", Usage: "path of a request that shows whether the listener works (kept; nothing asks it yet)"},
+	{Flag: "probe-host", Path: "probe.host", Usage: "Host header of that request (kept; nothing asks it yet)"},
+	{Flag: "probe-status", Path: "probe.expected_status", Usage: "status that counts as working, 200 by default (kept; nothing asks it yet)"},
 }
 
-func (a *app) listenerKind() kind {
-	return kind{noun: "listener", plural: "listeners", example: "web_frontend", arg: "LISTENER", full: nameOf(name.Listener), complete: a.firstName(listListeners)}
-}
+var listenerKind = kind{noun: "listener", plural: "listeners", example: "web_frontend", arg: "LISTENER", full: nameOf(name.Listener)}
 
 func (a *app) listenerCommand() *cobra.Command {
-	k := a.listenerKind()
 	return group(&cobra.Command{
 		Use:     "listener",
 		Aliases: []string{"listeners"},
@@ -42,12 +39,12 @@ address, and gives them to a pool.`,
   lbctl listener set web_frontend --port 80 --port 8080`,
 	},
 		a.listenerAdd(),
-		list(a, k, listenersOf, func(r *tandemv1.ListListenersResponse) output.Table { return view.Listeners(r.GetListeners()) }),
-		show(a, k, func(ctx context.Context, s *session, full string) (*tandemv1.Listener, error) {
+		list(a, listenerKind, listenersOf, func(r *tandemv1.ListListenersResponse) output.Table { return view.Listeners(r.GetListeners()) }),
+		show(a, listenerKind, a.firstName(listListeners), func(ctx context.Context, s *session, full string) (*tandemv1.Listener, error) {
 			return s.Config.GetListener(ctx, &tandemv1.GetListenerRequest{Name: full})
 		}),
 		a.listenerSet(),
-		remove(a, k, func(ctx context.Context, s *session, c *change, full string) error {
+		remove(a, listenerKind, a.firstName(listListeners), func(ctx context.Context, s *session, c *change, full string) error {
 			return send(ctx, s, c, name.ClusterOf(full), what("listener", full), "removed",
 				&tandemv1.DeleteListenerRequest{Name: full, Etag: c.etag}, s.Config.DeleteListener)
 		}),
@@ -68,7 +65,7 @@ on every address of the node.`,
 		Args:              arguments("LISTENER"),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: a.connected(func(ctx context.Context, s *session, args []string) error {
-			full, err := a.listenerKind().resolve(s, args[0])
+			full, err := listenerKind.resolve(s, args[0])
 			if err != nil {
 				return err
 			}
@@ -105,7 +102,7 @@ together replace all places; --port replaces all ports.`,
 		Args:              arguments("LISTENER"),
 		ValidArgsFunction: a.firstName(listListeners),
 		RunE: a.connected(func(ctx context.Context, s *session, args []string) error {
-			full, err := a.listenerKind().resolve(s, args[0])
+			full, err := listenerKind.resolve(s, args[0])
 			if err != nil {
 				return err
 			}

@@ -27,12 +27,9 @@ var vipSetFields = append([]fields.Field{
 	{Flag: "address", Path: "addresses", Usage: "ADDRESS/PREFIX; repeat for each: they replace all, and the first of each family must stay"},
 }, vipFields...)
 
-func (a *app) vipKind() kind {
-	return kind{noun: "vip", plural: "VIPs", example: "web", arg: "VIP", full: nameOf(name.Vip), complete: a.firstName(listVips)}
-}
+var vipKind = kind{noun: "vip", plural: "VIPs", example: "web", arg: "VIP", full: nameOf(name.Vip)}
 
 func (a *app) vipCommand() *cobra.Command {
-	k := a.vipKind()
 	return group(&cobra.Command{
 		Use:     "vip",
 		Aliases: []string{"vips"},
@@ -41,15 +38,15 @@ func (a *app) vipCommand() *cobra.Command {
 over when that one fails. The first address of each family is its anchor and
 never changes.`,
 		Example: `  lbctl vip add web 192.168.1.100/24 --vrid 51
-  lbctl vip set web --priority lb-master=200 --priority lb-backup=100`,
+  lbctl vip set web --priority lb-master=120 --priority lb-backup=110`,
 	},
 		a.vipAdd(),
-		list(a, k, vipsOf, func(r *tandemv1.ListVipsResponse) output.Table { return view.Vips(r.GetVips()) }),
-		show(a, k, func(ctx context.Context, s *session, full string) (*tandemv1.Vip, error) {
+		list(a, vipKind, vipsOf, func(r *tandemv1.ListVipsResponse) output.Table { return view.Vips(r.GetVips()) }),
+		show(a, vipKind, a.firstName(listVips), func(ctx context.Context, s *session, full string) (*tandemv1.Vip, error) {
 			return s.Config.GetVip(ctx, &tandemv1.GetVipRequest{Name: full})
 		}),
 		a.vipSet(),
-		remove(a, k, func(ctx context.Context, s *session, c *change, full string) error {
+		remove(a, vipKind, a.firstName(listVips), func(ctx context.Context, s *session, c *change, full string) error {
 			return send(ctx, s, c, name.ClusterOf(full), what("vip", full), "removed",
 				&tandemv1.DeleteVipRequest{Name: full, Etag: c.etag}, s.Config.DeleteVip)
 		}),
@@ -69,7 +66,7 @@ joined holds it when all are well.`,
 		Args:              arguments("VIP ADDRESS/PREFIX..."),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: a.connected(func(ctx context.Context, s *session, args []string) error {
-			full, err := a.vipKind().resolve(s, args[0])
+			full, err := vipKind.resolve(s, args[0])
 			if err != nil {
 				return err
 			}
@@ -98,12 +95,12 @@ func (a *app) vipSet() *cobra.Command {
 		Short: "Change a VIP",
 		Long: `Change what the flags name and leave everything else. A priority is set for the
 node it names and kept for the others; "--unset priority" forgets all.`,
-		Example: `  lbctl vip set web --priority lb-master=200
+		Example: `  lbctl vip set web --priority lb-master=120
   lbctl vip set web --fail-back delayed --fail-back-delay 1m`,
 		Args:              arguments("VIP"),
 		ValidArgsFunction: a.firstName(listVips),
 		RunE: a.connected(func(ctx context.Context, s *session, args []string) error {
-			full, err := a.vipKind().resolve(s, args[0])
+			full, err := vipKind.resolve(s, args[0])
 			if err != nil {
 				return err
 			}
