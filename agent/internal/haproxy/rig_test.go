@@ -132,11 +132,11 @@ func (r *rig) isInEffect(c *haproxyv1.Config) {
 	}
 	have := make(map[string]string)
 	for _, s := range states {
-		have[s.Key.String()] = fmt.Sprintf("%v weight %d maintenance %v", s.Address, s.Weight, s.Maintenance())
+		have[s.String()] = fmt.Sprintf("%v weight %d maintenance %v", s.Address, s.Weight, s.Maintenance())
 	}
 	for _, s := range file.Servers {
 		want := fmt.Sprintf("%v weight %d maintenance %v", s.Address, s.Weight, s.Maintenance)
-		if got := have[s.Key.String()]; got != want {
+		if got := have[s.String()]; got != want {
 			r.t.Errorf("%s is %q, want %q", s.Key, got, want)
 		}
 	}

@@ -63,7 +63,7 @@ func EnableChecks(k config.Key) Command {
 // Add adds the server, in maintenance and with weight 0. check is how its
 // backend checks, as config.File tells.
 func Add(s config.Server, check string) Command {
-	return Command{s.Key, "add server " + s.Key.String() + " " + s.AddWords(check)}
+	return Command{s.Key, "add server " + s.String() + " " + s.AddWords(check)}
 }
 
 // Delete removes a server in maintenance. HAProxy refuses while it has

@@ -1,0 +1,93 @@
+package haproxy
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+)
+
+// worker gives the newest worker a command, as a stranger would.
+func (r *rig) worker(command string) string {
+	r.t.Helper()
+	c, err := net.Dial("unix", r.driver.paths.stats)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	defer c.Close()
+	fmt.Fprintln(c, command)
+	text, err := io.ReadAll(c)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return string(text)
+}
+
+func TestObservation(t *testing.T) {
+	r := newRig(t)
+	web1, web2 := newWeb(t, "web1"), newWeb(t, "web2")
+	c := r.config(web1.backend(1), web2.backend(2))
+	c.Backends[0].Check.Interval = durationpb.New(50 * time.Millisecond)
+	r.apply(c)
+	eventually(t, "both are up", func() bool { return r.server("web1").State == Up && r.server("web2").State == Up })
+	logged := r.heard()
+	web2.sick.Store(true)
+	eventually(t, "web2 is down", func() bool { return r.server("web2").State == Down })
+	if got := r.server("web2"); !strings.Contains(got.Reason, "503") || time.Since(got.Since) > time.Minute {
+		t.Errorf("%+v", got)
+	}
+	web2.sick.Store(false)
+	eventually(t, "web2 is up", func() bool { return r.server("web2").State == Up })
+	if r.heard() < logged+2 {
+		t.Error("that was not told by the log")
+	}
+	// A stranger's hand is seen, also where the log says nothing of it.
+	r.worker("set weight pool/web1 3")
+	eventually(t, "the weight is seen", func() bool { return r.server("web1").Weight == 3 })
+	r.worker("set server pool/web1 state maint")
+	eventually(t, "maintenance is seen", func() bool { return r.server("web1").State == Maintenance })
+	// And undone by the next apply, also when it comes before the next poll.
+	for _, command := range []string{"show info", "set weight pool/web2 77", "set server pool/web2 state maint"} {
+		r.worker(command)
+		if result := r.apply(c); result.Reloaded || result.Operations > 1 {
+			t.Errorf("%+v", result)
+		}
+	}
+}
+
+// heard counts what the log said.
+func (r *rig) heard() uint64 { return r.driver.board.now() }
+
+// While someone else reloads HAProxy it answers nobody for a moment, and is not
+// dead for that.
+func TestForeignReloadIsNoDeath(t *testing.T) {
+	r := newRig(t)
+	web1 := newWeb(t, "web1")
+	c := r.config(web1.backend(1))
+	r.apply(c)
+	for range 10 {
+		before := r.processes()
+		if _, err := r.driver.client.Reload(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the reload is done", func() bool {
+			r.driver.kick <- struct{}{} // a poll as often as can be
+			found, err := r.driver.client.Processes(t.Context())
+			return err == nil && len(found.Workers) > 0 && hasNew(before, found)
+		})
+	}
+	if result := r.apply(c); result.Reloaded || result.Operations != 0 {
+		t.Errorf("%+v", result)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, e := range r.events {
+		if change, ok := e.(DaemonChanged); ok && change.State == Stopped {
+			t.Errorf("told dead: %s", change.Message)
+		}
+	}
+}
