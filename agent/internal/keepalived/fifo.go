@@ -76,8 +76,12 @@ func openFIFO(path string) (*os.File, error) {
 		return nil, fmt.Errorf("make FIFO %s: %w", path, err)
 	}
 	// keepalived would append its lines to a regular file.
-	if info, err := os.Stat(path); err != nil || info.Mode().Type() != fs.ModeNamedPipe {
-		return nil, fmt.Errorf("%s is no FIFO (%v): remove it", path, err)
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("look at FIFO: %w", err)
+	}
+	if info.Mode().Type() != fs.ModeNamedPipe {
+		return nil, fmt.Errorf("%s is no FIFO: remove it", path)
 	}
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {

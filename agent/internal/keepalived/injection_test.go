@@ -238,7 +238,7 @@ func TestI6MissingRulesAreFound(t *testing.T) {
 				t.Error("the rule was turned off and nothing was found")
 			}
 			// Only control characters let through.
-			defect.token.allowed = regexp.MustCompile("^[A-Za-z0-9_ {}\\n]{1,64}$")
+			defect.token.allowed = regexp.MustCompile(`^[A-Za-z0-9_ {}\n]{1,64}$`)
 			if _, err := found(); err == nil {
 				t.Error("the check for control characters was turned off and nothing was found")
 			}
