@@ -78,5 +78,5 @@ func Write(path string, results []Result) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(path, append(data, '\n'), 0o644) //nolint:gosec // G306: figures for everyone
+	return os.WriteFile(path, append(data, '\n'), 0o644)
 }

@@ -160,7 +160,7 @@ func (p *Process) Logged(ctx context.Context, text string) error {
 			return nil
 		case ended:
 			giveUp()
-			return fmt.Errorf("%s has ended (%v)", p.name, p.err)
+			return fmt.Errorf("%s has ended (%s)", p.name, p.cmd.ProcessState)
 		}
 		return errors.New("not written yet")
 	})

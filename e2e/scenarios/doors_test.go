@@ -15,7 +15,7 @@ import (
 	"testing"
 
 	"github.com/fullstorydev/grpcurl"
-	"github.com/jhump/protoreflect/grpcreflect" //nolint:staticcheck // the version that grpcurl works with
+	"github.com/jhump/protoreflect/grpcreflect"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"time"
@@ -175,7 +176,8 @@ func (s *socket) dial(ctx context.Context, deadline time.Time) error {
 		return err
 	}
 	// The handshake runs on the connection made here: one attempt.
-	ws, resp, err := websocket.NewClient(conn.Conn, &url.URL{Scheme: "ws", Host: s.cfg.Target, Path: "/"}, nil, 0, 0)
+	handshake := websocket.Dialer{NetDialContext: func(context.Context, string, string) (net.Conn, error) { return conn.Conn, nil }}
+	ws, resp, err := handshake.DialContext(ctx, (&url.URL{Scheme: "ws", Host: s.cfg.Target, Path: "/"}).String(), nil)
 	if err != nil {
 		_ = conn.Close()
 		return failed(Answer, err)

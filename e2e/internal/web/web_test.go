@@ -62,6 +62,7 @@ func TestWebSocketEcho(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
+	defer resp.Body.Close()
 	if got := resp.Header.Get(web.ServerHeader); got != "web3" {
 		t.Errorf("%s: got %q, want web3", web.ServerHeader, got)
 	}
