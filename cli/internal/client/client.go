@@ -203,6 +203,7 @@ func translate(err error, request proto.Message, address string) error {
 		call.Message = unreachable(call.Message, address)
 	case codes.DeadlineExceeded:
 		call.Message = fmt.Sprintf("the controller at %s did not answer in time: see \"lbctl status\" for what is in effect, or give a longer --timeout", address)
+	default: // the controller's own words say it best
 	}
 	return err
 }
