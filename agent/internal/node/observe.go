@@ -23,7 +23,7 @@ func (n *node) fromHAProxy(event haproxy.Event) {
 		})
 	case haproxy.ServerChanged:
 		n.report.Backend(&agentv1.BackendObservation{
-			Pool: e.Backend, Backend: e.Name, State: serverStates[e.Server.State],
+			Pool: e.Backend, Backend: e.Name, State: serverStates[e.State],
 			Weight: e.Weight, Reason: e.Reason, Since: timestamp(e.Since),
 		})
 	case haproxy.ServerRemoved:
@@ -46,12 +46,12 @@ func (n *node) fromKeepalived(event keepalived.Event) {
 	for _, i := range s.Instances {
 		instances = append(instances, &agentv1.InstanceObservation{
 			Name: i.Name, Vip: i.VIP, State: instanceStates[i.State],
-			Priority: uint32(max(0, i.Priority)), //nolint:gosec // G115: 0 to 254
+			Priority: uint32(max(0, i.Priority)),
 			Holds:    i.Holds,
 		})
 	}
 	n.report.Instances(instances)
-	n.report.Score(int32(s.Score)) //nolint:gosec // G115: -253 to 0
+	n.report.Score(int32(s.Score))
 }
 
 func timestamp(t time.Time) *timestamppb.Timestamp {
