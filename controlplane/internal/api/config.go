@@ -30,7 +30,10 @@ func (c *configService) CreateCluster(ctx context.Context, r *tandemv1.CreateClu
 	if err != nil {
 		return nil, err
 	}
-	return state.ClusterView(result.Config), c.writer.announce(ctx, r, result)
+	if err := c.writer.announce(ctx, r, result); err != nil {
+		return nil, err
+	}
+	return found(state.ClusterView(result.Config), state.ClusterName(result.Config.ID()))
 }
 
 func (c *configService) GetCluster(_ context.Context, r *tandemv1.GetClusterRequest) (*tandemv1.Cluster, error) {
@@ -81,7 +84,7 @@ func (c *configService) UpdateCluster(ctx context.Context, r *tandemv1.UpdateClu
 	if err != nil {
 		return nil, err
 	}
-	return state.ClusterView(config), nil
+	return found(state.ClusterView(config), name)
 }
 
 func (c *configService) DeleteCluster(ctx context.Context, r *tandemv1.DeleteClusterRequest) (*emptypb.Empty, error) {

@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"bytes"
 	"crypto/tls"
 	"fmt"
 	"io"
@@ -303,5 +304,29 @@ func TestWhatIsReadCanBeSentBack(t *testing.T) {
 	backend := c.rest(t, "GET", "/v1/clusters/default/pools/web_servers/backends/web1", "").decode(t)
 	if backend["override"].(map[string]any)["state"] != "drain" {
 		t.Errorf("the override is gone: %v", backend)
+	}
+}
+
+// A request id is known longer than its cluster.
+func TestRequestsRepeatedAfterTheClusterIsGone(t *testing.T) {
+	c := start(t)
+	const makeIt, end = "/v1/clusters?cluster_id=x1&request_id=make", "/v1/clusters/x1?request_id=end"
+	const pool = "/v1/clusters/x1/pools?pool_id=p&request_id=pool"
+	for _, path := range []string{makeIt, pool} {
+		if a := c.rest(t, http.MethodPost, path, "{}"); a.status != http.StatusOK {
+			t.Fatalf("%s: %s", path, a.body)
+		}
+	}
+	first := c.rest(t, http.MethodDelete, end, "")
+	again := c.rest(t, http.MethodDelete, end, "")
+	if first.status != http.StatusOK || again.status != http.StatusOK || !bytes.Equal(first.body, again.body) ||
+		first.header.Get("Tandem-Revision") != again.header.Get("Tandem-Revision") {
+		t.Errorf("deleted: %+v, and again: %+v", first, again)
+	}
+	for _, path := range []string{makeIt, pool} {
+		a := c.rest(t, http.MethodPost, path, "{}")
+		if got := restFault(t, a); a.status != http.StatusNotFound || got.reason != "NOT_FOUND" {
+			t.Errorf("%s again: %d %s; want NOT_FOUND", path, a.status, a.body)
+		}
 	}
 }

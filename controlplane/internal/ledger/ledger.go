@@ -60,7 +60,7 @@ type Result struct {
 	// Config with the change.
 	Config *state.Config
 	// Repeated tells that the request id was seen before: Revision is the first
-	// one's, and Config is the current head.
+	// one's, and Config is the current head, which is Deleted when the cluster is.
 	Repeated bool
 }
 

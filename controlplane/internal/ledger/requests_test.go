@@ -101,3 +101,34 @@ func TestValidateOnlyChangesNothing(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// A request that is repeated after its cluster's end has its first result, and
+// a configuration that says that the cluster is no more.
+func TestRequestRepeatedAfterTheClusterIsGone(t *testing.T) {
+	r := fresh(t)
+	made := Request{Author: "alice", RequestID: "make"}
+	gone := Request{Author: "alice", RequestID: "end"}
+	ctx := context.Background()
+	first, err := r.CreateCluster(ctx, "x1", nil, made)
+	if err != nil {
+		t.Fatal(err)
+	}
+	last, err := r.DeleteCluster(ctx, "x1", "", gone)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, when := range []string{"at once", "after a restart"} {
+		again, err := r.DeleteCluster(ctx, "x1", "", gone)
+		if err != nil || !again.Repeated || !again.Config.Deleted() || !proto.Equal(again.Revision, last.Revision) {
+			t.Errorf("deleted again %s: %+v, %v", when, again, err)
+		}
+		if got, want := again.Config.Revision(), last.Config.Revision(); got != want {
+			t.Errorf("deleted again %s: the configuration has revision %d, want %d", when, got, want)
+		}
+		again, err = r.CreateCluster(ctx, "x1", nil, made)
+		if err != nil || !again.Repeated || !again.Config.Deleted() || !proto.Equal(again.Revision, first.Revision) {
+			t.Errorf("made again %s: %+v, %v", when, again, err)
+		}
+		r = r.restart()
+	}
+}

@@ -151,11 +151,16 @@ func (b *batch) base(j *job) (*state.Config, error) {
 	if err := state.CheckID(state.KindCluster, j.cluster, "cluster_id"); err != nil {
 		return nil, err
 	}
-	last := b.ended[j.cluster]
-	if c := b.heads[j.cluster]; c != nil { // deleted in this batch
+	return b.absent(j.cluster), nil
+}
+
+// absent returns a cluster that does not exist, not yet or no longer.
+func (b *batch) absent(cluster string) *state.Config {
+	last := b.ended[cluster]
+	if c := b.heads[cluster]; c != nil { // deleted in this batch
 		last = c.Revision()
 	}
-	return state.New(j.cluster, b.Epoch(), last), nil
+	return state.New(cluster, b.Epoch(), last)
 }
 
 // others returns the heads of all other clusters.
@@ -180,6 +185,9 @@ func (b *batch) add(j *job) error {
 		if number, ok := b.seen(j); ok {
 			j.repeated = number
 			j.result = Result{Config: b.head(j.cluster), Repeated: true}
+			if j.result.Config == nil {
+				j.result.Config = b.absent(j.cluster)
+			}
 			return nil
 		}
 	}

@@ -53,8 +53,11 @@ func exportBackends(c *Config, pool string) []*tandemv1.Backend {
 }
 
 // ClusterView returns the cluster as users see it, with etag and effective
-// defaults.
+// defaults; nil if it is Deleted.
 func ClusterView(c *Config) *tandemv1.Cluster {
+	if c.Deleted() {
+		return nil
+	}
 	x := proto.CloneOf(c.cluster)
 	x.Etag, x.EffectiveDefaults = c.ETag(), EffectiveCluster(c)
 	return x
