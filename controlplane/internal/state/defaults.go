@@ -1,6 +1,8 @@
 package state
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
@@ -213,15 +215,21 @@ func EffectiveNetwork(v *tandemv1.Vip) string { return orText(v.GetNetwork(), "f
 // EffectiveFailBack is "automatic", "delayed" or "never".
 func EffectiveFailBack(v *tandemv1.Vip) string { return orText(v.GetFailBack(), "automatic") }
 
-// EffectivePriority is a node's priority for a VIP, 1 to 234.
+// EffectivePriority is a node's priority for a VIP, 1 to 234. Where a VIP names
+// priorities, a node that it does not name comes after all that it names, so
+// that a node that joins takes nothing over. Beyond the gap that a VIP may have
+// nodes are equal, and VRRP prefers the higher address among them.
 func EffectivePriority(c *Config, v *tandemv1.Vip, node *tandemv1.Node) uint32 {
 	n, err := ParseName(node.GetName())
 	if p, ok := v.GetPriorities()[n.ID]; err == nil && ok {
 		return p
 	}
+	if len(v.GetPriorities()) > 0 {
+		named := slices.Sorted(maps.Values(v.GetPriorities()))
+		lowest, highest := named[0], named[len(named)-1]
+		return max(lowest, highest-min(highest, maxPriorityGap)+1, 2) - 1
+	}
 	d := c.defaults()
-	// Beyond the gap that a VIP may have, nodes are equal, and VRRP prefers the
-	// higher address among them.
 	below := (max(node.GetNumber(), 1) - 1) * d.priorityStep
 	return d.firstPriority - min(below, maxPriorityGap/d.priorityStep*d.priorityStep)
 }

@@ -42,6 +42,11 @@ func TestDefaults(t *testing.T) {
 	c = apply(t, c, UpdateCluster(&tandemv1.Cluster{Name: "default", StatsPage: &tandemv1.StatsPage{}}, nil))
 	same("page", &tandemv1.StatsPage{Port: proto.Uint32(8080), Path: "/stats", Realm: "HAProxy Statistics", Refresh: dur(30 * time.Second)},
 		EffectiveStatsPage(c))
+	stranger := &tandemv1.Node{Name: "clusters/default/nodes/n", Number: 1}
+	for _, test := range []struct{ a, b, want uint32 }{{100, 90, 89}, {230, 209, 209}, {1, 1, 1}, {22, 1, 1}, {234, 231, 230}} {
+		v := &tandemv1.Vip{Priorities: map[string]uint32{"a": test.a, "b": test.b}}
+		same("priority beside named ones", test.want, EffectivePriority(c, v, stranger))
+	}
 	for number, want := range map[uint32]uint32{1: 230, 2: 220, 3: 210, 4: 210, 1000: 210} {
 		node := &tandemv1.Node{Name: "clusters/default/nodes/n", Number: number}
 		same("priority", want, EffectivePriority(c, &tandemv1.Vip{}, node))

@@ -261,7 +261,7 @@ func (r *rules) priorities(id string, v *tandemv1.Vip) {
 	}
 	if highest > lowest && highest-lowest > maxPriorityGap {
 		r.refuse(ReasonPriorityGap, []place{r.vip(id, "priorities")},
-			"from %d to %d are too far apart for a drain or a dead proxy to move the VIP: at most %d, such as 230 and 220; a node that is left out has its default",
+			"from %d to %d are too far apart for a drain or a dead proxy to move the VIP: at most %d, such as 230 and 220",
 			lowest, highest, maxPriorityGap)
 	}
 	nodes := make([]string, 0, len(v.GetPriorities()))

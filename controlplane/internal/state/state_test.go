@@ -141,7 +141,7 @@ func TestRules(t *testing.T) {
 			FailedPrecondition, "listener.binds[0].vip", ReasonUnknownVip},
 		{"unknown node", nil, UpdateVip(&tandemv1.Vip{Name: "web", Priorities: map[string]uint32{"lb-mastr": 9}}, nil),
 			FailedPrecondition, `vip.priorities["lb-mastr"]`, ReasonUnknownNode},
-		{"priorities far apart", nil, UpdateVip(&tandemv1.Vip{Name: "web", Priorities: map[string]uint32{"lb-backup": 208}}, nil),
+		{"priorities far apart", nil, UpdateVip(&tandemv1.Vip{Name: "web", Priorities: map[string]uint32{"lb-master": 230, "lb-backup": 208}}, nil),
 			FailedPrecondition, "vip.priorities", ReasonPriorityGap},
 		{"listener and pool", nil, UpdatePool(&tandemv1.Pool{Name: "web_servers", Protocol: "tcp"}, nil),
 			FailedPrecondition, "pool.protocol", ReasonProtocolMismatch},

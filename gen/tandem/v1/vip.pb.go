@@ -38,9 +38,9 @@ type Vip struct {
 	// an interface. Empty means "front".
 	Network string `protobuf:"bytes,4,opt,name=network,proto3" json:"network,omitempty"`
 	// priorities by node id, 1 to 234: the node with the highest one holds the
-	// VIP when all are well. A node that is left out gets 230 for the first node
-	// of the cluster, 220 for the second and 210 for any further one. Those of
-	// one VIP may be at most 21 apart.
+	// VIP when all are well. Without any, the first node of the cluster has 230,
+	// the second 220 and any further one 210; with some, a node that is left out
+	// comes after them. They may be at most 21 apart.
 	Priorities map[string]uint32 `protobuf:"bytes,5,rep,name=priorities,proto3" json:"priorities,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	// fail_back says what happens when a better node returns: "automatic" (the
 	// default) gives the VIP back at once, "delayed" after fail_back_delay,
