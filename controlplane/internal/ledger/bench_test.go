@@ -39,7 +39,13 @@ func started(b *testing.B) *Ledger {
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error)
 	go func() { ended <- l.Run(ctx) }()
-	b.Cleanup(func() { cancel(); <-ended; _ = db.Close() })
+	b.Cleanup(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			b.Error(err)
+		}
+		_ = db.Close()
+	})
 	return l
 }
 

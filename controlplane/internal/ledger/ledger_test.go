@@ -268,7 +268,11 @@ func TestCallerHasGone(t *testing.T) {
 		r := fresh(t)
 		release := make(chan struct{})
 		r.store.intercept(func() error { <-release; return nil })
-		go r.Commit(context.Background(), DefaultCluster, pool("a"))
+		first := make(chan error, 1)
+		go func() {
+			_, err := r.Commit(context.Background(), DefaultCluster, pool("a"))
+			first <- err
+		}()
 		synctest.Wait()
 		ctx, cancel := context.WithCancel(context.Background())
 		result := make(chan error)
@@ -282,6 +286,9 @@ func TestCallerHasGone(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 		close(release)
+		if err := <-first; err != nil {
+			t.Errorf("the one that waited: %v", err)
+		}
 		synctest.Wait()
 		if r.head().Pool("a") == nil || r.head().Pool("b") != nil {
 			t.Error("a was asked for, and b no longer")
