@@ -131,11 +131,16 @@ func (l *Log) Epoch() string { return l.epoch }
 // Append queues an event of a cluster and never blocks. The log gives it its
 // name, and its times if it has none; the caller no longer uses e. When the
 // disk cannot follow, events are dropped and an event says how many.
-func (l *Log) Append(cluster string, e *tandemv1.Event) { l.AppendThen(cluster, e, nil) }
+func (l *Log) Append(cluster string, e *tandemv1.Event) {
+	if !l.AppendThen(cluster, e, nil) {
+		l.lost.Add(1)
+	}
+}
 
-// AppendThen is Append, and has Run's goroutine call written once the event is
-// on disk; never if it was dropped. written must not block.
-func (l *Log) AppendThen(cluster string, e *tandemv1.Event, written func()) {
+// AppendThen is Append for callers who can try again: false means that the
+// queue is full, and nothing has happened. Run's goroutine calls written, if it
+// is not nil, once the event is on disk. written must not block.
+func (l *Log) AppendThen(cluster string, e *tandemv1.Event, written func()) bool {
 	now := timestamppb.Now()
 	if e.ReceiveTime == nil {
 		e.ReceiveTime = now
@@ -145,8 +150,9 @@ func (l *Log) AppendThen(cluster string, e *tandemv1.Event, written func()) {
 	}
 	select {
 	case l.queue <- entry{cluster, e, written}:
+		return true
 	default:
-		l.lost.Add(1)
+		return false
 	}
 }
 

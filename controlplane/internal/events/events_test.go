@@ -308,3 +308,24 @@ func TestAppendThen(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Who can try again is told that the queue is full; what others append then is
+// counted as lost.
+func TestAppendThenToAFullQueue(t *testing.T) {
+	l := open(t, file(t), 10)
+	for i := range queueDepth {
+		if !l.AppendThen("default", event("a"), nil) {
+			t.Fatalf("the queue is full after %d events, want %d", i, queueDepth)
+		}
+	}
+	if l.AppendThen("default", event("b"), nil) || l.lost.Load() != 0 {
+		t.Errorf("a full queue took an event, or %d count as lost", l.lost.Load())
+	}
+	l.Append("default", event("c"))
+	if got := l.lost.Load(); got != 1 {
+		t.Errorf("%d events count as lost, want 1", got)
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+}

@@ -247,7 +247,7 @@ func (c *cluster) alarmEvent(why reason, a *tandemv1.Alarm) {
 	if why == reasonAlarmCleared {
 		message = a.GetReason() + " is over"
 	}
-	c.append(nil, &tandemv1.Event{Reason: string(why), Subject: a.GetSubject(), Message: message}, nil)
+	c.append(nil, &tandemv1.Event{Reason: string(why), Subject: a.GetSubject(), Message: message})
 }
 
 // stateWord returns the last word of an enum value, such as DOWN; UNKNOWN for

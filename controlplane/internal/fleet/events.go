@@ -72,29 +72,34 @@ var meanings = map[reason]meaning{
 	"KEEPALIVED_UNKNOWN":  {tandemv1.EventType_EVENT_TYPE_NODE, warning},
 }
 
-// agentEvent logs one event, unless that was done before. The lock is held.
-func (c *cluster) agentEvent(n *node, e *agentv1.Event) {
+// agentEvent logs one event, unless that was done before. It returns false when
+// the log is full: the event is to come again. The lock is held.
+func (c *cluster) agentEvent(n *node, e *agentv1.Event) bool {
 	last, sequence, boot := n.sequence, e.GetSequence(), n.boot
 	if sequence <= last {
-		return
+		return true
 	}
-	n.sequence = sequence
 	durable := func() { c.durable(n, boot, sequence) }
 	lost := e.GetGap()
 	if last != 0 && lost == 0 && sequence > last+1 {
 		lost = sequence - last - 1
 	}
-	if lost > 0 {
-		out := c.about(n, reasonEventsLost, fmt.Sprintf("%d events of this node were lost", lost))
-		if e.GetGap() > 0 {
-			c.append(n, out, durable)
-			return
+	out := c.about(n, reasonEventsLost, fmt.Sprintf("%d events of this node were lost", lost))
+	if e.GetGap() == 0 {
+		if lost > 0 {
+			if !c.queue(n, out, nil) {
+				return false
+			}
+			n.sequence = sequence - 1 // the loss is told once
 		}
-		c.append(n, out, nil)
+		out = c.translate(n, e)
+		out.Time = e.GetTime()
 	}
-	out := c.translate(n, e)
-	out.Time = validTime(e.GetTime())
-	c.append(n, out, durable)
+	if !c.queue(n, out, durable) {
+		return false
+	}
+	n.sequence = sequence
+	return true
 }
 
 // durable notes that a node's events are on disk up to a sequence, and has its
@@ -117,7 +122,7 @@ func (c *cluster) acknowledge(n *node) {
 	}
 }
 
-// translate says what happened on a node in the words of the API.
+// translate says what happened on a node in the words of the API. e is bounded.
 func (c *cluster) translate(n *node, e *agentv1.Event) *tandemv1.Event {
 	switch k := e.GetKind().(type) {
 	case *agentv1.Event_Backend:
@@ -129,7 +134,7 @@ func (c *cluster) translate(n *node, e *agentv1.Event) *tandemv1.Event {
 	case *agentv1.Event_Keepalived:
 		return c.daemonEvent(n, "KEEPALIVED", "keepalived", k.Keepalived)
 	case *agentv1.Event_Note:
-		return c.about(n, reasonNodeNote, bounded(k.Note, maxText))
+		return c.about(n, reasonNodeNote, k.Note)
 	default:
 		return c.about(n, reasonNodeNote, "something happened that this controller does not know: upgrade lb-controller")
 	}
@@ -137,9 +142,9 @@ func (c *cluster) translate(n *node, e *agentv1.Event) *tandemv1.Event {
 
 func (c *cluster) backendEvent(n *node, b *agentv1.BackendObservation) *tandemv1.Event {
 	word := stateWord(b.GetState(), agentv1.ServerState_name, "SERVER_STATE_")
-	message := fmt.Sprintf("backend %s/%s is %s", bounded(b.GetPool(), maxWord), bounded(b.GetBackend(), maxWord), lower(word))
+	message := fmt.Sprintf("backend %s/%s is %s", b.GetPool(), b.GetBackend(), lower(word))
 	if b.GetReason() != "" {
-		message += ": " + bounded(b.GetReason(), maxText)
+		message += ": " + b.GetReason()
 	}
 	return &tandemv1.Event{
 		Reason: "BACKEND_" + word, Message: message,
@@ -151,7 +156,7 @@ func (c *cluster) instanceEvent(n *node, i *agentv1.InstanceObservation) *tandem
 	word := stateWord(i.GetState(), agentv1.VrrpState_name, "VRRP_STATE_")
 	return &tandemv1.Event{
 		Reason:  "VIP_" + word,
-		Message: fmt.Sprintf("VRRP instance %s is %s with priority %d", bounded(i.GetName(), maxWord), word, i.GetPriority()),
+		Message: fmt.Sprintf("VRRP instance %s is %s with priority %d", i.GetName(), word, i.GetPriority()),
 		Subject: c.subject(n, state.VipName(c.id, i.GetVip())),
 	}
 }
@@ -160,7 +165,7 @@ func (c *cluster) daemonEvent(n *node, prefix, daemon string, d *agentv1.DaemonO
 	word := stateWord(d.GetState(), agentv1.DaemonState_name, "DAEMON_STATE_")
 	message := daemon + " is " + lower(word)
 	if d.GetMessage() != "" {
-		message += ": " + bounded(d.GetMessage(), maxText)
+		message += ": " + d.GetMessage()
 	}
 	return &tandemv1.Event{Reason: prefix + "_" + word, Message: message, Subject: state.NodeName(c.id, n.id).String()}
 }
@@ -183,11 +188,23 @@ func (c *cluster) about(n *node, why reason, message string) *tandemv1.Event {
 func (c *cluster) nodeEvent(n *node, why reason, message string, revision uint64) {
 	e := c.about(n, why, message)
 	e.Revision = revision
-	c.append(n, e, nil)
+	c.append(n, e)
 }
 
-// append logs an event of a node; nil: of the controller. written may be nil.
-func (c *cluster) append(n *node, e *tandemv1.Event, written func()) {
+// append logs an event that the controller has seen, of a node or, nil, of
+// none.
+func (c *cluster) append(n *node, e *tandemv1.Event) {
+	c.options.Events.Append(c.id, complete(n, e))
+}
+
+// queue logs an event of a node that its agent can send again. It returns false
+// when the log is full. written may be nil.
+func (c *cluster) queue(n *node, e *tandemv1.Event, written func()) bool {
+	return c.options.Events.AppendThen(c.id, complete(n, e), written)
+}
+
+// complete fills in what follows from an event's reason and its node.
+func complete(n *node, e *tandemv1.Event) *tandemv1.Event {
 	m := meanings[reason(e.GetReason())]
 	e.Type, e.Severity = m.kind, m.severity
 	if n != nil {
@@ -196,5 +213,5 @@ func (c *cluster) append(n *node, e *tandemv1.Event, written func()) {
 	if e.GetTime() == nil {
 		e.Time = timestamppb.New(time.Now())
 	}
-	c.options.Events.AppendThen(c.id, e, written)
+	return e
 }

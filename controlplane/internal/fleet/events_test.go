@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
@@ -117,6 +119,63 @@ func TestEventsAreAcknowledgedWhenDurable(t *testing.T) {
 			t.Errorf("events %v, acks %v", got, a.acks)
 		}
 	})
+}
+
+// What a full log does not take is logged later, once and in order, and not
+// acknowledged before.
+func TestEventsWaitForAFullLog(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, a, _ := pair(t)
+		down, up := agentv1.ServerState_SERVER_STATE_DOWN, agentv1.ServerState_SERVER_STATE_UP
+		a.report(a.boot, backendEvent(1, down))
+		synctest.Wait()
+		before := len(l.log.reasons(""))
+		l.log.fill(2) // event 2, and the loss of 3 to 6 but not event 7
+		a.report(a.boot, backendEvent(2, up), backendEvent(7, down), backendEvent(8, up))
+		pass(time.Second)
+		if d := cmp.Diff([]string{"BACKEND_UP", "EVENTS_LOST"}, l.log.reasons("")[before:]); d != "" {
+			t.Errorf("events of a full log (-want +got):\n%s", d)
+		}
+		if last := a.acks[len(a.acks)-1]; last.GetSequence() != 2 {
+			t.Errorf("acknowledged up to %d, want 2", last.GetSequence())
+		}
+		// A new session of the same agent repeats what was not acknowledged.
+		_ = a.disconnect()
+		a.connect()
+		synctest.Wait()
+		before = len(l.log.reasons(""))
+		a.report(a.boot, backendEvent(7, down), backendEvent(8, up))
+		pass(time.Second)
+		l.log.fill(-1)
+		pass(time.Second)
+		if d := cmp.Diff([]string{"BACKEND_DOWN", "BACKEND_UP"}, l.log.reasons("")[before:]); d != "" {
+			t.Errorf("events when there is room again (-want +got):\n%s", d)
+		}
+		if last := a.acks[len(a.acks)-1]; last.GetSequence() != 8 {
+			t.Errorf("acknowledged up to %d, want 8", last.GetSequence())
+		}
+	})
+}
+
+// What waits is bounded in bytes as well.
+func TestEventsThatWaitAreCut(t *testing.T) {
+	long := strings.Repeat("x", 1<<20)
+	daemon := &agentv1.DaemonObservation{Message: long, Version: long}
+	for _, e := range []*agentv1.Event{
+		{Kind: &agentv1.Event_Note{Note: long}},
+		{Kind: &agentv1.Event_Backend{Backend: &agentv1.BackendObservation{Pool: long, Backend: long, Reason: long}}},
+		{Kind: &agentv1.Event_Instance{Instance: &agentv1.InstanceObservation{Name: long, Vip: long}}},
+		{Kind: &agentv1.Event_Haproxy{Haproxy: daemon}},
+		{Kind: &agentv1.Event_Keepalived{Keepalived: daemon}},
+	} {
+		e.ProtoReflect().SetUnknown(protowire.AppendString(protowire.AppendTag(nil, 999, protowire.BytesType), long))
+		// The first waits as well: its session has others before it.
+		s := &session{waiting: make([]waiting, 1)}
+		s.events(&agentv1.EventBatch{Events: []*agentv1.Event{e}})
+		if size := proto.Size(s.waiting[1].event); size > 2*maxText {
+			t.Errorf("an event of %d bytes waits with %d", proto.Size(e), size)
+		}
+	}
 }
 
 // A node that floods the log waits for its turns; what is too much is lost and

@@ -116,20 +116,41 @@ type journal struct {
 	all    []*tandemv1.Event
 	held   bool
 	queued []func()
+	spent  bool // there is room for no more than the next few
+	room   int
 }
 
-func (j *journal) AppendThen(_ string, e *tandemv1.Event, written func()) {
+func (j *journal) Append(_ string, e *tandemv1.Event) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.all = append(j.all, e)
-	if written == nil {
-		return
+}
+
+func (j *journal) AppendThen(_ string, e *tandemv1.Event, written func()) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.spent {
+		if j.room == 0 {
+			return false
+		}
+		j.room--
 	}
-	if j.held {
+	j.all = append(j.all, e)
+	switch {
+	case written == nil:
+	case j.held:
 		j.queued = append(j.queued, written)
-		return
+	default:
+		go written()
 	}
-	go written()
+	return true
+}
+
+// fill leaves room for n more events of agents; negative: for all.
+func (j *journal) fill(n int) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.spent, j.room = n >= 0, n
 }
 
 func (j *journal) release() {

@@ -35,9 +35,12 @@ type Ledger interface {
 
 // Events is where events go.
 type Events interface {
-	// AppendThen queues an event and never blocks. Later it calls written, if
-	// there is one, when the event is durable; never if it was dropped.
-	AppendThen(cluster string, e *tandemv1.Event, written func())
+	// Append queues an event, or drops it and tells of that. It never blocks.
+	Append(cluster string, e *tandemv1.Event)
+	// AppendThen queues an event and never blocks; false: the queue is full,
+	// and nothing has happened. Later it calls written, if there is one, when
+	// the event is durable.
+	AppendThen(cluster string, e *tandemv1.Event, written func()) bool
 }
 
 var (

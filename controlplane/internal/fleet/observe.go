@@ -149,8 +149,8 @@ func (c *cluster) observeInstances(n *node, all []*agentv1.InstanceObservation) 
 
 func boundedBackend(b *agentv1.BackendObservation) *agentv1.BackendObservation {
 	return &agentv1.BackendObservation{
-		Pool:    b.GetPool(),
-		Backend: b.GetBackend(),
+		Pool:    bounded(b.GetPool(), maxWord),
+		Backend: bounded(b.GetBackend(), maxWord),
 		State:   b.GetState(),
 		Weight:  b.GetWeight(),
 		Reason:  bounded(b.GetReason(), maxText),
@@ -161,7 +161,7 @@ func boundedBackend(b *agentv1.BackendObservation) *agentv1.BackendObservation {
 func boundedInstance(i *agentv1.InstanceObservation) *agentv1.InstanceObservation {
 	return &agentv1.InstanceObservation{
 		Name:     bounded(i.GetName(), maxWord),
-		Vip:      i.GetVip(),
+		Vip:      bounded(i.GetVip(), maxWord),
 		State:    i.GetState(),
 		Priority: i.GetPriority(),
 		Holds:    i.GetHolds(),
@@ -175,6 +175,25 @@ func boundedDaemon(d *agentv1.DaemonObservation) *agentv1.DaemonObservation {
 		StartTime: validTime(d.GetStartTime()),
 		Message:   bounded(d.GetMessage(), maxText),
 	}
+}
+
+func boundedEvent(e *agentv1.Event) *agentv1.Event {
+	out := &agentv1.Event{Sequence: e.GetSequence(), Time: validTime(e.GetTime())}
+	switch k := e.GetKind().(type) {
+	case *agentv1.Event_Backend:
+		out.Kind = &agentv1.Event_Backend{Backend: boundedBackend(k.Backend)}
+	case *agentv1.Event_Instance:
+		out.Kind = &agentv1.Event_Instance{Instance: boundedInstance(k.Instance)}
+	case *agentv1.Event_Haproxy:
+		out.Kind = &agentv1.Event_Haproxy{Haproxy: boundedDaemon(k.Haproxy)}
+	case *agentv1.Event_Keepalived:
+		out.Kind = &agentv1.Event_Keepalived{Keepalived: boundedDaemon(k.Keepalived)}
+	case *agentv1.Event_Note:
+		out.Kind = &agentv1.Event_Note{Note: bounded(k.Note, maxText)}
+	case *agentv1.Event_Gap:
+		out.Kind = k
+	}
+	return out
 }
 
 // validTime returns a copy of a time, nil if it is none that can be shown.

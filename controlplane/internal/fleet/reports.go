@@ -12,7 +12,7 @@ const (
 	portion = 256
 	pause   = 10 * time.Millisecond
 	// maxWaiting bounds the events of one session that wait for their turn.
-	// Those beyond are lost, and the log tells how many.
+	// Those beyond are lost, and the log tells how many. Each is bounded itself.
 	maxWaiting = 1 << 15
 )
 
@@ -27,27 +27,31 @@ func (s *session) events(batch *agentv1.EventBatch) {
 	boot := bounded(batch.GetBootId(), maxWord)
 	resting := len(s.waiting) > 0
 	for _, e := range batch.GetEvents()[:min(len(batch.GetEvents()), maxWaiting-len(s.waiting))] {
-		s.waiting = append(s.waiting, waiting{boot, e})
+		s.waiting = append(s.waiting, waiting{boot, boundedEvent(e)})
 	}
 	if !resting {
 		s.logPortion()
 	}
 }
 
-// logPortion logs events that wait, each once and in order. The rest waits
-// until s.rest fires. They are acknowledged when they are durable.
+// logPortion logs events that wait, each once and in order, as far as the log
+// takes them. The rest waits until s.rest fires. They are acknowledged when they
+// are durable.
 func (s *session) logPortion() {
-	now := s.waiting[:min(len(s.waiting), portion)]
+	logged := 0
 	s.cluster.with(s, func(n *node) {
-		for _, w := range now {
+		for _, w := range s.waiting[:min(len(s.waiting), portion)] {
 			if n.boot != w.boot {
 				n.boot, n.sequence, n.safe = w.boot, 0, 0
 			}
-			s.cluster.agentEvent(n, w.event)
+			if !s.cluster.agentEvent(n, w.event) {
+				break
+			}
+			logged++
 		}
 		s.cluster.acknowledge(n) // in case all of them were repeats
 	})
-	s.waiting = s.waiting[len(now):]
+	s.waiting = s.waiting[logged:]
 	if len(s.waiting) > 0 {
 		s.rest.Reset(pause)
 	} else {
