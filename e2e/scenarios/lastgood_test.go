@@ -139,10 +139,10 @@ func groupGone(ctx context.Context, s *site, n *cluster.Node) func() error {
 	}
 }
 
-// portTaken has another program listen on a port of the VIP.
+// portTaken has another program listen on a port of every address.
 func portTaken(ctx context.Context, s *site, n *cluster.Node) func() error {
 	s.t.Helper()
-	const address = "192.168.1.100:9090"
+	const address = ":9090"
 	p, err := n.Host.Start(ctx, lab.ProcessSpec{Name: "squatter", Args: []string{s.Labhost, "web", "--name", "squatter", "--listen", address}})
 	if err != nil {
 		s.t.Fatal(err)
