@@ -168,7 +168,7 @@ func daemonCure(d *agentv1.DaemonObservation, name string) string {
 	if d.GetState() == agentv1.DaemonState_DAEMON_STATE_MISSING {
 		return "install " + name + " on the node; the agent notices"
 	}
-	return "read its message and the log of " + name + " on the node; the agent starts it again unless an operator has stopped it"
+	return "read its message and the log of " + name + " on the node; the agent starts it again"
 }
 
 func applyCure(r agentv1.NackReason) string {
@@ -176,7 +176,7 @@ func applyCure(r agentv1.NackReason) string {
 	case agentv1.NackReason_NACK_REASON_UNKNOWN_FIELD:
 		return "upgrade lb-agent on the node: it is older than the configuration"
 	case agentv1.NackReason_NACK_REASON_OLD_VERSION:
-		return "restore the controller's store from a backup by 'lb-controller restore', which starts a new epoch"
+		return "stop the controller, put back the newest copy of its data directory and start it; without one, remove the nodes and join them again"
 	case agentv1.NackReason_NACK_REASON_REFUSED:
 		return "correct what the message names, or undo the change"
 	default:

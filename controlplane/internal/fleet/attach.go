@@ -11,10 +11,9 @@ import (
 )
 
 const (
-	maxText         = 4096 // of what an agent says in words, bytes
-	maxWord         = 128  // of versions and the like, bytes
-	maxInterfaces   = 64
-	maxCapabilities = 256
+	maxText       = 4096 // of what an agent says in words, bytes
+	maxWord       = 128  // of versions and the like, bytes
+	maxInterfaces = 64
 )
 
 // attach makes s the session of its node; an older one ends. It fails with
@@ -66,7 +65,6 @@ func (c *cluster) introduce(s *session, n *node) {
 			n.interfaces[bounded(network, maxWord)] = bounded(h.GetInterfaces()[network], maxWord)
 		}
 	}
-	s.capabilities = h.GetCapabilities()[:min(len(h.GetCapabilities()), maxCapabilities)]
 	if n.boot == h.GetBootId() {
 		s.resume = n.safe
 	}

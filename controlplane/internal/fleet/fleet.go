@@ -11,7 +11,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 
 	"github.com/hashicorp/go-hclog"
@@ -177,25 +176,4 @@ func (f *Fleet) Watch(ctx context.Context, cluster string) (*Watcher, error) {
 		return nil, err
 	}
 	return c.watch(ctx)
-}
-
-// Revoke ends a node's session, if it has one. A node that is still part of
-// its cluster may come back.
-func (f *Fleet) Revoke(cluster, node string) {
-	if c, err := f.cluster(cluster); err == nil {
-		if s := c.session(node); s != nil {
-			s.cancel(ErrRevoked)
-		}
-	}
-}
-
-// Capable tells whether a node's agent has said that it knows a capability,
-// such as "command/check"; false when it is not connected.
-func (f *Fleet) Capable(cluster, node, capability string) bool {
-	c, err := f.cluster(cluster)
-	if err != nil {
-		return false
-	}
-	s := c.session(node)
-	return s != nil && slices.Contains(s.capabilities, capability)
 }

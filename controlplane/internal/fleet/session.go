@@ -68,8 +68,6 @@ type session struct {
 	cancel  context.CancelCauseFunc
 	closed  bool // Serve has returned; guarded by the cluster's lock
 
-	capabilities []string // set by attach
-
 	targets mailbox[*compile.Config]
 	safe    mailbox[*agentv1.EventAck]
 	calls   chan *call
