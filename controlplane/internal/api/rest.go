@@ -129,15 +129,13 @@ func bounded(s *Server, next http.Handler) http.Handler {
 			r.Body = http.MaxBytesReader(w, body, maxRequest)
 			next.ServeHTTP(w, r)
 		}
-		if r.ProtoMajor == 1 {
-			drain(w, body)
-		}
+		drain(w, body)
 	})
 }
 
-// drain reads what a refused client still sends over HTTP/1, within bounds. A
-// connection closed on it would be reset, and the client would never see the
-// answer. (HTTP/2 resets the one stream, after the answer.)
+// drain reads what a refused client still sends, within bounds. A connection
+// closed on it would be reset, and the client would never see the answer; over
+// HTTP/2 it is the stream, of which curl then drops the answer.
 func drain(w http.ResponseWriter, body io.Reader) {
 	control := http.NewResponseController(w)
 	_ = control.SetReadDeadline(time.Now().Add(drainTimeout))
