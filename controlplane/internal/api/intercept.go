@@ -39,14 +39,19 @@ func (s *Server) unary(ctx context.Context, request any, info *grpc.UnaryServerI
 // checked as it comes. The stream ends when the server stops.
 func (s *Server) stream(service any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 	defer s.finish(info.FullMethod, time.Now(), &err)
-	ctx, err := s.admit(stream.Context(), info.FullMethod)
+	incoming, begin := stream.Context(), time.Now()
+	ctx, err := s.admit(incoming, info.FullMethod)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(s.stopping, func() { cancel(errStopping) })()
-	err = handler(service, &checkedStream{ServerStream: stream, ctx: ctx})
+	again := func() error {
+		_, err := s.admit(incoming, info.FullMethod)
+		return err
+	}
+	err = handler(service, &checkedStream{ServerStream: stream, ctx: ctx, again: again, admitted: begin})
 	if err != nil && context.Cause(ctx) == errStopping { //nolint:errorlint // the cause is this very value
 		return errStopping
 	}
@@ -74,10 +79,13 @@ func (s *Server) finish(method string, begin time.Time, err *error) {
 	*err = st.Err()
 }
 
-// checkedStream checks what it receives and has the caller in its context.
+// checkedStream checks what it receives and has the caller in its context. It
+// goes on only as long as the caller would be let in anew.
 type checkedStream struct {
 	grpc.ServerStream
-	ctx context.Context //nolint:containedctx // grpc.ServerStream hands out its context by a method
+	ctx      context.Context //nolint:containedctx // grpc.ServerStream hands out its context by a method
+	again    func() error    // lets the caller in anew
+	admitted time.Time       // the last time; only SendMsg uses it
 }
 
 // Context returns the call's context.
@@ -89,6 +97,18 @@ func (c *checkedStream) RecvMsg(m any) error {
 		return err
 	}
 	return checkRequest(m)
+}
+
+// SendMsg sends a message. Watches have a heartbeat, so that it notices soon
+// that a token was deleted or has expired.
+func (c *checkedStream) SendMsg(m any) error {
+	if time.Since(c.admitted) >= heartbeatInterval {
+		if err := c.again(); err != nil {
+			return err
+		}
+		c.admitted = time.Now()
+	}
+	return c.ServerStream.SendMsg(m)
 }
 
 // checkRequest checks a request's size and its own fields. The resource in it
