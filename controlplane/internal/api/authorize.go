@@ -20,7 +20,7 @@ type need int
 
 const (
 	denied      need = iota // nobody may call it
-	nothing                 // anybody may
+	nothing                 // anybody may, a few at a time
 	token                   // an operator's bearer token
 	certificate             // a node's client certificate
 )

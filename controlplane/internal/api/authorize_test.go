@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"context"
 	"encoding/pem"
 	"errors"
 	"io"
@@ -8,6 +9,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/genproto/googleapis/api/annotations"
 	"google.golang.org/grpc"
@@ -228,5 +230,54 @@ func TestHealthServes(t *testing.T) {
 	answer, err := healthv1.NewHealthClient(c.dial(t)).Check(t.Context(), &healthv1.HealthCheckRequest{})
 	if err != nil || answer.GetStatus() != healthv1.HealthCheckResponse_SERVING {
 		t.Errorf("%v, %v; want SERVING", answer, err)
+	}
+}
+
+// A call is refused by its header alone: the message of one who shows nothing
+// takes up no memory.
+func TestRefusedBeforeTheMessage(t *testing.T) {
+	c := start(t)
+	for method, want := range map[string]fault{
+		"/tandem.v1.ConfigService/ApplyConfig": {code: codes.Unauthenticated, reason: "TOKEN_MISSING"},
+		"/tandem.agent.v1.AgentService/Renew":  {code: codes.Unauthenticated, reason: "CERTIFICATE_REQUIRED"},
+		"/tandem.v1.Nope/Get":                  {code: codes.PermissionDenied, reason: "METHOD_DENIED"},
+	} {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		stream, err := c.dial(t).NewStream(ctx, &grpc.StreamDesc{ClientStreams: true}, method)
+		must(t, err)
+		err = stream.RecvMsg(&tandemv1.Caller{}) // no message was sent
+		if got := status.Code(err); got == codes.DeadlineExceeded {
+			t.Errorf("%s waits for its message", method)
+		} else if got := grpcFault(t, err); got.code != want.code || got.reason != want.reason {
+			t.Errorf("%s: %+v; want %+v", method, got, want)
+		}
+	}
+}
+
+// Joins that anyone may begin are few at a time, and make room when they end.
+func TestUnfinishedJoinsAreBounded(t *testing.T) {
+	c := start(t)
+	ctx, hangUp := context.WithCancel(t.Context())
+	defer hangUp()
+	conn := c.dial(t)
+	join := func(ctx context.Context) fault {
+		_, err := agentv1.NewAgentServiceClient(conn).Enrol(ctx, &agentv1.EnrolRequest{})
+		return grpcFault(t, err)
+	}
+	for range 16 {
+		_, err := conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true}, agentv1.AgentService_Enrol_FullMethodName)
+		must(t, err)
+	}
+	// One connection's calls come in order.
+	if got := join(t.Context()); got.code != codes.Unavailable || got.reason != "BUSY" {
+		t.Errorf("the 17th join: %+v; want BUSY", got)
+	}
+	hangUp()
+	deadline := time.Now().Add(5 * time.Second)
+	for got := join(t.Context()); got.reason != "NAME_INVALID"; got = join(t.Context()) {
+		if time.Now().After(deadline) {
+			t.Fatalf("after the others hung up: %+v; want NAME_INVALID", got)
+		}
 	}
 }

@@ -43,6 +43,7 @@ const (
 	reasonProtocol         = "PROTOCOL_BROKEN"
 	reasonStalled          = "READER_STALLED"
 	reasonStopping         = "STOPPING"
+	reasonBusy             = "BUSY"
 	reasonCanceled         = "CANCELED"
 	reasonDeadline         = "DEADLINE_EXCEEDED"
 	reasonInternal         = "INTERNAL"

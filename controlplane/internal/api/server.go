@@ -65,6 +65,7 @@ type Server struct {
 	inside *bufconn.Listener
 	http   *http.Server
 	codec  *codec
+	opened chan struct{} // holds one for each call under way that anyone may make
 	// stopping ends when the server does, before its calls are cut off.
 	stopping context.Context //nolint:containedctx // it is the server's life, handed to each stream
 	stop     context.CancelFunc
@@ -72,9 +73,10 @@ type Server struct {
 
 // New returns a server that Run makes listen. ctx is for values only.
 func New(ctx context.Context, o Options) (*Server, error) {
-	s := &Server{Options: o, inside: bufconn.Listen(1 << 20), codec: newCodec()}
+	s := &Server{Options: o, inside: bufconn.Listen(1 << 20), codec: newCodec(), opened: make(chan struct{}, maxOpenCalls)}
 	s.stopping, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	s.grpc = grpc.NewServer(s.grpcOptions(
+		grpc.InTapHandle(s.tap),
 		grpc.Creds(credentials.NewTLS(&tls.Config{
 			MinVersion:     tls.VersionTLS13,
 			GetCertificate: o.Certificate.GetCertificate,
