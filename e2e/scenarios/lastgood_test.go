@@ -59,7 +59,7 @@ func TestI4LastGoodConfigurationServes(t *testing.T) {
 						t.Fatal(err)
 					}
 					// Nobody does anything: the agent tries again.
-					if _, err := s.Until(ctx, "the agent to recover by itself", cluster.Settled(node), cluster.NoAlarms); err != nil {
+					if _, err := s.Until(labtest.Deadline(t, 30*time.Second), "the agent to recover by itself", cluster.Settled(node), cluster.NoAlarms); err != nil {
 						t.Fatal(err)
 					}
 				})
