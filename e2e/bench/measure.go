@@ -33,7 +33,7 @@ var measurements = []measurement{
 	{"port of the VIP's holder down", "ms", "", cut},
 	{"requests lost in 10 reloads, 50 keep-alive clients", "requests", "", reloads},
 	{"weight change until every answer follows it, both nodes", "ms",
-		"ours: one API call; the guide's: both files edited and reloaded by a script", weights},
+		"to about 15 ms; ours: one API call; the guide's: both files edited and reloaded by a script", weights},
 }
 
 // outage samples the VIP while f breaks something, until it answers again for a
