@@ -16,11 +16,14 @@ LINTED  := controlplane agent cli e2e
 CACHE         := $(CURDIR)/.cache
 GOLANGCI      := v2.15.0
 GOLANGCI_LINT := $(CACHE)/golangci-lint-$(GOLANGCI)/golangci-lint
+GOTESTSUM_AT  := v1.13.0
+GOTESTSUM     := $(CACHE)/gotestsum-$(GOTESTSUM_AT)/gotestsum
 BUF           := $(CACHE)/buf
 
 # Network namespaces and VRRP need root.
 AS_ROOT := $(if $(filter-out 0,$(shell id -u)),sudo -E)
-GO_TEST := go test$(if $(AS_ROOT), -exec '$(AS_ROOT)')
+# gotestsum closes with every skipped test and its reason.
+GO_TEST := $(GOTESTSUM) --format pkgname --format-hide-empty-pkg --$(if $(AS_ROOT), -exec '$(AS_ROOT)')
 
 ##@ Use
 
@@ -38,26 +41,26 @@ demo: deps build ## Fail over a pair in a lab on this machine (HOLD=1: keep it u
 ##@ Test
 
 .PHONY: test
-test: deps build ## Run all tests (under 10 minutes)
+test: deps build $(GOTESTSUM) ## Run all tests (under 10 minutes)
 	@$(MAKE) --keep-going test-units test-scenarios
 
 .PHONY: test-units
-test-units: ## Run the tests of all modules but e2e
+test-units: $(GOTESTSUM) ## Run the tests of all modules but e2e
 	$(GO_TEST) $(foreach m,$(filter-out e2e,$(MODULES)),./$m/...)
 
 # One package at a time, never from go's cache: they drive the programs in bin/
 # and some of them measure time.
 .PHONY: test-scenarios
-test-scenarios: ## Run the scenarios with the programs in bin/
+test-scenarios: $(GOTESTSUM) ## Run the scenarios with the programs in bin/
 	$(GO_TEST) -count=1 -p 1 -timeout 15m ./e2e/...
 
 .PHONY: e2e
-e2e: deps build ## Run the long random scenarios (SEED=n DURATION=10m)
+e2e: deps build $(GOTESTSUM) ## Run the long random scenarios (SEED=n DURATION=10m)
 	TANDEM_E2E_SEED='$(SEED)' TANDEM_E2E_DURATION='$(or $(DURATION),10m)' \
-		$(GO_TEST) -v -count=1 -p 1 -timeout 0 -run '^TestRandom' ./e2e/...
+		$(GO_TEST) -count=1 -p 1 -timeout 0 -run '^TestRandom' ./e2e/...
 
 .PHONY: race
-race: deps-race build ## Run the tests under the race detector
+race: deps-race build $(GOTESTSUM) ## Run the tests under the race detector
 	$(GO_TEST) -race $(foreach m,$(filter-out e2e,$(MODULES)),./$m/...)
 
 .PHONY: fuzz
@@ -140,6 +143,9 @@ check-go:
 
 $(GOLANGCI_LINT):
 	GOWORK=off GOBIN=$(@D) go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI)
+
+$(GOTESTSUM):
+	GOWORK=off GOBIN=$(@D) go install gotest.tools/gotestsum@$(GOTESTSUM_AT)
 
 $(BUF): tools/go.mod
 	GOWORK=off go -C tools build -o $@ github.com/bufbuild/buf/cmd/buf
