@@ -392,6 +392,235 @@ func (x *DeleteNodeRequest) GetMessage() string {
 	return ""
 }
 
+// KeepDriftRequest names what to keep.
+type KeepDriftRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// name of the node.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// subjects are the names of drifts to keep; empty: all of the node's.
+	Subjects []string `protobuf:"bytes,2,rep,name=subjects,proto3" json:"subjects,omitempty"`
+	// validate_only checks the change and makes none.
+	ValidateOnly bool `protobuf:"varint,10,opt,name=validate_only,json=validateOnly,proto3" json:"validate_only,omitempty"`
+	// request_id makes a repeated call return the first one's result.
+	RequestId string `protobuf:"bytes,11,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// message is a note that the revision keeps.
+	Message       string `protobuf:"bytes,12,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeepDriftRequest) Reset() {
+	*x = KeepDriftRequest{}
+	mi := &file_tandem_v1_fleet_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeepDriftRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeepDriftRequest) ProtoMessage() {}
+
+func (x *KeepDriftRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_v1_fleet_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeepDriftRequest.ProtoReflect.Descriptor instead.
+func (*KeepDriftRequest) Descriptor() ([]byte, []int) {
+	return file_tandem_v1_fleet_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *KeepDriftRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *KeepDriftRequest) GetSubjects() []string {
+	if x != nil {
+		return x.Subjects
+	}
+	return nil
+}
+
+func (x *KeepDriftRequest) GetValidateOnly() bool {
+	if x != nil {
+		return x.ValidateOnly
+	}
+	return false
+}
+
+func (x *KeepDriftRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
+	}
+	return ""
+}
+
+func (x *KeepDriftRequest) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+// KeepDriftResponse tells what is desired now.
+type KeepDriftResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// kept is what was drift before.
+	Kept          []*Drift `protobuf:"bytes,1,rep,name=kept,proto3" json:"kept,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeepDriftResponse) Reset() {
+	*x = KeepDriftResponse{}
+	mi := &file_tandem_v1_fleet_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeepDriftResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeepDriftResponse) ProtoMessage() {}
+
+func (x *KeepDriftResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_v1_fleet_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeepDriftResponse.ProtoReflect.Descriptor instead.
+func (*KeepDriftResponse) Descriptor() ([]byte, []int) {
+	return file_tandem_v1_fleet_service_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *KeepDriftResponse) GetKept() []*Drift {
+	if x != nil {
+		return x.Kept
+	}
+	return nil
+}
+
+// DiscardDriftRequest names what to discard.
+type DiscardDriftRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// name of the node.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// subjects are the names of drifts to discard; empty: all of the node's.
+	Subjects      []string `protobuf:"bytes,2,rep,name=subjects,proto3" json:"subjects,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiscardDriftRequest) Reset() {
+	*x = DiscardDriftRequest{}
+	mi := &file_tandem_v1_fleet_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiscardDriftRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiscardDriftRequest) ProtoMessage() {}
+
+func (x *DiscardDriftRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_v1_fleet_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiscardDriftRequest.ProtoReflect.Descriptor instead.
+func (*DiscardDriftRequest) Descriptor() ([]byte, []int) {
+	return file_tandem_v1_fleet_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *DiscardDriftRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DiscardDriftRequest) GetSubjects() []string {
+	if x != nil {
+		return x.Subjects
+	}
+	return nil
+}
+
+// DiscardDriftResponse tells what the node has dropped.
+type DiscardDriftResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// discarded is what was drift before.
+	Discarded     []*Drift `protobuf:"bytes,1,rep,name=discarded,proto3" json:"discarded,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiscardDriftResponse) Reset() {
+	*x = DiscardDriftResponse{}
+	mi := &file_tandem_v1_fleet_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiscardDriftResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiscardDriftResponse) ProtoMessage() {}
+
+func (x *DiscardDriftResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_v1_fleet_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiscardDriftResponse.ProtoReflect.Descriptor instead.
+func (*DiscardDriftResponse) Descriptor() ([]byte, []int) {
+	return file_tandem_v1_fleet_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *DiscardDriftResponse) GetDiscarded() []*Drift {
+	if x != nil {
+		return x.Discarded
+	}
+	return nil
+}
+
 // GetStatusRequest names a cluster.
 type GetStatusRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -403,7 +632,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_tandem_v1_fleet_service_proto_msgTypes[6]
+	mi := &file_tandem_v1_fleet_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -415,7 +644,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_v1_fleet_service_proto_msgTypes[6]
+	mi := &file_tandem_v1_fleet_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -428,7 +657,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_tandem_v1_fleet_service_proto_rawDescGZIP(), []int{6}
+	return file_tandem_v1_fleet_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *GetStatusRequest) GetName() string {
@@ -449,7 +678,7 @@ type WatchStatusRequest struct {
 
 func (x *WatchStatusRequest) Reset() {
 	*x = WatchStatusRequest{}
-	mi := &file_tandem_v1_fleet_service_proto_msgTypes[7]
+	mi := &file_tandem_v1_fleet_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -461,7 +690,7 @@ func (x *WatchStatusRequest) String() string {
 func (*WatchStatusRequest) ProtoMessage() {}
 
 func (x *WatchStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_v1_fleet_service_proto_msgTypes[7]
+	mi := &file_tandem_v1_fleet_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -474,7 +703,7 @@ func (x *WatchStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchStatusRequest.ProtoReflect.Descriptor instead.
 func (*WatchStatusRequest) Descriptor() ([]byte, []int) {
-	return file_tandem_v1_fleet_service_proto_rawDescGZIP(), []int{7}
+	return file_tandem_v1_fleet_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *WatchStatusRequest) GetName() string {
@@ -508,7 +737,7 @@ type WatchStatusResponse struct {
 
 func (x *WatchStatusResponse) Reset() {
 	*x = WatchStatusResponse{}
-	mi := &file_tandem_v1_fleet_service_proto_msgTypes[8]
+	mi := &file_tandem_v1_fleet_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -520,7 +749,7 @@ func (x *WatchStatusResponse) String() string {
 func (*WatchStatusResponse) ProtoMessage() {}
 
 func (x *WatchStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_v1_fleet_service_proto_msgTypes[8]
+	mi := &file_tandem_v1_fleet_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -533,7 +762,7 @@ func (x *WatchStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchStatusResponse.ProtoReflect.Descriptor instead.
 func (*WatchStatusResponse) Descriptor() ([]byte, []int) {
-	return file_tandem_v1_fleet_service_proto_rawDescGZIP(), []int{8}
+	return file_tandem_v1_fleet_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *WatchStatusResponse) GetChange() isWatchStatusResponse_Change {
@@ -717,7 +946,23 @@ const file_tandem_v1_fleet_service_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\v \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x12\xa6\x01\n" +
 	"\amessage\x18\f \x01(\tB\x8b\x01\xbaH\x87\x01\xba\x01\x83\x01\n" +
-	"\amessage\x125must be at most 1024 bytes without control characters\x1aAbytes(this).size() <= 1024 && !this.matches('[\\\\x00-\\\\x1f\\\\x7f]')R\amessage\"+\n" +
+	"\amessage\x125must be at most 1024 bytes without control characters\x1aAbytes(this).size() <= 1024 && !this.matches('[\\\\x00-\\\\x1f\\\\x7f]')R\amessage\"\xbe\x02\n" +
+	"\x10KeepDriftRequest\x12\x17\n" +
+	"\x04name\x18\x01 \x01(\tB\x03\xe0A\x02R\x04name\x12\x1a\n" +
+	"\bsubjects\x18\x02 \x03(\tR\bsubjects\x12#\n" +
+	"\rvalidate_only\x18\n" +
+	" \x01(\bR\fvalidateOnly\x12'\n" +
+	"\n" +
+	"request_id\x18\v \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x12\xa6\x01\n" +
+	"\amessage\x18\f \x01(\tB\x8b\x01\xbaH\x87\x01\xba\x01\x83\x01\n" +
+	"\amessage\x125must be at most 1024 bytes without control characters\x1aAbytes(this).size() <= 1024 && !this.matches('[\\\\x00-\\\\x1f\\\\x7f]')R\amessage\"9\n" +
+	"\x11KeepDriftResponse\x12$\n" +
+	"\x04kept\x18\x01 \x03(\v2\x10.tandem.v1.DriftR\x04kept\"J\n" +
+	"\x13DiscardDriftRequest\x12\x17\n" +
+	"\x04name\x18\x01 \x01(\tB\x03\xe0A\x02R\x04name\x12\x1a\n" +
+	"\bsubjects\x18\x02 \x03(\tR\bsubjects\"F\n" +
+	"\x14DiscardDriftResponse\x12.\n" +
+	"\tdiscarded\x18\x01 \x03(\v2\x10.tandem.v1.DriftR\tdiscarded\"+\n" +
 	"\x10GetStatusRequest\x12\x17\n" +
 	"\x04name\x18\x01 \x01(\tB\x03\xe0A\x02R\x04name\"-\n" +
 	"\x12WatchStatusRequest\x12\x17\n" +
@@ -732,7 +977,7 @@ const file_tandem_v1_fleet_service_proto_rawDesc = "" +
 	"\x06synced\x18\a \x01(\bH\x00R\x06synced\x12\x1e\n" +
 	"\theartbeat\x18\b \x01(\bH\x00R\theartbeat\x12\x14\n" +
 	"\x05epoch\x18\x0f \x01(\tR\x05epochB\b\n" +
-	"\x06change2\xa0\x06\n" +
+	"\x06change2\xa5\b\n" +
 	"\fFleetService\x12\x82\x01\n" +
 	"\x0fCreateJoinToken\x12!.tandem.v1.CreateJoinTokenRequest\x1a\x14.tandem.v1.JoinToken\"6\x82\xd3\xe4\x93\x020:\n" +
 	"join_token\"\"/v1/{parent=clusters/*}/joinTokens\x12\\\n" +
@@ -741,7 +986,9 @@ const file_tandem_v1_fleet_service_proto_rawDesc = "" +
 	"\n" +
 	"UpdateNode\x12\x1c.tandem.v1.UpdateNodeRequest\x1a\x0f.tandem.v1.Node\"0\x82\xd3\xe4\x93\x02*:\x04node2\"/v1/{node.name=clusters/*/nodes/*}\x12i\n" +
 	"\n" +
-	"DeleteNode\x12\x1c.tandem.v1.DeleteNodeRequest\x1a\x16.google.protobuf.Empty\"%\x82\xd3\xe4\x93\x02\x1f*\x1d/v1/{name=clusters/*/nodes/*}\x12h\n" +
+	"DeleteNode\x12\x1c.tandem.v1.DeleteNodeRequest\x1a\x16.google.protobuf.Empty\"%\x82\xd3\xe4\x93\x02\x1f*\x1d/v1/{name=clusters/*/nodes/*}\x12z\n" +
+	"\tKeepDrift\x12\x1b.tandem.v1.KeepDriftRequest\x1a\x1c.tandem.v1.KeepDriftResponse\"2\x82\xd3\xe4\x93\x02,:\x01*\"'/v1/{name=clusters/*/nodes/*}:keepDrift\x12\x86\x01\n" +
+	"\fDiscardDrift\x12\x1e.tandem.v1.DiscardDriftRequest\x1a\x1f.tandem.v1.DiscardDriftResponse\"5\x82\xd3\xe4\x93\x02/:\x01*\"*/v1/{name=clusters/*/nodes/*}:discardDrift\x12h\n" +
 	"\tGetStatus\x12\x1b.tandem.v1.GetStatusRequest\x1a\x18.tandem.v1.ClusterStatus\"$\x82\xd3\xe4\x93\x02\x1e\x12\x1c/v1/{name=clusters/*}/status\x12z\n" +
 	"\vWatchStatus\x12\x1d.tandem.v1.WatchStatusRequest\x1a\x1e.tandem.v1.WatchStatusResponse\"*\x82\xd3\xe4\x93\x02$\x12\"/v1/{name=clusters/*}/status:watch0\x01B\x9b\x01\n" +
 	"\rcom.tandem.v1B\x11FleetServiceProtoP\x01Z2github.com/tandem-lb/tandem/gen/tandem/v1;tandemv1\xa2\x02\x03TXX\xaa\x02\tTandem.V1\xca\x02\tTandem\\V1\xe2\x02\x15Tandem\\V1\\GPBMetadata\xea\x02\n" +
@@ -759,7 +1006,7 @@ func file_tandem_v1_fleet_service_proto_rawDescGZIP() []byte {
 	return file_tandem_v1_fleet_service_proto_rawDescData
 }
 
-var file_tandem_v1_fleet_service_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_tandem_v1_fleet_service_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_tandem_v1_fleet_service_proto_goTypes = []any{
 	(*CreateJoinTokenRequest)(nil), // 0: tandem.v1.CreateJoinTokenRequest
 	(*GetNodeRequest)(nil),         // 1: tandem.v1.GetNodeRequest
@@ -767,49 +1014,60 @@ var file_tandem_v1_fleet_service_proto_goTypes = []any{
 	(*ListNodesResponse)(nil),      // 3: tandem.v1.ListNodesResponse
 	(*UpdateNodeRequest)(nil),      // 4: tandem.v1.UpdateNodeRequest
 	(*DeleteNodeRequest)(nil),      // 5: tandem.v1.DeleteNodeRequest
-	(*GetStatusRequest)(nil),       // 6: tandem.v1.GetStatusRequest
-	(*WatchStatusRequest)(nil),     // 7: tandem.v1.WatchStatusRequest
-	(*WatchStatusResponse)(nil),    // 8: tandem.v1.WatchStatusResponse
-	(*JoinToken)(nil),              // 9: tandem.v1.JoinToken
-	(*durationpb.Duration)(nil),    // 10: google.protobuf.Duration
-	(*Node)(nil),                   // 11: tandem.v1.Node
-	(*fieldmaskpb.FieldMask)(nil),  // 12: google.protobuf.FieldMask
-	(*NodeStatus)(nil),             // 13: tandem.v1.NodeStatus
-	(*VipStatus)(nil),              // 14: tandem.v1.VipStatus
-	(*BackendStatus)(nil),          // 15: tandem.v1.BackendStatus
-	(*Alarm)(nil),                  // 16: tandem.v1.Alarm
-	(*emptypb.Empty)(nil),          // 17: google.protobuf.Empty
-	(*ClusterStatus)(nil),          // 18: tandem.v1.ClusterStatus
+	(*KeepDriftRequest)(nil),       // 6: tandem.v1.KeepDriftRequest
+	(*KeepDriftResponse)(nil),      // 7: tandem.v1.KeepDriftResponse
+	(*DiscardDriftRequest)(nil),    // 8: tandem.v1.DiscardDriftRequest
+	(*DiscardDriftResponse)(nil),   // 9: tandem.v1.DiscardDriftResponse
+	(*GetStatusRequest)(nil),       // 10: tandem.v1.GetStatusRequest
+	(*WatchStatusRequest)(nil),     // 11: tandem.v1.WatchStatusRequest
+	(*WatchStatusResponse)(nil),    // 12: tandem.v1.WatchStatusResponse
+	(*JoinToken)(nil),              // 13: tandem.v1.JoinToken
+	(*durationpb.Duration)(nil),    // 14: google.protobuf.Duration
+	(*Node)(nil),                   // 15: tandem.v1.Node
+	(*fieldmaskpb.FieldMask)(nil),  // 16: google.protobuf.FieldMask
+	(*Drift)(nil),                  // 17: tandem.v1.Drift
+	(*NodeStatus)(nil),             // 18: tandem.v1.NodeStatus
+	(*VipStatus)(nil),              // 19: tandem.v1.VipStatus
+	(*BackendStatus)(nil),          // 20: tandem.v1.BackendStatus
+	(*Alarm)(nil),                  // 21: tandem.v1.Alarm
+	(*emptypb.Empty)(nil),          // 22: google.protobuf.Empty
+	(*ClusterStatus)(nil),          // 23: tandem.v1.ClusterStatus
 }
 var file_tandem_v1_fleet_service_proto_depIdxs = []int32{
-	9,  // 0: tandem.v1.CreateJoinTokenRequest.join_token:type_name -> tandem.v1.JoinToken
-	10, // 1: tandem.v1.CreateJoinTokenRequest.ttl:type_name -> google.protobuf.Duration
-	11, // 2: tandem.v1.ListNodesResponse.nodes:type_name -> tandem.v1.Node
-	11, // 3: tandem.v1.UpdateNodeRequest.node:type_name -> tandem.v1.Node
-	12, // 4: tandem.v1.UpdateNodeRequest.update_mask:type_name -> google.protobuf.FieldMask
-	13, // 5: tandem.v1.WatchStatusResponse.node:type_name -> tandem.v1.NodeStatus
-	14, // 6: tandem.v1.WatchStatusResponse.vip:type_name -> tandem.v1.VipStatus
-	15, // 7: tandem.v1.WatchStatusResponse.backend:type_name -> tandem.v1.BackendStatus
-	16, // 8: tandem.v1.WatchStatusResponse.alarm:type_name -> tandem.v1.Alarm
-	0,  // 9: tandem.v1.FleetService.CreateJoinToken:input_type -> tandem.v1.CreateJoinTokenRequest
-	1,  // 10: tandem.v1.FleetService.GetNode:input_type -> tandem.v1.GetNodeRequest
-	2,  // 11: tandem.v1.FleetService.ListNodes:input_type -> tandem.v1.ListNodesRequest
-	4,  // 12: tandem.v1.FleetService.UpdateNode:input_type -> tandem.v1.UpdateNodeRequest
-	5,  // 13: tandem.v1.FleetService.DeleteNode:input_type -> tandem.v1.DeleteNodeRequest
-	6,  // 14: tandem.v1.FleetService.GetStatus:input_type -> tandem.v1.GetStatusRequest
-	7,  // 15: tandem.v1.FleetService.WatchStatus:input_type -> tandem.v1.WatchStatusRequest
-	9,  // 16: tandem.v1.FleetService.CreateJoinToken:output_type -> tandem.v1.JoinToken
-	11, // 17: tandem.v1.FleetService.GetNode:output_type -> tandem.v1.Node
-	3,  // 18: tandem.v1.FleetService.ListNodes:output_type -> tandem.v1.ListNodesResponse
-	11, // 19: tandem.v1.FleetService.UpdateNode:output_type -> tandem.v1.Node
-	17, // 20: tandem.v1.FleetService.DeleteNode:output_type -> google.protobuf.Empty
-	18, // 21: tandem.v1.FleetService.GetStatus:output_type -> tandem.v1.ClusterStatus
-	8,  // 22: tandem.v1.FleetService.WatchStatus:output_type -> tandem.v1.WatchStatusResponse
-	16, // [16:23] is the sub-list for method output_type
-	9,  // [9:16] is the sub-list for method input_type
-	9,  // [9:9] is the sub-list for extension type_name
-	9,  // [9:9] is the sub-list for extension extendee
-	0,  // [0:9] is the sub-list for field type_name
+	13, // 0: tandem.v1.CreateJoinTokenRequest.join_token:type_name -> tandem.v1.JoinToken
+	14, // 1: tandem.v1.CreateJoinTokenRequest.ttl:type_name -> google.protobuf.Duration
+	15, // 2: tandem.v1.ListNodesResponse.nodes:type_name -> tandem.v1.Node
+	15, // 3: tandem.v1.UpdateNodeRequest.node:type_name -> tandem.v1.Node
+	16, // 4: tandem.v1.UpdateNodeRequest.update_mask:type_name -> google.protobuf.FieldMask
+	17, // 5: tandem.v1.KeepDriftResponse.kept:type_name -> tandem.v1.Drift
+	17, // 6: tandem.v1.DiscardDriftResponse.discarded:type_name -> tandem.v1.Drift
+	18, // 7: tandem.v1.WatchStatusResponse.node:type_name -> tandem.v1.NodeStatus
+	19, // 8: tandem.v1.WatchStatusResponse.vip:type_name -> tandem.v1.VipStatus
+	20, // 9: tandem.v1.WatchStatusResponse.backend:type_name -> tandem.v1.BackendStatus
+	21, // 10: tandem.v1.WatchStatusResponse.alarm:type_name -> tandem.v1.Alarm
+	0,  // 11: tandem.v1.FleetService.CreateJoinToken:input_type -> tandem.v1.CreateJoinTokenRequest
+	1,  // 12: tandem.v1.FleetService.GetNode:input_type -> tandem.v1.GetNodeRequest
+	2,  // 13: tandem.v1.FleetService.ListNodes:input_type -> tandem.v1.ListNodesRequest
+	4,  // 14: tandem.v1.FleetService.UpdateNode:input_type -> tandem.v1.UpdateNodeRequest
+	5,  // 15: tandem.v1.FleetService.DeleteNode:input_type -> tandem.v1.DeleteNodeRequest
+	6,  // 16: tandem.v1.FleetService.KeepDrift:input_type -> tandem.v1.KeepDriftRequest
+	8,  // 17: tandem.v1.FleetService.DiscardDrift:input_type -> tandem.v1.DiscardDriftRequest
+	10, // 18: tandem.v1.FleetService.GetStatus:input_type -> tandem.v1.GetStatusRequest
+	11, // 19: tandem.v1.FleetService.WatchStatus:input_type -> tandem.v1.WatchStatusRequest
+	13, // 20: tandem.v1.FleetService.CreateJoinToken:output_type -> tandem.v1.JoinToken
+	15, // 21: tandem.v1.FleetService.GetNode:output_type -> tandem.v1.Node
+	3,  // 22: tandem.v1.FleetService.ListNodes:output_type -> tandem.v1.ListNodesResponse
+	15, // 23: tandem.v1.FleetService.UpdateNode:output_type -> tandem.v1.Node
+	22, // 24: tandem.v1.FleetService.DeleteNode:output_type -> google.protobuf.Empty
+	7,  // 25: tandem.v1.FleetService.KeepDrift:output_type -> tandem.v1.KeepDriftResponse
+	9,  // 26: tandem.v1.FleetService.DiscardDrift:output_type -> tandem.v1.DiscardDriftResponse
+	23, // 27: tandem.v1.FleetService.GetStatus:output_type -> tandem.v1.ClusterStatus
+	12, // 28: tandem.v1.FleetService.WatchStatus:output_type -> tandem.v1.WatchStatusResponse
+	20, // [20:29] is the sub-list for method output_type
+	11, // [11:20] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_tandem_v1_fleet_service_proto_init() }
@@ -819,7 +1077,7 @@ func file_tandem_v1_fleet_service_proto_init() {
 	}
 	file_tandem_v1_node_proto_init()
 	file_tandem_v1_status_proto_init()
-	file_tandem_v1_fleet_service_proto_msgTypes[8].OneofWrappers = []any{
+	file_tandem_v1_fleet_service_proto_msgTypes[12].OneofWrappers = []any{
 		(*WatchStatusResponse_Desired)(nil),
 		(*WatchStatusResponse_Node)(nil),
 		(*WatchStatusResponse_Vip)(nil),
@@ -835,7 +1093,7 @@ func file_tandem_v1_fleet_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tandem_v1_fleet_service_proto_rawDesc), len(file_tandem_v1_fleet_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -25,6 +25,8 @@ const (
 	FleetService_ListNodes_FullMethodName       = "/tandem.v1.FleetService/ListNodes"
 	FleetService_UpdateNode_FullMethodName      = "/tandem.v1.FleetService/UpdateNode"
 	FleetService_DeleteNode_FullMethodName      = "/tandem.v1.FleetService/DeleteNode"
+	FleetService_KeepDrift_FullMethodName       = "/tandem.v1.FleetService/KeepDrift"
+	FleetService_DiscardDrift_FullMethodName    = "/tandem.v1.FleetService/DiscardDrift"
 	FleetService_GetStatus_FullMethodName       = "/tandem.v1.FleetService/GetStatus"
 	FleetService_WatchStatus_FullMethodName     = "/tandem.v1.FleetService/WatchStatus"
 )
@@ -45,6 +47,16 @@ type FleetServiceClient interface {
 	UpdateNode(ctx context.Context, in *UpdateNodeRequest, opts ...grpc.CallOption) (*Node, error)
 	// DeleteNode revokes a node's certificate and forgets the node.
 	DeleteNode(ctx context.Context, in *DeleteNodeRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// KeepDrift makes what an operator has changed on a node itself desired: a
+	// backend's override for all nodes, and the node's drain. It is one revision,
+	// after which the node drops its local changes by itself. Without a drift
+	// there is no revision. FAILED_PRECONDITION while the node is not connected:
+	// what it has changed is not known then.
+	KeepDrift(ctx context.Context, in *KeepDriftRequest, opts ...grpc.CallOption) (*KeepDriftResponse, error)
+	// DiscardDrift has a node drop what an operator has changed on it and returns
+	// when what is desired is in effect there again. FAILED_PRECONDITION while the
+	// node is not connected: nothing is kept for its return.
+	DiscardDrift(ctx context.Context, in *DiscardDriftRequest, opts ...grpc.CallOption) (*DiscardDriftResponse, error)
 	// GetStatus returns what really is in a cluster.
 	GetStatus(ctx context.Context, in *GetStatusRequest, opts ...grpc.CallOption) (*ClusterStatus, error)
 	// WatchStatus sends the whole status as upserts, then "synced", then every
@@ -110,6 +122,26 @@ func (c *fleetServiceClient) DeleteNode(ctx context.Context, in *DeleteNodeReque
 	return out, nil
 }
 
+func (c *fleetServiceClient) KeepDrift(ctx context.Context, in *KeepDriftRequest, opts ...grpc.CallOption) (*KeepDriftResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(KeepDriftResponse)
+	err := c.cc.Invoke(ctx, FleetService_KeepDrift_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *fleetServiceClient) DiscardDrift(ctx context.Context, in *DiscardDriftRequest, opts ...grpc.CallOption) (*DiscardDriftResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DiscardDriftResponse)
+	err := c.cc.Invoke(ctx, FleetService_DiscardDrift_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *fleetServiceClient) GetStatus(ctx context.Context, in *GetStatusRequest, opts ...grpc.CallOption) (*ClusterStatus, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ClusterStatus)
@@ -155,6 +187,16 @@ type FleetServiceServer interface {
 	UpdateNode(context.Context, *UpdateNodeRequest) (*Node, error)
 	// DeleteNode revokes a node's certificate and forgets the node.
 	DeleteNode(context.Context, *DeleteNodeRequest) (*emptypb.Empty, error)
+	// KeepDrift makes what an operator has changed on a node itself desired: a
+	// backend's override for all nodes, and the node's drain. It is one revision,
+	// after which the node drops its local changes by itself. Without a drift
+	// there is no revision. FAILED_PRECONDITION while the node is not connected:
+	// what it has changed is not known then.
+	KeepDrift(context.Context, *KeepDriftRequest) (*KeepDriftResponse, error)
+	// DiscardDrift has a node drop what an operator has changed on it and returns
+	// when what is desired is in effect there again. FAILED_PRECONDITION while the
+	// node is not connected: nothing is kept for its return.
+	DiscardDrift(context.Context, *DiscardDriftRequest) (*DiscardDriftResponse, error)
 	// GetStatus returns what really is in a cluster.
 	GetStatus(context.Context, *GetStatusRequest) (*ClusterStatus, error)
 	// WatchStatus sends the whole status as upserts, then "synced", then every
@@ -184,6 +226,12 @@ func (UnimplementedFleetServiceServer) UpdateNode(context.Context, *UpdateNodeRe
 }
 func (UnimplementedFleetServiceServer) DeleteNode(context.Context, *DeleteNodeRequest) (*emptypb.Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteNode not implemented")
+}
+func (UnimplementedFleetServiceServer) KeepDrift(context.Context, *KeepDriftRequest) (*KeepDriftResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method KeepDrift not implemented")
+}
+func (UnimplementedFleetServiceServer) DiscardDrift(context.Context, *DiscardDriftRequest) (*DiscardDriftResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DiscardDrift not implemented")
 }
 func (UnimplementedFleetServiceServer) GetStatus(context.Context, *GetStatusRequest) (*ClusterStatus, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetStatus not implemented")
@@ -302,6 +350,42 @@ func _FleetService_DeleteNode_Handler(srv interface{}, ctx context.Context, dec 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _FleetService_KeepDrift_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(KeepDriftRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FleetServiceServer).KeepDrift(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FleetService_KeepDrift_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FleetServiceServer).KeepDrift(ctx, req.(*KeepDriftRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _FleetService_DiscardDrift_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DiscardDriftRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FleetServiceServer).DiscardDrift(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FleetService_DiscardDrift_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FleetServiceServer).DiscardDrift(ctx, req.(*DiscardDriftRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _FleetService_GetStatus_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetStatusRequest)
 	if err := dec(in); err != nil {
@@ -357,6 +441,14 @@ var FleetService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteNode",
 			Handler:    _FleetService_DeleteNode_Handler,
+		},
+		{
+			MethodName: "KeepDrift",
+			Handler:    _FleetService_KeepDrift_Handler,
+		},
+		{
+			MethodName: "DiscardDrift",
+			Handler:    _FleetService_DiscardDrift_Handler,
 		},
 		{
 			MethodName: "GetStatus",

@@ -341,7 +341,11 @@ type NodeStatus struct {
 	// reloads counts HAProxy reloads by the agent since HAProxy was started.
 	Reloads uint64 `protobuf:"varint,13,opt,name=reloads,proto3" json:"reloads,omitempty"`
 	// addresses of the node as its agent sees them, by network.
-	Interfaces    map[string]string `protobuf:"bytes,14,rep,name=interfaces,proto3" json:"interfaces,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Interfaces map[string]string `protobuf:"bytes,14,rep,name=interfaces,proto3" json:"interfaces,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// drift is where the node departs from what is desired, because an operator
+	// has changed it on the node itself; the node's own first. An operator keeps
+	// it (KeepDrift) or discards it (DiscardDrift).
+	Drift         []*Drift `protobuf:"bytes,15,rep,name=drift,proto3" json:"drift,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -474,6 +478,160 @@ func (x *NodeStatus) GetInterfaces() map[string]string {
 	return nil
 }
 
+func (x *NodeStatus) GetDrift() []*Drift {
+	if x != nil {
+		return x.Drift
+	}
+	return nil
+}
+
+// Drift is one thing that an operator has changed on a node itself, with
+// lb-agent.
+type Drift struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// name of what was changed: the node, or a backend.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// desired is what the controller wants; unset when it has no such backend.
+	Desired *DriftState `protobuf:"bytes,2,opt,name=desired,proto3" json:"desired,omitempty"`
+	// local is what is in effect on the node.
+	Local *DriftState `protobuf:"bytes,3,opt,name=local,proto3" json:"local,omitempty"`
+	// author is the user of the node who changed it.
+	Author string `protobuf:"bytes,4,opt,name=author,proto3" json:"author,omitempty"`
+	// create_time is when, by the node's clock.
+	CreateTime *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
+	// reason is the author's note.
+	Reason        string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Drift) Reset() {
+	*x = Drift{}
+	mi := &file_tandem_v1_status_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Drift) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Drift) ProtoMessage() {}
+
+func (x *Drift) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_v1_status_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Drift.ProtoReflect.Descriptor instead.
+func (*Drift) Descriptor() ([]byte, []int) {
+	return file_tandem_v1_status_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Drift) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Drift) GetDesired() *DriftState {
+	if x != nil {
+		return x.Desired
+	}
+	return nil
+}
+
+func (x *Drift) GetLocal() *DriftState {
+	if x != nil {
+		return x.Local
+	}
+	return nil
+}
+
+func (x *Drift) GetAuthor() string {
+	if x != nil {
+		return x.Author
+	}
+	return ""
+}
+
+func (x *Drift) GetCreateTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.CreateTime
+	}
+	return nil
+}
+
+func (x *Drift) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// DriftState is the administrative state of a node or a backend.
+type DriftState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// state is "ready", "drain" or, of a backend, "maintenance".
+	State string `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
+	// weight of a backend when it is ready; unset for a node.
+	Weight        *uint32 `protobuf:"varint,2,opt,name=weight,proto3,oneof" json:"weight,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DriftState) Reset() {
+	*x = DriftState{}
+	mi := &file_tandem_v1_status_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DriftState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DriftState) ProtoMessage() {}
+
+func (x *DriftState) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_v1_status_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DriftState.ProtoReflect.Descriptor instead.
+func (*DriftState) Descriptor() ([]byte, []int) {
+	return file_tandem_v1_status_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *DriftState) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *DriftState) GetWeight() uint32 {
+	if x != nil && x.Weight != nil {
+		return *x.Weight
+	}
+	return 0
+}
+
 // DaemonStatus is one daemon on one node.
 type DaemonStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -491,7 +649,7 @@ type DaemonStatus struct {
 
 func (x *DaemonStatus) Reset() {
 	*x = DaemonStatus{}
-	mi := &file_tandem_v1_status_proto_msgTypes[2]
+	mi := &file_tandem_v1_status_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -503,7 +661,7 @@ func (x *DaemonStatus) String() string {
 func (*DaemonStatus) ProtoMessage() {}
 
 func (x *DaemonStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_v1_status_proto_msgTypes[2]
+	mi := &file_tandem_v1_status_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -516,7 +674,7 @@ func (x *DaemonStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonStatus.ProtoReflect.Descriptor instead.
 func (*DaemonStatus) Descriptor() ([]byte, []int) {
-	return file_tandem_v1_status_proto_rawDescGZIP(), []int{2}
+	return file_tandem_v1_status_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *DaemonStatus) GetState() DaemonState {
@@ -565,7 +723,7 @@ type VipStatus struct {
 
 func (x *VipStatus) Reset() {
 	*x = VipStatus{}
-	mi := &file_tandem_v1_status_proto_msgTypes[3]
+	mi := &file_tandem_v1_status_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -577,7 +735,7 @@ func (x *VipStatus) String() string {
 func (*VipStatus) ProtoMessage() {}
 
 func (x *VipStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_v1_status_proto_msgTypes[3]
+	mi := &file_tandem_v1_status_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -590,7 +748,7 @@ func (x *VipStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VipStatus.ProtoReflect.Descriptor instead.
 func (*VipStatus) Descriptor() ([]byte, []int) {
-	return file_tandem_v1_status_proto_rawDescGZIP(), []int{3}
+	return file_tandem_v1_status_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *VipStatus) GetName() string {
@@ -638,7 +796,7 @@ type VipNodeStatus struct {
 
 func (x *VipNodeStatus) Reset() {
 	*x = VipNodeStatus{}
-	mi := &file_tandem_v1_status_proto_msgTypes[4]
+	mi := &file_tandem_v1_status_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -650,7 +808,7 @@ func (x *VipNodeStatus) String() string {
 func (*VipNodeStatus) ProtoMessage() {}
 
 func (x *VipNodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_v1_status_proto_msgTypes[4]
+	mi := &file_tandem_v1_status_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -663,7 +821,7 @@ func (x *VipNodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VipNodeStatus.ProtoReflect.Descriptor instead.
 func (*VipNodeStatus) Descriptor() ([]byte, []int) {
-	return file_tandem_v1_status_proto_rawDescGZIP(), []int{4}
+	return file_tandem_v1_status_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *VipNodeStatus) GetNode() string {
@@ -707,7 +865,7 @@ type PoolStatus struct {
 
 func (x *PoolStatus) Reset() {
 	*x = PoolStatus{}
-	mi := &file_tandem_v1_status_proto_msgTypes[5]
+	mi := &file_tandem_v1_status_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -719,7 +877,7 @@ func (x *PoolStatus) String() string {
 func (*PoolStatus) ProtoMessage() {}
 
 func (x *PoolStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_v1_status_proto_msgTypes[5]
+	mi := &file_tandem_v1_status_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -732,7 +890,7 @@ func (x *PoolStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolStatus.ProtoReflect.Descriptor instead.
 func (*PoolStatus) Descriptor() ([]byte, []int) {
-	return file_tandem_v1_status_proto_rawDescGZIP(), []int{5}
+	return file_tandem_v1_status_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PoolStatus) GetName() string {
@@ -764,7 +922,7 @@ type BackendStatus struct {
 
 func (x *BackendStatus) Reset() {
 	*x = BackendStatus{}
-	mi := &file_tandem_v1_status_proto_msgTypes[6]
+	mi := &file_tandem_v1_status_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -776,7 +934,7 @@ func (x *BackendStatus) String() string {
 func (*BackendStatus) ProtoMessage() {}
 
 func (x *BackendStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_v1_status_proto_msgTypes[6]
+	mi := &file_tandem_v1_status_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -789,7 +947,7 @@ func (x *BackendStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackendStatus.ProtoReflect.Descriptor instead.
 func (*BackendStatus) Descriptor() ([]byte, []int) {
-	return file_tandem_v1_status_proto_rawDescGZIP(), []int{6}
+	return file_tandem_v1_status_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *BackendStatus) GetName() string {
@@ -832,7 +990,7 @@ type BackendNodeStatus struct {
 
 func (x *BackendNodeStatus) Reset() {
 	*x = BackendNodeStatus{}
-	mi := &file_tandem_v1_status_proto_msgTypes[7]
+	mi := &file_tandem_v1_status_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -844,7 +1002,7 @@ func (x *BackendNodeStatus) String() string {
 func (*BackendNodeStatus) ProtoMessage() {}
 
 func (x *BackendNodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_v1_status_proto_msgTypes[7]
+	mi := &file_tandem_v1_status_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -857,7 +1015,7 @@ func (x *BackendNodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackendNodeStatus.ProtoReflect.Descriptor instead.
 func (*BackendNodeStatus) Descriptor() ([]byte, []int) {
-	return file_tandem_v1_status_proto_rawDescGZIP(), []int{7}
+	return file_tandem_v1_status_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *BackendNodeStatus) GetNode() string {
@@ -916,7 +1074,7 @@ type Alarm struct {
 
 func (x *Alarm) Reset() {
 	*x = Alarm{}
-	mi := &file_tandem_v1_status_proto_msgTypes[8]
+	mi := &file_tandem_v1_status_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -928,7 +1086,7 @@ func (x *Alarm) String() string {
 func (*Alarm) ProtoMessage() {}
 
 func (x *Alarm) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_v1_status_proto_msgTypes[8]
+	mi := &file_tandem_v1_status_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -941,7 +1099,7 @@ func (x *Alarm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alarm.ProtoReflect.Descriptor instead.
 func (*Alarm) Descriptor() ([]byte, []int) {
-	return file_tandem_v1_status_proto_rawDescGZIP(), []int{8}
+	return file_tandem_v1_status_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Alarm) GetKey() string {
@@ -998,7 +1156,7 @@ const file_tandem_v1_status_proto_rawDesc = "" +
 	"\x05nodes\x18\x04 \x03(\v2\x15.tandem.v1.NodeStatusR\x05nodes\x12(\n" +
 	"\x04vips\x18\x05 \x03(\v2\x14.tandem.v1.VipStatusR\x04vips\x12+\n" +
 	"\x05pools\x18\x06 \x03(\v2\x15.tandem.v1.PoolStatusR\x05pools\x12(\n" +
-	"\x06alarms\x18\a \x03(\v2\x10.tandem.v1.AlarmR\x06alarms\"\xba\x04\n" +
+	"\x06alarms\x18\a \x03(\v2\x10.tandem.v1.AlarmR\x06alarms\"\xe2\x04\n" +
 	"\n" +
 	"NodeStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
@@ -1019,10 +1177,24 @@ const file_tandem_v1_status_proto_rawDesc = "" +
 	"\areloads\x18\r \x01(\x04R\areloads\x12E\n" +
 	"\n" +
 	"interfaces\x18\x0e \x03(\v2%.tandem.v1.NodeStatus.InterfacesEntryR\n" +
-	"interfaces\x1a=\n" +
+	"interfaces\x12&\n" +
+	"\x05drift\x18\x0f \x03(\v2\x10.tandem.v1.DriftR\x05drift\x1a=\n" +
 	"\x0fInterfacesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xab\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe6\x01\n" +
+	"\x05Drift\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12/\n" +
+	"\adesired\x18\x02 \x01(\v2\x15.tandem.v1.DriftStateR\adesired\x12+\n" +
+	"\x05local\x18\x03 \x01(\v2\x15.tandem.v1.DriftStateR\x05local\x12\x16\n" +
+	"\x06author\x18\x04 \x01(\tR\x06author\x12;\n" +
+	"\vcreate_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"createTime\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\"J\n" +
+	"\n" +
+	"DriftState\x12\x14\n" +
+	"\x05state\x18\x01 \x01(\tR\x05state\x12\x1b\n" +
+	"\x06weight\x18\x02 \x01(\rH\x00R\x06weight\x88\x01\x01B\t\n" +
+	"\a_weight\"\xab\x01\n" +
 	"\fDaemonStatus\x12,\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x16.tandem.v1.DaemonStateR\x05state\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x129\n" +
@@ -1095,48 +1267,54 @@ func file_tandem_v1_status_proto_rawDescGZIP() []byte {
 }
 
 var file_tandem_v1_status_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_tandem_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_tandem_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_tandem_v1_status_proto_goTypes = []any{
 	(DaemonState)(0),              // 0: tandem.v1.DaemonState
 	(VrrpState)(0),                // 1: tandem.v1.VrrpState
 	(BackendState)(0),             // 2: tandem.v1.BackendState
 	(*ClusterStatus)(nil),         // 3: tandem.v1.ClusterStatus
 	(*NodeStatus)(nil),            // 4: tandem.v1.NodeStatus
-	(*DaemonStatus)(nil),          // 5: tandem.v1.DaemonStatus
-	(*VipStatus)(nil),             // 6: tandem.v1.VipStatus
-	(*VipNodeStatus)(nil),         // 7: tandem.v1.VipNodeStatus
-	(*PoolStatus)(nil),            // 8: tandem.v1.PoolStatus
-	(*BackendStatus)(nil),         // 9: tandem.v1.BackendStatus
-	(*BackendNodeStatus)(nil),     // 10: tandem.v1.BackendNodeStatus
-	(*Alarm)(nil),                 // 11: tandem.v1.Alarm
-	nil,                           // 12: tandem.v1.NodeStatus.InterfacesEntry
-	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
+	(*Drift)(nil),                 // 5: tandem.v1.Drift
+	(*DriftState)(nil),            // 6: tandem.v1.DriftState
+	(*DaemonStatus)(nil),          // 7: tandem.v1.DaemonStatus
+	(*VipStatus)(nil),             // 8: tandem.v1.VipStatus
+	(*VipNodeStatus)(nil),         // 9: tandem.v1.VipNodeStatus
+	(*PoolStatus)(nil),            // 10: tandem.v1.PoolStatus
+	(*BackendStatus)(nil),         // 11: tandem.v1.BackendStatus
+	(*BackendNodeStatus)(nil),     // 12: tandem.v1.BackendNodeStatus
+	(*Alarm)(nil),                 // 13: tandem.v1.Alarm
+	nil,                           // 14: tandem.v1.NodeStatus.InterfacesEntry
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
 }
 var file_tandem_v1_status_proto_depIdxs = []int32{
 	4,  // 0: tandem.v1.ClusterStatus.nodes:type_name -> tandem.v1.NodeStatus
-	6,  // 1: tandem.v1.ClusterStatus.vips:type_name -> tandem.v1.VipStatus
-	8,  // 2: tandem.v1.ClusterStatus.pools:type_name -> tandem.v1.PoolStatus
-	11, // 3: tandem.v1.ClusterStatus.alarms:type_name -> tandem.v1.Alarm
-	13, // 4: tandem.v1.NodeStatus.last_seen:type_name -> google.protobuf.Timestamp
-	5,  // 5: tandem.v1.NodeStatus.haproxy:type_name -> tandem.v1.DaemonStatus
-	5,  // 6: tandem.v1.NodeStatus.keepalived:type_name -> tandem.v1.DaemonStatus
-	12, // 7: tandem.v1.NodeStatus.interfaces:type_name -> tandem.v1.NodeStatus.InterfacesEntry
-	0,  // 8: tandem.v1.DaemonStatus.state:type_name -> tandem.v1.DaemonState
-	13, // 9: tandem.v1.DaemonStatus.start_time:type_name -> google.protobuf.Timestamp
-	7,  // 10: tandem.v1.VipStatus.nodes:type_name -> tandem.v1.VipNodeStatus
-	13, // 11: tandem.v1.VipStatus.since:type_name -> google.protobuf.Timestamp
-	1,  // 12: tandem.v1.VipNodeStatus.state:type_name -> tandem.v1.VrrpState
-	9,  // 13: tandem.v1.PoolStatus.backends:type_name -> tandem.v1.BackendStatus
-	2,  // 14: tandem.v1.BackendStatus.state:type_name -> tandem.v1.BackendState
-	10, // 15: tandem.v1.BackendStatus.nodes:type_name -> tandem.v1.BackendNodeStatus
-	2,  // 16: tandem.v1.BackendNodeStatus.state:type_name -> tandem.v1.BackendState
-	13, // 17: tandem.v1.BackendNodeStatus.since:type_name -> google.protobuf.Timestamp
-	13, // 18: tandem.v1.Alarm.since:type_name -> google.protobuf.Timestamp
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	8,  // 1: tandem.v1.ClusterStatus.vips:type_name -> tandem.v1.VipStatus
+	10, // 2: tandem.v1.ClusterStatus.pools:type_name -> tandem.v1.PoolStatus
+	13, // 3: tandem.v1.ClusterStatus.alarms:type_name -> tandem.v1.Alarm
+	15, // 4: tandem.v1.NodeStatus.last_seen:type_name -> google.protobuf.Timestamp
+	7,  // 5: tandem.v1.NodeStatus.haproxy:type_name -> tandem.v1.DaemonStatus
+	7,  // 6: tandem.v1.NodeStatus.keepalived:type_name -> tandem.v1.DaemonStatus
+	14, // 7: tandem.v1.NodeStatus.interfaces:type_name -> tandem.v1.NodeStatus.InterfacesEntry
+	5,  // 8: tandem.v1.NodeStatus.drift:type_name -> tandem.v1.Drift
+	6,  // 9: tandem.v1.Drift.desired:type_name -> tandem.v1.DriftState
+	6,  // 10: tandem.v1.Drift.local:type_name -> tandem.v1.DriftState
+	15, // 11: tandem.v1.Drift.create_time:type_name -> google.protobuf.Timestamp
+	0,  // 12: tandem.v1.DaemonStatus.state:type_name -> tandem.v1.DaemonState
+	15, // 13: tandem.v1.DaemonStatus.start_time:type_name -> google.protobuf.Timestamp
+	9,  // 14: tandem.v1.VipStatus.nodes:type_name -> tandem.v1.VipNodeStatus
+	15, // 15: tandem.v1.VipStatus.since:type_name -> google.protobuf.Timestamp
+	1,  // 16: tandem.v1.VipNodeStatus.state:type_name -> tandem.v1.VrrpState
+	11, // 17: tandem.v1.PoolStatus.backends:type_name -> tandem.v1.BackendStatus
+	2,  // 18: tandem.v1.BackendStatus.state:type_name -> tandem.v1.BackendState
+	12, // 19: tandem.v1.BackendStatus.nodes:type_name -> tandem.v1.BackendNodeStatus
+	2,  // 20: tandem.v1.BackendNodeStatus.state:type_name -> tandem.v1.BackendState
+	15, // 21: tandem.v1.BackendNodeStatus.since:type_name -> google.protobuf.Timestamp
+	15, // 22: tandem.v1.Alarm.since:type_name -> google.protobuf.Timestamp
+	23, // [23:23] is the sub-list for method output_type
+	23, // [23:23] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_tandem_v1_status_proto_init() }
@@ -1144,13 +1322,14 @@ func file_tandem_v1_status_proto_init() {
 	if File_tandem_v1_status_proto != nil {
 		return
 	}
+	file_tandem_v1_status_proto_msgTypes[3].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tandem_v1_status_proto_rawDesc), len(file_tandem_v1_status_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   10,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

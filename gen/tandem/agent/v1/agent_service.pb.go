@@ -1046,6 +1046,7 @@ type Command struct {
 	//	*Command_Check
 	//	*Command_Probe
 	//	*Command_Fence
+	//	*Command_Discard
 	Kind          isCommand_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1129,6 +1130,15 @@ func (x *Command) GetFence() *FenceCommand {
 	return nil
 }
 
+func (x *Command) GetDiscard() *DiscardCommand {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_Discard); ok {
+			return x.Discard
+		}
+	}
+	return nil
+}
+
 type isCommand_Kind interface {
 	isCommand_Kind()
 }
@@ -1148,11 +1158,18 @@ type Command_Fence struct {
 	Fence *FenceCommand `protobuf:"bytes,5,opt,name=fence,proto3,oneof"`
 }
 
+type Command_Discard struct {
+	// discard local changes.
+	Discard *DiscardCommand `protobuf:"bytes,6,opt,name=discard,proto3,oneof"`
+}
+
 func (*Command_Check) isCommand_Kind() {}
 
 func (*Command_Probe) isCommand_Kind() {}
 
 func (*Command_Fence) isCommand_Kind() {}
+
+func (*Command_Discard) isCommand_Kind() {}
 
 // CheckCommand carries a configuration to check.
 type CheckCommand struct {
@@ -1310,6 +1327,70 @@ func (x *FenceCommand) GetLease() *durationpb.Duration {
 	return nil
 }
 
+// DiscardCommand ends local changes; without a subject, all of them.
+type DiscardCommand struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// drain: the node's own, a drain or an undrain.
+	Drain bool `protobuf:"varint,1,opt,name=drain,proto3" json:"drain,omitempty"`
+	// backends as "pool/backend".
+	Backends []string `protobuf:"bytes,2,rep,name=backends,proto3" json:"backends,omitempty"`
+	// author is the operator who decided so.
+	Author        string `protobuf:"bytes,3,opt,name=author,proto3" json:"author,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiscardCommand) Reset() {
+	*x = DiscardCommand{}
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiscardCommand) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiscardCommand) ProtoMessage() {}
+
+func (x *DiscardCommand) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiscardCommand.ProtoReflect.Descriptor instead.
+func (*DiscardCommand) Descriptor() ([]byte, []int) {
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *DiscardCommand) GetDrain() bool {
+	if x != nil {
+		return x.Drain
+	}
+	return false
+}
+
+func (x *DiscardCommand) GetBackends() []string {
+	if x != nil {
+		return x.Backends
+	}
+	return nil
+}
+
+func (x *DiscardCommand) GetAuthor() string {
+	if x != nil {
+		return x.Author
+	}
+	return ""
+}
+
 // CommandResult answers a command.
 type CommandResult struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1325,7 +1406,7 @@ type CommandResult struct {
 
 func (x *CommandResult) Reset() {
 	*x = CommandResult{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[15]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1337,7 +1418,7 @@ func (x *CommandResult) String() string {
 func (*CommandResult) ProtoMessage() {}
 
 func (x *CommandResult) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[15]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1350,7 +1431,7 @@ func (x *CommandResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommandResult.ProtoReflect.Descriptor instead.
 func (*CommandResult) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{15}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CommandResult) GetId() string {
@@ -1387,7 +1468,7 @@ type EventBatch struct {
 
 func (x *EventBatch) Reset() {
 	*x = EventBatch{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[16]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1399,7 +1480,7 @@ func (x *EventBatch) String() string {
 func (*EventBatch) ProtoMessage() {}
 
 func (x *EventBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[16]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1412,7 +1493,7 @@ func (x *EventBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventBatch.ProtoReflect.Descriptor instead.
 func (*EventBatch) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{16}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *EventBatch) GetBootId() string {
@@ -1446,6 +1527,8 @@ type Event struct {
 	//	*Event_Keepalived
 	//	*Event_Gap
 	//	*Event_Note
+	//	*Event_LocalBegun
+	//	*Event_LocalEnded
 	Kind          isEvent_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1453,7 +1536,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[17]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1465,7 +1548,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[17]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1478,7 +1561,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{17}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Event) GetSequence() uint64 {
@@ -1556,6 +1639,24 @@ func (x *Event) GetNote() string {
 	return ""
 }
 
+func (x *Event) GetLocalBegun() *LocalChange {
+	if x != nil {
+		if x, ok := x.Kind.(*Event_LocalBegun); ok {
+			return x.LocalBegun
+		}
+	}
+	return nil
+}
+
+func (x *Event) GetLocalEnded() *LocalChangeEnd {
+	if x != nil {
+		if x, ok := x.Kind.(*Event_LocalEnded); ok {
+			return x.LocalEnded
+		}
+	}
+	return nil
+}
+
 type isEvent_Kind interface {
 	isEvent_Kind()
 }
@@ -1590,6 +1691,16 @@ type Event_Note struct {
 	Note string `protobuf:"bytes,8,opt,name=note,proto3,oneof"`
 }
 
+type Event_LocalBegun struct {
+	// local_begun: an operator has changed something on the node itself.
+	LocalBegun *LocalChange `protobuf:"bytes,9,opt,name=local_begun,json=localBegun,proto3,oneof"`
+}
+
+type Event_LocalEnded struct {
+	// local_ended: such a change is over.
+	LocalEnded *LocalChangeEnd `protobuf:"bytes,10,opt,name=local_ended,json=localEnded,proto3,oneof"`
+}
+
 func (*Event_Backend) isEvent_Kind() {}
 
 func (*Event_Instance) isEvent_Kind() {}
@@ -1601,6 +1712,65 @@ func (*Event_Keepalived) isEvent_Kind() {}
 func (*Event_Gap) isEvent_Kind() {}
 
 func (*Event_Note) isEvent_Kind() {}
+
+func (*Event_LocalBegun) isEvent_Kind() {}
+
+func (*Event_LocalEnded) isEvent_Kind() {}
+
+// LocalChangeEnd is how a local change ended.
+type LocalChangeEnd struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// change that is over.
+	Change *LocalChange `protobuf:"bytes,1,opt,name=change,proto3" json:"change,omitempty"`
+	// how it ended, in words.
+	How           string `protobuf:"bytes,2,opt,name=how,proto3" json:"how,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LocalChangeEnd) Reset() {
+	*x = LocalChangeEnd{}
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LocalChangeEnd) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LocalChangeEnd) ProtoMessage() {}
+
+func (x *LocalChangeEnd) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LocalChangeEnd.ProtoReflect.Descriptor instead.
+func (*LocalChangeEnd) Descriptor() ([]byte, []int) {
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *LocalChangeEnd) GetChange() *LocalChange {
+	if x != nil {
+		return x.Change
+	}
+	return nil
+}
+
+func (x *LocalChangeEnd) GetHow() string {
+	if x != nil {
+		return x.How
+	}
+	return ""
+}
 
 // EventAck says that events are safe.
 type EventAck struct {
@@ -1615,7 +1785,7 @@ type EventAck struct {
 
 func (x *EventAck) Reset() {
 	*x = EventAck{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[18]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1627,7 +1797,7 @@ func (x *EventAck) String() string {
 func (*EventAck) ProtoMessage() {}
 
 func (x *EventAck) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[18]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1640,7 +1810,7 @@ func (x *EventAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventAck.ProtoReflect.Descriptor instead.
 func (*EventAck) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{18}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *EventAck) GetBootId() string {
@@ -1728,13 +1898,14 @@ const file_tandem_agent_v1_agent_service_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\x0e2\x1b.tandem.agent.v1.NackReasonR\x06reason\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x122\n" +
 	"\aversion\x18\x04 \x01(\v2\x18.tandem.agent.v1.VersionR\aversion\x12\x1a\n" +
-	"\bretrying\x18\x05 \x01(\bR\bretrying\"\xfe\x01\n" +
+	"\bretrying\x18\x05 \x01(\bR\bretrying\"\xbb\x02\n" +
 	"\aCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x126\n" +
 	"\bdeadline\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\x125\n" +
 	"\x05check\x18\x03 \x01(\v2\x1d.tandem.agent.v1.CheckCommandH\x00R\x05check\x125\n" +
 	"\x05probe\x18\x04 \x01(\v2\x1d.tandem.agent.v1.ProbeCommandH\x00R\x05probe\x125\n" +
-	"\x05fence\x18\x05 \x01(\v2\x1d.tandem.agent.v1.FenceCommandH\x00R\x05fenceB\x06\n" +
+	"\x05fence\x18\x05 \x01(\v2\x1d.tandem.agent.v1.FenceCommandH\x00R\x05fence\x12;\n" +
+	"\adiscard\x18\x06 \x01(\v2\x1f.tandem.agent.v1.DiscardCommandH\x00R\adiscardB\x06\n" +
 	"\x04kind\"C\n" +
 	"\fCheckCommand\x123\n" +
 	"\x06config\x18\x01 \x01(\v2\x1b.tandem.agent.v1.NodeConfigR\x06config\"U\n" +
@@ -1743,7 +1914,11 @@ const file_tandem_agent_v1_agent_service_proto_rawDesc = "" +
 	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"Q\n" +
 	"\fFenceCommand\x12\x10\n" +
 	"\x03vip\x18\x01 \x01(\tR\x03vip\x12/\n" +
-	"\x05lease\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05lease\"M\n" +
+	"\x05lease\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05lease\"Z\n" +
+	"\x0eDiscardCommand\x12\x14\n" +
+	"\x05drain\x18\x01 \x01(\bR\x05drain\x12\x1a\n" +
+	"\bbackends\x18\x02 \x03(\tR\bbackends\x12\x16\n" +
+	"\x06author\x18\x03 \x01(\tR\x06author\"M\n" +
 	"\rCommandResult\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x16\n" +
@@ -1751,7 +1926,7 @@ const file_tandem_agent_v1_agent_service_proto_rawDesc = "" +
 	"\n" +
 	"EventBatch\x12\x17\n" +
 	"\aboot_id\x18\x01 \x01(\tR\x06bootId\x12.\n" +
-	"\x06events\x18\x02 \x03(\v2\x16.tandem.agent.v1.EventR\x06events\"\x90\x03\n" +
+	"\x06events\x18\x02 \x03(\v2\x16.tandem.agent.v1.EventR\x06events\"\x95\x04\n" +
 	"\x05Event\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12?\n" +
@@ -1762,8 +1937,16 @@ const file_tandem_agent_v1_agent_service_proto_rawDesc = "" +
 	"keepalived\x18\x06 \x01(\v2\".tandem.agent.v1.DaemonObservationH\x00R\n" +
 	"keepalived\x12\x12\n" +
 	"\x03gap\x18\a \x01(\x04H\x00R\x03gap\x12\x14\n" +
-	"\x04note\x18\b \x01(\tH\x00R\x04noteB\x06\n" +
-	"\x04kind\"?\n" +
+	"\x04note\x18\b \x01(\tH\x00R\x04note\x12?\n" +
+	"\vlocal_begun\x18\t \x01(\v2\x1c.tandem.agent.v1.LocalChangeH\x00R\n" +
+	"localBegun\x12B\n" +
+	"\vlocal_ended\x18\n" +
+	" \x01(\v2\x1f.tandem.agent.v1.LocalChangeEndH\x00R\n" +
+	"localEndedB\x06\n" +
+	"\x04kind\"X\n" +
+	"\x0eLocalChangeEnd\x124\n" +
+	"\x06change\x18\x01 \x01(\v2\x1c.tandem.agent.v1.LocalChangeR\x06change\x12\x10\n" +
+	"\x03how\x18\x02 \x01(\tR\x03how\"?\n" +
 	"\bEventAck\x12\x17\n" +
 	"\aboot_id\x18\x01 \x01(\tR\x06bootId\x12\x1a\n" +
 	"\bsequence\x18\x02 \x01(\x04R\bsequence*\xb5\x01\n" +
@@ -1794,7 +1977,7 @@ func file_tandem_agent_v1_agent_service_proto_rawDescGZIP() []byte {
 }
 
 var file_tandem_agent_v1_agent_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tandem_agent_v1_agent_service_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_tandem_agent_v1_agent_service_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_tandem_agent_v1_agent_service_proto_goTypes = []any{
 	(NackReason)(0),               // 0: tandem.agent.v1.NackReason
 	(*EnrolRequest)(nil),          // 1: tandem.agent.v1.EnrolRequest
@@ -1812,64 +1995,71 @@ var file_tandem_agent_v1_agent_service_proto_goTypes = []any{
 	(*CheckCommand)(nil),          // 13: tandem.agent.v1.CheckCommand
 	(*ProbeCommand)(nil),          // 14: tandem.agent.v1.ProbeCommand
 	(*FenceCommand)(nil),          // 15: tandem.agent.v1.FenceCommand
-	(*CommandResult)(nil),         // 16: tandem.agent.v1.CommandResult
-	(*EventBatch)(nil),            // 17: tandem.agent.v1.EventBatch
-	(*Event)(nil),                 // 18: tandem.agent.v1.Event
-	(*EventAck)(nil),              // 19: tandem.agent.v1.EventAck
-	nil,                           // 20: tandem.agent.v1.Hello.InterfacesEntry
-	(*Observation)(nil),           // 21: tandem.agent.v1.Observation
-	(*Version)(nil),               // 22: tandem.agent.v1.Version
-	(*Resource)(nil),              // 23: tandem.agent.v1.Resource
-	(*durationpb.Duration)(nil),   // 24: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
-	(*NodeConfig)(nil),            // 26: tandem.agent.v1.NodeConfig
-	(*BackendObservation)(nil),    // 27: tandem.agent.v1.BackendObservation
-	(*InstanceObservation)(nil),   // 28: tandem.agent.v1.InstanceObservation
-	(*DaemonObservation)(nil),     // 29: tandem.agent.v1.DaemonObservation
+	(*DiscardCommand)(nil),        // 16: tandem.agent.v1.DiscardCommand
+	(*CommandResult)(nil),         // 17: tandem.agent.v1.CommandResult
+	(*EventBatch)(nil),            // 18: tandem.agent.v1.EventBatch
+	(*Event)(nil),                 // 19: tandem.agent.v1.Event
+	(*LocalChangeEnd)(nil),        // 20: tandem.agent.v1.LocalChangeEnd
+	(*EventAck)(nil),              // 21: tandem.agent.v1.EventAck
+	nil,                           // 22: tandem.agent.v1.Hello.InterfacesEntry
+	(*Observation)(nil),           // 23: tandem.agent.v1.Observation
+	(*Version)(nil),               // 24: tandem.agent.v1.Version
+	(*Resource)(nil),              // 25: tandem.agent.v1.Resource
+	(*durationpb.Duration)(nil),   // 26: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
+	(*NodeConfig)(nil),            // 28: tandem.agent.v1.NodeConfig
+	(*BackendObservation)(nil),    // 29: tandem.agent.v1.BackendObservation
+	(*InstanceObservation)(nil),   // 30: tandem.agent.v1.InstanceObservation
+	(*DaemonObservation)(nil),     // 31: tandem.agent.v1.DaemonObservation
+	(*LocalChange)(nil),           // 32: tandem.agent.v1.LocalChange
 }
 var file_tandem_agent_v1_agent_service_proto_depIdxs = []int32{
 	7,  // 0: tandem.agent.v1.SessionRequest.hello:type_name -> tandem.agent.v1.Hello
 	10, // 1: tandem.agent.v1.SessionRequest.ack:type_name -> tandem.agent.v1.Ack
 	11, // 2: tandem.agent.v1.SessionRequest.nack:type_name -> tandem.agent.v1.Nack
-	16, // 3: tandem.agent.v1.SessionRequest.result:type_name -> tandem.agent.v1.CommandResult
-	17, // 4: tandem.agent.v1.SessionRequest.events:type_name -> tandem.agent.v1.EventBatch
-	21, // 5: tandem.agent.v1.SessionRequest.observation:type_name -> tandem.agent.v1.Observation
+	17, // 3: tandem.agent.v1.SessionRequest.result:type_name -> tandem.agent.v1.CommandResult
+	18, // 4: tandem.agent.v1.SessionRequest.events:type_name -> tandem.agent.v1.EventBatch
+	23, // 5: tandem.agent.v1.SessionRequest.observation:type_name -> tandem.agent.v1.Observation
 	8,  // 6: tandem.agent.v1.SessionResponse.welcome:type_name -> tandem.agent.v1.Welcome
 	9,  // 7: tandem.agent.v1.SessionResponse.update:type_name -> tandem.agent.v1.Update
 	12, // 8: tandem.agent.v1.SessionResponse.command:type_name -> tandem.agent.v1.Command
-	19, // 9: tandem.agent.v1.SessionResponse.event_ack:type_name -> tandem.agent.v1.EventAck
-	22, // 10: tandem.agent.v1.Hello.applied:type_name -> tandem.agent.v1.Version
-	20, // 11: tandem.agent.v1.Hello.interfaces:type_name -> tandem.agent.v1.Hello.InterfacesEntry
-	22, // 12: tandem.agent.v1.Update.version:type_name -> tandem.agent.v1.Version
-	23, // 13: tandem.agent.v1.Update.upserts:type_name -> tandem.agent.v1.Resource
-	22, // 14: tandem.agent.v1.Ack.version:type_name -> tandem.agent.v1.Version
-	24, // 15: tandem.agent.v1.Ack.duration:type_name -> google.protobuf.Duration
+	21, // 9: tandem.agent.v1.SessionResponse.event_ack:type_name -> tandem.agent.v1.EventAck
+	24, // 10: tandem.agent.v1.Hello.applied:type_name -> tandem.agent.v1.Version
+	22, // 11: tandem.agent.v1.Hello.interfaces:type_name -> tandem.agent.v1.Hello.InterfacesEntry
+	24, // 12: tandem.agent.v1.Update.version:type_name -> tandem.agent.v1.Version
+	25, // 13: tandem.agent.v1.Update.upserts:type_name -> tandem.agent.v1.Resource
+	24, // 14: tandem.agent.v1.Ack.version:type_name -> tandem.agent.v1.Version
+	26, // 15: tandem.agent.v1.Ack.duration:type_name -> google.protobuf.Duration
 	0,  // 16: tandem.agent.v1.Nack.reason:type_name -> tandem.agent.v1.NackReason
-	22, // 17: tandem.agent.v1.Nack.version:type_name -> tandem.agent.v1.Version
-	25, // 18: tandem.agent.v1.Command.deadline:type_name -> google.protobuf.Timestamp
+	24, // 17: tandem.agent.v1.Nack.version:type_name -> tandem.agent.v1.Version
+	27, // 18: tandem.agent.v1.Command.deadline:type_name -> google.protobuf.Timestamp
 	13, // 19: tandem.agent.v1.Command.check:type_name -> tandem.agent.v1.CheckCommand
 	14, // 20: tandem.agent.v1.Command.probe:type_name -> tandem.agent.v1.ProbeCommand
 	15, // 21: tandem.agent.v1.Command.fence:type_name -> tandem.agent.v1.FenceCommand
-	26, // 22: tandem.agent.v1.CheckCommand.config:type_name -> tandem.agent.v1.NodeConfig
-	24, // 23: tandem.agent.v1.ProbeCommand.timeout:type_name -> google.protobuf.Duration
-	24, // 24: tandem.agent.v1.FenceCommand.lease:type_name -> google.protobuf.Duration
-	18, // 25: tandem.agent.v1.EventBatch.events:type_name -> tandem.agent.v1.Event
-	25, // 26: tandem.agent.v1.Event.time:type_name -> google.protobuf.Timestamp
-	27, // 27: tandem.agent.v1.Event.backend:type_name -> tandem.agent.v1.BackendObservation
-	28, // 28: tandem.agent.v1.Event.instance:type_name -> tandem.agent.v1.InstanceObservation
-	29, // 29: tandem.agent.v1.Event.haproxy:type_name -> tandem.agent.v1.DaemonObservation
-	29, // 30: tandem.agent.v1.Event.keepalived:type_name -> tandem.agent.v1.DaemonObservation
-	1,  // 31: tandem.agent.v1.AgentService.Enrol:input_type -> tandem.agent.v1.EnrolRequest
-	3,  // 32: tandem.agent.v1.AgentService.Renew:input_type -> tandem.agent.v1.RenewRequest
-	5,  // 33: tandem.agent.v1.AgentService.Session:input_type -> tandem.agent.v1.SessionRequest
-	2,  // 34: tandem.agent.v1.AgentService.Enrol:output_type -> tandem.agent.v1.EnrolResponse
-	4,  // 35: tandem.agent.v1.AgentService.Renew:output_type -> tandem.agent.v1.RenewResponse
-	6,  // 36: tandem.agent.v1.AgentService.Session:output_type -> tandem.agent.v1.SessionResponse
-	34, // [34:37] is the sub-list for method output_type
-	31, // [31:34] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	16, // 22: tandem.agent.v1.Command.discard:type_name -> tandem.agent.v1.DiscardCommand
+	28, // 23: tandem.agent.v1.CheckCommand.config:type_name -> tandem.agent.v1.NodeConfig
+	26, // 24: tandem.agent.v1.ProbeCommand.timeout:type_name -> google.protobuf.Duration
+	26, // 25: tandem.agent.v1.FenceCommand.lease:type_name -> google.protobuf.Duration
+	19, // 26: tandem.agent.v1.EventBatch.events:type_name -> tandem.agent.v1.Event
+	27, // 27: tandem.agent.v1.Event.time:type_name -> google.protobuf.Timestamp
+	29, // 28: tandem.agent.v1.Event.backend:type_name -> tandem.agent.v1.BackendObservation
+	30, // 29: tandem.agent.v1.Event.instance:type_name -> tandem.agent.v1.InstanceObservation
+	31, // 30: tandem.agent.v1.Event.haproxy:type_name -> tandem.agent.v1.DaemonObservation
+	31, // 31: tandem.agent.v1.Event.keepalived:type_name -> tandem.agent.v1.DaemonObservation
+	32, // 32: tandem.agent.v1.Event.local_begun:type_name -> tandem.agent.v1.LocalChange
+	20, // 33: tandem.agent.v1.Event.local_ended:type_name -> tandem.agent.v1.LocalChangeEnd
+	32, // 34: tandem.agent.v1.LocalChangeEnd.change:type_name -> tandem.agent.v1.LocalChange
+	1,  // 35: tandem.agent.v1.AgentService.Enrol:input_type -> tandem.agent.v1.EnrolRequest
+	3,  // 36: tandem.agent.v1.AgentService.Renew:input_type -> tandem.agent.v1.RenewRequest
+	5,  // 37: tandem.agent.v1.AgentService.Session:input_type -> tandem.agent.v1.SessionRequest
+	2,  // 38: tandem.agent.v1.AgentService.Enrol:output_type -> tandem.agent.v1.EnrolResponse
+	4,  // 39: tandem.agent.v1.AgentService.Renew:output_type -> tandem.agent.v1.RenewResponse
+	6,  // 40: tandem.agent.v1.AgentService.Session:output_type -> tandem.agent.v1.SessionResponse
+	38, // [38:41] is the sub-list for method output_type
+	35, // [35:38] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_tandem_agent_v1_agent_service_proto_init() }
@@ -1897,14 +2087,17 @@ func file_tandem_agent_v1_agent_service_proto_init() {
 		(*Command_Check)(nil),
 		(*Command_Probe)(nil),
 		(*Command_Fence)(nil),
+		(*Command_Discard)(nil),
 	}
-	file_tandem_agent_v1_agent_service_proto_msgTypes[17].OneofWrappers = []any{
+	file_tandem_agent_v1_agent_service_proto_msgTypes[18].OneofWrappers = []any{
 		(*Event_Backend)(nil),
 		(*Event_Instance)(nil),
 		(*Event_Haproxy)(nil),
 		(*Event_Keepalived)(nil),
 		(*Event_Gap)(nil),
 		(*Event_Note)(nil),
+		(*Event_LocalBegun)(nil),
+		(*Event_LocalEnded)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1912,7 +2105,7 @@ func file_tandem_agent_v1_agent_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tandem_agent_v1_agent_service_proto_rawDesc), len(file_tandem_agent_v1_agent_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   20,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

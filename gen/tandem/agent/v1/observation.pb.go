@@ -22,6 +22,63 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// AdminState is a backend's administrative state.
+type AdminState int32
+
+const (
+	// ADMIN_STATE_UNSPECIFIED is not sent.
+	AdminState_ADMIN_STATE_UNSPECIFIED AdminState = 0
+	// ADMIN_STATE_READY gets traffic.
+	AdminState_ADMIN_STATE_READY AdminState = 1
+	// ADMIN_STATE_DRAIN keeps what is connected and gets nothing new.
+	AdminState_ADMIN_STATE_DRAIN AdminState = 2
+	// ADMIN_STATE_MAINTENANCE gets neither traffic nor checks.
+	AdminState_ADMIN_STATE_MAINTENANCE AdminState = 3
+)
+
+// Enum value maps for AdminState.
+var (
+	AdminState_name = map[int32]string{
+		0: "ADMIN_STATE_UNSPECIFIED",
+		1: "ADMIN_STATE_READY",
+		2: "ADMIN_STATE_DRAIN",
+		3: "ADMIN_STATE_MAINTENANCE",
+	}
+	AdminState_value = map[string]int32{
+		"ADMIN_STATE_UNSPECIFIED": 0,
+		"ADMIN_STATE_READY":       1,
+		"ADMIN_STATE_DRAIN":       2,
+		"ADMIN_STATE_MAINTENANCE": 3,
+	}
+)
+
+func (x AdminState) Enum() *AdminState {
+	p := new(AdminState)
+	*p = x
+	return p
+}
+
+func (x AdminState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (AdminState) Descriptor() protoreflect.EnumDescriptor {
+	return file_tandem_agent_v1_observation_proto_enumTypes[0].Descriptor()
+}
+
+func (AdminState) Type() protoreflect.EnumType {
+	return &file_tandem_agent_v1_observation_proto_enumTypes[0]
+}
+
+func (x AdminState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use AdminState.Descriptor instead.
+func (AdminState) EnumDescriptor() ([]byte, []int) {
+	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{0}
+}
+
 // DaemonState is whether a daemon runs.
 type DaemonState int32
 
@@ -67,11 +124,11 @@ func (x DaemonState) String() string {
 }
 
 func (DaemonState) Descriptor() protoreflect.EnumDescriptor {
-	return file_tandem_agent_v1_observation_proto_enumTypes[0].Descriptor()
+	return file_tandem_agent_v1_observation_proto_enumTypes[1].Descriptor()
 }
 
 func (DaemonState) Type() protoreflect.EnumType {
-	return &file_tandem_agent_v1_observation_proto_enumTypes[0]
+	return &file_tandem_agent_v1_observation_proto_enumTypes[1]
 }
 
 func (x DaemonState) Number() protoreflect.EnumNumber {
@@ -80,7 +137,7 @@ func (x DaemonState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use DaemonState.Descriptor instead.
 func (DaemonState) EnumDescriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{0}
+	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{1}
 }
 
 // ServerState is a server's state in HAProxy.
@@ -132,11 +189,11 @@ func (x ServerState) String() string {
 }
 
 func (ServerState) Descriptor() protoreflect.EnumDescriptor {
-	return file_tandem_agent_v1_observation_proto_enumTypes[1].Descriptor()
+	return file_tandem_agent_v1_observation_proto_enumTypes[2].Descriptor()
 }
 
 func (ServerState) Type() protoreflect.EnumType {
-	return &file_tandem_agent_v1_observation_proto_enumTypes[1]
+	return &file_tandem_agent_v1_observation_proto_enumTypes[2]
 }
 
 func (x ServerState) Number() protoreflect.EnumNumber {
@@ -145,7 +202,7 @@ func (x ServerState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use ServerState.Descriptor instead.
 func (ServerState) EnumDescriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{1}
+	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{2}
 }
 
 // VrrpState is the state of a VRRP instance.
@@ -193,11 +250,11 @@ func (x VrrpState) String() string {
 }
 
 func (VrrpState) Descriptor() protoreflect.EnumDescriptor {
-	return file_tandem_agent_v1_observation_proto_enumTypes[2].Descriptor()
+	return file_tandem_agent_v1_observation_proto_enumTypes[3].Descriptor()
 }
 
 func (VrrpState) Type() protoreflect.EnumType {
-	return &file_tandem_agent_v1_observation_proto_enumTypes[2]
+	return &file_tandem_agent_v1_observation_proto_enumTypes[3]
 }
 
 func (x VrrpState) Number() protoreflect.EnumNumber {
@@ -206,7 +263,7 @@ func (x VrrpState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use VrrpState.Descriptor instead.
 func (VrrpState) EnumDescriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{2}
+	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{3}
 }
 
 // Observation is the present state of a node, as upserts. The first one of a
@@ -230,7 +287,9 @@ type Observation struct {
 	// problems: always all of them, when any changed.
 	Problems *ProblemSet `protobuf:"bytes,8,opt,name=problems,proto3" json:"problems,omitempty"`
 	// reloads of HAProxy by the agent, when it changed.
-	Reloads       *uint64 `protobuf:"varint,9,opt,name=reloads,proto3,oneof" json:"reloads,omitempty"`
+	Reloads *uint64 `protobuf:"varint,9,opt,name=reloads,proto3,oneof" json:"reloads,omitempty"`
+	// local_changes: always all of them, when any changed.
+	LocalChanges  *LocalChangeSet `protobuf:"bytes,10,opt,name=local_changes,json=localChanges,proto3" json:"local_changes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -328,6 +387,13 @@ func (x *Observation) GetReloads() uint64 {
 	return 0
 }
 
+func (x *Observation) GetLocalChanges() *LocalChangeSet {
+	if x != nil {
+		return x.LocalChanges
+	}
+	return nil
+}
+
 // InstanceSet is all VRRP instances of the node.
 type InstanceSet struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -420,6 +486,241 @@ func (x *ProblemSet) GetProblems() []string {
 	return nil
 }
 
+// LocalChangeSet is all that operators have changed on the node itself.
+type LocalChangeSet struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// changes, the node's own first.
+	Changes       []*LocalChange `protobuf:"bytes,1,rep,name=changes,proto3" json:"changes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LocalChangeSet) Reset() {
+	*x = LocalChangeSet{}
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LocalChangeSet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LocalChangeSet) ProtoMessage() {}
+
+func (x *LocalChangeSet) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LocalChangeSet.ProtoReflect.Descriptor instead.
+func (*LocalChangeSet) Descriptor() ([]byte, []int) {
+	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *LocalChangeSet) GetChanges() []*LocalChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+// LocalChange is what an operator has changed on the node itself, with
+// lb-agent, on top of what the controller wants. It makes a difference: one
+// that the controller comes to want too has ended.
+type LocalChange struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// author is the user who made it.
+	Author string `protobuf:"bytes,1,opt,name=author,proto3" json:"author,omitempty"`
+	// time is when it was made.
+	Time *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
+	// reason is the author's note.
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// kind is which one.
+	//
+	// Types that are valid to be assigned to Kind:
+	//
+	//	*LocalChange_Drain
+	//	*LocalChange_Backend
+	Kind          isLocalChange_Kind `protobuf_oneof:"kind"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LocalChange) Reset() {
+	*x = LocalChange{}
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LocalChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LocalChange) ProtoMessage() {}
+
+func (x *LocalChange) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LocalChange.ProtoReflect.Descriptor instead.
+func (*LocalChange) Descriptor() ([]byte, []int) {
+	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *LocalChange) GetAuthor() string {
+	if x != nil {
+		return x.Author
+	}
+	return ""
+}
+
+func (x *LocalChange) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *LocalChange) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *LocalChange) GetKind() isLocalChange_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return nil
+}
+
+func (x *LocalChange) GetDrain() bool {
+	if x != nil {
+		if x, ok := x.Kind.(*LocalChange_Drain); ok {
+			return x.Drain
+		}
+	}
+	return false
+}
+
+func (x *LocalChange) GetBackend() *LocalBackend {
+	if x != nil {
+		if x, ok := x.Kind.(*LocalChange_Backend); ok {
+			return x.Backend
+		}
+	}
+	return nil
+}
+
+type isLocalChange_Kind interface {
+	isLocalChange_Kind()
+}
+
+type LocalChange_Drain struct {
+	// drain of the node; false ends one that the controller wants.
+	Drain bool `protobuf:"varint,4,opt,name=drain,proto3,oneof"`
+}
+
+type LocalChange_Backend struct {
+	// backend's state or weight.
+	Backend *LocalBackend `protobuf:"bytes,5,opt,name=backend,proto3,oneof"`
+}
+
+func (*LocalChange_Drain) isLocalChange_Kind() {}
+
+func (*LocalChange_Backend) isLocalChange_Kind() {}
+
+// LocalBackend is a backend's state or weight, set on one node.
+type LocalBackend struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// pool is the HAProxy backend's name.
+	Pool string `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	// backend is the server's name.
+	Backend string `protobuf:"bytes,2,opt,name=backend,proto3" json:"backend,omitempty"`
+	// state that it has.
+	State AdminState `protobuf:"varint,3,opt,name=state,proto3,enum=tandem.agent.v1.AdminState" json:"state,omitempty"`
+	// weight when ready, 0 to 256; unset: the controller's.
+	Weight        *uint32 `protobuf:"varint,4,opt,name=weight,proto3,oneof" json:"weight,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LocalBackend) Reset() {
+	*x = LocalBackend{}
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LocalBackend) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LocalBackend) ProtoMessage() {}
+
+func (x *LocalBackend) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LocalBackend.ProtoReflect.Descriptor instead.
+func (*LocalBackend) Descriptor() ([]byte, []int) {
+	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *LocalBackend) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *LocalBackend) GetBackend() string {
+	if x != nil {
+		return x.Backend
+	}
+	return ""
+}
+
+func (x *LocalBackend) GetState() AdminState {
+	if x != nil {
+		return x.State
+	}
+	return AdminState_ADMIN_STATE_UNSPECIFIED
+}
+
+func (x *LocalBackend) GetWeight() uint32 {
+	if x != nil && x.Weight != nil {
+		return *x.Weight
+	}
+	return 0
+}
+
 // DaemonObservation is a daemon's state.
 type DaemonObservation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -437,7 +738,7 @@ type DaemonObservation struct {
 
 func (x *DaemonObservation) Reset() {
 	*x = DaemonObservation{}
-	mi := &file_tandem_agent_v1_observation_proto_msgTypes[3]
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -449,7 +750,7 @@ func (x *DaemonObservation) String() string {
 func (*DaemonObservation) ProtoMessage() {}
 
 func (x *DaemonObservation) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_observation_proto_msgTypes[3]
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -462,7 +763,7 @@ func (x *DaemonObservation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonObservation.ProtoReflect.Descriptor instead.
 func (*DaemonObservation) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{3}
+	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *DaemonObservation) GetState() DaemonState {
@@ -514,7 +815,7 @@ type BackendObservation struct {
 
 func (x *BackendObservation) Reset() {
 	*x = BackendObservation{}
-	mi := &file_tandem_agent_v1_observation_proto_msgTypes[4]
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -526,7 +827,7 @@ func (x *BackendObservation) String() string {
 func (*BackendObservation) ProtoMessage() {}
 
 func (x *BackendObservation) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_observation_proto_msgTypes[4]
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -539,7 +840,7 @@ func (x *BackendObservation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackendObservation.ProtoReflect.Descriptor instead.
 func (*BackendObservation) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{4}
+	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *BackendObservation) GetPool() string {
@@ -603,7 +904,7 @@ type InstanceObservation struct {
 
 func (x *InstanceObservation) Reset() {
 	*x = InstanceObservation{}
-	mi := &file_tandem_agent_v1_observation_proto_msgTypes[5]
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -615,7 +916,7 @@ func (x *InstanceObservation) String() string {
 func (*InstanceObservation) ProtoMessage() {}
 
 func (x *InstanceObservation) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_observation_proto_msgTypes[5]
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -628,7 +929,7 @@ func (x *InstanceObservation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceObservation.ProtoReflect.Descriptor instead.
 func (*InstanceObservation) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{5}
+	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *InstanceObservation) GetName() string {
@@ -670,7 +971,7 @@ var File_tandem_agent_v1_observation_proto protoreflect.FileDescriptor
 
 const file_tandem_agent_v1_observation_proto_rawDesc = "" +
 	"\n" +
-	"!tandem/agent/v1/observation.proto\x12\x0ftandem.agent.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd6\x03\n" +
+	"!tandem/agent/v1/observation.proto\x12\x0ftandem.agent.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9c\x04\n" +
 	"\vObservation\x12\x14\n" +
 	"\x05whole\x18\x01 \x01(\bR\x05whole\x12<\n" +
 	"\ahaproxy\x18\x02 \x01(\v2\".tandem.agent.v1.DaemonObservationR\ahaproxy\x12B\n" +
@@ -682,7 +983,9 @@ const file_tandem_agent_v1_observation_proto_rawDesc = "" +
 	"\tinstances\x18\x06 \x01(\v2\x1c.tandem.agent.v1.InstanceSetR\tinstances\x12\x19\n" +
 	"\x05score\x18\a \x01(\x05H\x00R\x05score\x88\x01\x01\x127\n" +
 	"\bproblems\x18\b \x01(\v2\x1b.tandem.agent.v1.ProblemSetR\bproblems\x12\x1d\n" +
-	"\areloads\x18\t \x01(\x04H\x01R\areloads\x88\x01\x01B\b\n" +
+	"\areloads\x18\t \x01(\x04H\x01R\areloads\x88\x01\x01\x12D\n" +
+	"\rlocal_changes\x18\n" +
+	" \x01(\v2\x1f.tandem.agent.v1.LocalChangeSetR\flocalChangesB\b\n" +
 	"\x06_scoreB\n" +
 	"\n" +
 	"\b_reloads\"Q\n" +
@@ -690,7 +993,22 @@ const file_tandem_agent_v1_observation_proto_rawDesc = "" +
 	"\tinstances\x18\x01 \x03(\v2$.tandem.agent.v1.InstanceObservationR\tinstances\"(\n" +
 	"\n" +
 	"ProblemSet\x12\x1a\n" +
-	"\bproblems\x18\x01 \x03(\tR\bproblems\"\xb6\x01\n" +
+	"\bproblems\x18\x01 \x03(\tR\bproblems\"H\n" +
+	"\x0eLocalChangeSet\x126\n" +
+	"\achanges\x18\x01 \x03(\v2\x1c.tandem.agent.v1.LocalChangeR\achanges\"\xc8\x01\n" +
+	"\vLocalChange\x12\x16\n" +
+	"\x06author\x18\x01 \x01(\tR\x06author\x12.\n" +
+	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x16\n" +
+	"\x05drain\x18\x04 \x01(\bH\x00R\x05drain\x129\n" +
+	"\abackend\x18\x05 \x01(\v2\x1d.tandem.agent.v1.LocalBackendH\x00R\abackendB\x06\n" +
+	"\x04kind\"\x97\x01\n" +
+	"\fLocalBackend\x12\x12\n" +
+	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x18\n" +
+	"\abackend\x18\x02 \x01(\tR\abackend\x121\n" +
+	"\x05state\x18\x03 \x01(\x0e2\x1b.tandem.agent.v1.AdminStateR\x05state\x12\x1b\n" +
+	"\x06weight\x18\x04 \x01(\rH\x00R\x06weight\x88\x01\x01B\t\n" +
+	"\a_weight\"\xb6\x01\n" +
 	"\x11DaemonObservation\x122\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1c.tandem.agent.v1.DaemonStateR\x05state\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x129\n" +
@@ -709,7 +1027,13 @@ const file_tandem_agent_v1_observation_proto_rawDesc = "" +
 	"\x03vip\x18\x02 \x01(\tR\x03vip\x120\n" +
 	"\x05state\x18\x03 \x01(\x0e2\x1a.tandem.agent.v1.VrrpStateR\x05state\x12\x1a\n" +
 	"\bpriority\x18\x04 \x01(\rR\bpriority\x12\x14\n" +
-	"\x05holds\x18\x05 \x01(\bR\x05holds*\x90\x01\n" +
+	"\x05holds\x18\x05 \x01(\bR\x05holds*t\n" +
+	"\n" +
+	"AdminState\x12\x1b\n" +
+	"\x17ADMIN_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11ADMIN_STATE_READY\x10\x01\x12\x15\n" +
+	"\x11ADMIN_STATE_DRAIN\x10\x02\x12\x1b\n" +
+	"\x17ADMIN_STATE_MAINTENANCE\x10\x03*\x90\x01\n" +
 	"\vDaemonState\x12\x1c\n" +
 	"\x18DAEMON_STATE_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14DAEMON_STATE_RUNNING\x10\x01\x12\x18\n" +
@@ -743,37 +1067,46 @@ func file_tandem_agent_v1_observation_proto_rawDescGZIP() []byte {
 	return file_tandem_agent_v1_observation_proto_rawDescData
 }
 
-var file_tandem_agent_v1_observation_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_tandem_agent_v1_observation_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_tandem_agent_v1_observation_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_tandem_agent_v1_observation_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_tandem_agent_v1_observation_proto_goTypes = []any{
-	(DaemonState)(0),              // 0: tandem.agent.v1.DaemonState
-	(ServerState)(0),              // 1: tandem.agent.v1.ServerState
-	(VrrpState)(0),                // 2: tandem.agent.v1.VrrpState
-	(*Observation)(nil),           // 3: tandem.agent.v1.Observation
-	(*InstanceSet)(nil),           // 4: tandem.agent.v1.InstanceSet
-	(*ProblemSet)(nil),            // 5: tandem.agent.v1.ProblemSet
-	(*DaemonObservation)(nil),     // 6: tandem.agent.v1.DaemonObservation
-	(*BackendObservation)(nil),    // 7: tandem.agent.v1.BackendObservation
-	(*InstanceObservation)(nil),   // 8: tandem.agent.v1.InstanceObservation
-	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
+	(AdminState)(0),               // 0: tandem.agent.v1.AdminState
+	(DaemonState)(0),              // 1: tandem.agent.v1.DaemonState
+	(ServerState)(0),              // 2: tandem.agent.v1.ServerState
+	(VrrpState)(0),                // 3: tandem.agent.v1.VrrpState
+	(*Observation)(nil),           // 4: tandem.agent.v1.Observation
+	(*InstanceSet)(nil),           // 5: tandem.agent.v1.InstanceSet
+	(*ProblemSet)(nil),            // 6: tandem.agent.v1.ProblemSet
+	(*LocalChangeSet)(nil),        // 7: tandem.agent.v1.LocalChangeSet
+	(*LocalChange)(nil),           // 8: tandem.agent.v1.LocalChange
+	(*LocalBackend)(nil),          // 9: tandem.agent.v1.LocalBackend
+	(*DaemonObservation)(nil),     // 10: tandem.agent.v1.DaemonObservation
+	(*BackendObservation)(nil),    // 11: tandem.agent.v1.BackendObservation
+	(*InstanceObservation)(nil),   // 12: tandem.agent.v1.InstanceObservation
+	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
 }
 var file_tandem_agent_v1_observation_proto_depIdxs = []int32{
-	6,  // 0: tandem.agent.v1.Observation.haproxy:type_name -> tandem.agent.v1.DaemonObservation
-	6,  // 1: tandem.agent.v1.Observation.keepalived:type_name -> tandem.agent.v1.DaemonObservation
-	7,  // 2: tandem.agent.v1.Observation.backends:type_name -> tandem.agent.v1.BackendObservation
-	4,  // 3: tandem.agent.v1.Observation.instances:type_name -> tandem.agent.v1.InstanceSet
-	5,  // 4: tandem.agent.v1.Observation.problems:type_name -> tandem.agent.v1.ProblemSet
-	8,  // 5: tandem.agent.v1.InstanceSet.instances:type_name -> tandem.agent.v1.InstanceObservation
-	0,  // 6: tandem.agent.v1.DaemonObservation.state:type_name -> tandem.agent.v1.DaemonState
-	9,  // 7: tandem.agent.v1.DaemonObservation.start_time:type_name -> google.protobuf.Timestamp
-	1,  // 8: tandem.agent.v1.BackendObservation.state:type_name -> tandem.agent.v1.ServerState
-	9,  // 9: tandem.agent.v1.BackendObservation.since:type_name -> google.protobuf.Timestamp
-	2,  // 10: tandem.agent.v1.InstanceObservation.state:type_name -> tandem.agent.v1.VrrpState
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	10, // 0: tandem.agent.v1.Observation.haproxy:type_name -> tandem.agent.v1.DaemonObservation
+	10, // 1: tandem.agent.v1.Observation.keepalived:type_name -> tandem.agent.v1.DaemonObservation
+	11, // 2: tandem.agent.v1.Observation.backends:type_name -> tandem.agent.v1.BackendObservation
+	5,  // 3: tandem.agent.v1.Observation.instances:type_name -> tandem.agent.v1.InstanceSet
+	6,  // 4: tandem.agent.v1.Observation.problems:type_name -> tandem.agent.v1.ProblemSet
+	7,  // 5: tandem.agent.v1.Observation.local_changes:type_name -> tandem.agent.v1.LocalChangeSet
+	12, // 6: tandem.agent.v1.InstanceSet.instances:type_name -> tandem.agent.v1.InstanceObservation
+	8,  // 7: tandem.agent.v1.LocalChangeSet.changes:type_name -> tandem.agent.v1.LocalChange
+	13, // 8: tandem.agent.v1.LocalChange.time:type_name -> google.protobuf.Timestamp
+	9,  // 9: tandem.agent.v1.LocalChange.backend:type_name -> tandem.agent.v1.LocalBackend
+	0,  // 10: tandem.agent.v1.LocalBackend.state:type_name -> tandem.agent.v1.AdminState
+	1,  // 11: tandem.agent.v1.DaemonObservation.state:type_name -> tandem.agent.v1.DaemonState
+	13, // 12: tandem.agent.v1.DaemonObservation.start_time:type_name -> google.protobuf.Timestamp
+	2,  // 13: tandem.agent.v1.BackendObservation.state:type_name -> tandem.agent.v1.ServerState
+	13, // 14: tandem.agent.v1.BackendObservation.since:type_name -> google.protobuf.Timestamp
+	3,  // 15: tandem.agent.v1.InstanceObservation.state:type_name -> tandem.agent.v1.VrrpState
+	16, // [16:16] is the sub-list for method output_type
+	16, // [16:16] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_tandem_agent_v1_observation_proto_init() }
@@ -782,13 +1115,18 @@ func file_tandem_agent_v1_observation_proto_init() {
 		return
 	}
 	file_tandem_agent_v1_observation_proto_msgTypes[0].OneofWrappers = []any{}
+	file_tandem_agent_v1_observation_proto_msgTypes[4].OneofWrappers = []any{
+		(*LocalChange_Drain)(nil),
+		(*LocalChange_Backend)(nil),
+	}
+	file_tandem_agent_v1_observation_proto_msgTypes[5].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tandem_agent_v1_observation_proto_rawDesc), len(file_tandem_agent_v1_observation_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   6,
+			NumEnums:      4,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -932,7 +932,10 @@ type Server struct {
 	// maintenance stops its traffic and its checks.
 	Maintenance bool `protobuf:"varint,8,opt,name=maintenance,proto3" json:"maintenance,omitempty"`
 	// backup serves only when no other server can.
-	Backup        bool `protobuf:"varint,9,opt,name=backup,proto3" json:"backup,omitempty"`
+	Backup bool `protobuf:"varint,9,opt,name=backup,proto3" json:"backup,omitempty"`
+	// ready_weight is the weight that a drained server has when it is ready
+	// again, for who makes it so on the node itself; unset: it is not drained.
+	ReadyWeight   *uint32 `protobuf:"varint,10,opt,name=ready_weight,json=readyWeight,proto3,oneof" json:"ready_weight,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1030,6 +1033,13 @@ func (x *Server) GetBackup() bool {
 	return false
 }
 
+func (x *Server) GetReadyWeight() uint32 {
+	if x != nil && x.ReadyWeight != nil {
+		return *x.ReadyWeight
+	}
+	return 0
+}
+
 var File_tandem_agent_haproxy_v1_haproxy_proto protoreflect.FileDescriptor
 
 const file_tandem_agent_haproxy_v1_haproxy_proto_rawDesc = "" +
@@ -1097,7 +1107,7 @@ const file_tandem_agent_haproxy_v1_haproxy_proto_rawDesc = "" +
 	"\n" +
 	"status_min\x18\x04 \x01(\rR\tstatusMin\x12\x1d\n" +
 	"\n" +
-	"status_max\x18\x05 \x01(\rR\tstatusMax\"\xef\x01\n" +
+	"status_max\x18\x05 \x01(\rR\tstatusMax\"\xa8\x02\n" +
 	"\x06Server\x12\x18\n" +
 	"\abackend\x18\x01 \x01(\tR\abackend\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x0e\n" +
@@ -1107,7 +1117,10 @@ const file_tandem_agent_haproxy_v1_haproxy_proto_rawDesc = "" +
 	"\x06weight\x18\x06 \x01(\rR\x06weight\x12'\n" +
 	"\x0fmax_connections\x18\a \x01(\rR\x0emaxConnections\x12 \n" +
 	"\vmaintenance\x18\b \x01(\bR\vmaintenance\x12\x16\n" +
-	"\x06backup\x18\t \x01(\bR\x06backup*9\n" +
+	"\x06backup\x18\t \x01(\bR\x06backup\x12&\n" +
+	"\fready_weight\x18\n" +
+	" \x01(\rH\x00R\vreadyWeight\x88\x01\x01B\x0f\n" +
+	"\r_ready_weight*9\n" +
 	"\x04Mode\x12\x14\n" +
 	"\x10MODE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tMODE_HTTP\x10\x01\x12\f\n" +
@@ -1186,6 +1199,7 @@ func file_tandem_agent_haproxy_v1_haproxy_proto_init() {
 	if File_tandem_agent_haproxy_v1_haproxy_proto != nil {
 		return
 	}
+	file_tandem_agent_haproxy_v1_haproxy_proto_msgTypes[9].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
