@@ -33,6 +33,7 @@ type state struct {
 	score               int32
 	reloads             uint64
 	problems            map[string]string
+	unsaved             map[string]bool // keys of problems
 }
 
 // New returns an empty report. bootID scopes the numbers of its events.
@@ -42,6 +43,7 @@ func New(bootID string) *Report {
 		state: state{
 			backends: make(map[string]*agentv1.BackendObservation),
 			problems: make(map[string]string),
+			unsaved:  make(map[string]bool),
 		},
 		spool: spool{bootID: bootID},
 	}
@@ -145,17 +147,45 @@ func (r *Report) Reloads(n uint64) {
 // Problem reports what keeps the node from being well, one text a key; an
 // empty text ends it.
 func (r *Report) Problem(key, text string) {
+	r.update(func() { r.problem(key, text) })
+}
+
+// problem is Problem under the lock.
+func (r *Report) problem(key, text string) {
+	if r.state.problems[key] == text {
+		return
+	}
+	if text == "" {
+		delete(r.state.problems, key)
+	} else {
+		r.state.problems[key] = text
+	}
+	r.changed.Problems = r.problems()
+}
+
+// Unsaved is Problem about something that is in effect and would not survive a
+// reboot of the node.
+func (r *Report) Unsaved(key, text string) {
 	r.update(func() {
-		if r.state.problems[key] == text {
-			return
-		}
+		r.problem(key, text)
+		was := len(r.state.unsaved) > 0
 		if text == "" {
-			delete(r.state.problems, key)
+			delete(r.state.unsaved, key)
 		} else {
-			r.state.problems[key] = text
+			r.state.unsaved[key] = true
 		}
-		r.changed.Problems = r.problems()
+		if is := len(r.state.unsaved) > 0; is != was {
+			r.changed.NotPersistent = proto.Bool(is)
+		}
 	})
+}
+
+// NotPersistent tells whether something that is in effect would not survive a
+// reboot of the node.
+func (r *Report) NotPersistent() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.state.unsaved) > 0
 }
 
 func (r *Report) problems() *agentv1.ProblemSet {

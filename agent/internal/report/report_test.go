@@ -114,3 +114,22 @@ func sequences(r *Report) []uint64 {
 	}
 	return out
 }
+
+func TestNotPersistentUntilEveryCauseIsGone(t *testing.T) {
+	r := New("boot")
+	r.Unsaved("journal", "the disk is full")
+	r.Unsaved("file", "the disk is full, too")
+	r.Begin(0)
+	o, _ := r.Next()
+	if !o.GetNotPersistent() || len(o.GetProblems().GetProblems()) != 2 || !r.NotPersistent() {
+		t.Fatalf("the session begins with %v, want not persistent, and why", o)
+	}
+	r.Unsaved("journal", "")
+	if o, _ := r.Next(); o.NotPersistent != nil || len(o.GetProblems().GetProblems()) != 1 || !r.NotPersistent() {
+		t.Errorf("with one cause left: %v", o)
+	}
+	r.Unsaved("file", "")
+	if o, _ := r.Next(); o.NotPersistent == nil || o.GetNotPersistent() || r.NotPersistent() {
+		t.Errorf("with no cause left: %v", o)
+	}
+}

@@ -62,13 +62,14 @@ func (r *Report) observation() *agentv1.Observation {
 // whole makes everything count as not seen yet. Call it under the lock.
 func (r *Report) whole() {
 	r.changed = &agentv1.Observation{
-		Whole:      true,
-		Haproxy:    r.state.haproxy,
-		Keepalived: r.state.keepalived,
-		Instances:  &agentv1.InstanceSet{Instances: r.state.instances},
-		Score:      proto.Int32(r.state.score),
-		Problems:   r.problems(),
-		Reloads:    proto.Uint64(r.state.reloads),
+		Whole:         true,
+		Haproxy:       r.state.haproxy,
+		Keepalived:    r.state.keepalived,
+		Instances:     &agentv1.InstanceSet{Instances: r.state.instances},
+		Score:         proto.Int32(r.state.score),
+		Problems:      r.problems(),
+		Reloads:       proto.Uint64(r.state.reloads),
+		NotPersistent: proto.Bool(len(r.state.unsaved) > 0),
 	}
 	r.backends = make(map[string]bool, len(r.state.backends))
 	for key := range r.state.backends {

@@ -57,13 +57,14 @@ func (s *session) receive(ctx context.Context) {
 // greet says hello and waits for the welcome.
 func (s *session) greet(ctx context.Context) error {
 	hello := &agentv1.Hello{
-		Protocol:     protocol,
-		AgentVersion: s.Version,
-		BootId:       s.Report.BootID(),
-		SessionId:    rand.Text(),
-		Applied:      &agentv1.Version{},
-		Capabilities: []string{"command/check"},
-		Interfaces:   s.Interfaces,
+		Protocol:      protocol,
+		AgentVersion:  s.Version,
+		BootId:        s.Report.BootID(),
+		SessionId:     rand.Text(),
+		Applied:       &agentv1.Version{},
+		Capabilities:  []string{"command/check"},
+		Interfaces:    s.Interfaces,
+		NotPersistent: s.Report.NotPersistent(),
 	}
 	if t := s.Reconciler.Applied(); t != nil {
 		hello.Applied = t.Version()
@@ -191,6 +192,7 @@ func (s *session) answer(o reconcile.Outcome) error {
 	if o.Err == nil {
 		return s.stream.Send(&agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Ack{Ack: &agentv1.Ack{
 			Nonce: o.Nonce, Version: o.Target.Version(), Reloaded: o.Reloaded, Duration: durationpb.New(o.Duration),
+			NotPersistent: s.Report.NotPersistent(),
 		}}})
 	}
 	reason := agentv1.NackReason_NACK_REASON_FAILED

@@ -51,6 +51,8 @@ func verdict(status *tandemv1.ClusterStatus, style output.Style) string {
 		return !n.GetConnected() || n.GetApplied() < status.GetDesired()
 	}):
 		return style.Paint("not on all nodes", output.Warn)
+	case slices.ContainsFunc(status.GetNodes(), (*tandemv1.NodeStatus).GetNotPersistent):
+		return style.Paint("not persistent on all nodes", output.Warn)
 	case down > 0:
 		return style.Paint(count(down, "backend")+" down", output.Warn)
 	default:
@@ -173,6 +175,8 @@ func revision(node *tandemv1.NodeStatus, desired uint64) output.Cell {
 		return output.Cell{Text: fmt.Sprintf("%s, %d failed", applied, node.GetFailed()), Tone: output.Bad}
 	case node.GetApplied() < desired:
 		return output.Cell{Text: fmt.Sprintf("%s of %d", applied, desired), Tone: output.Warn}
+	case node.GetNotPersistent():
+		return output.Cell{Text: applied + ", not persistent", Tone: output.Warn}
 	default:
 		return output.Text(applied)
 	}

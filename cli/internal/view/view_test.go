@@ -82,6 +82,16 @@ func troubled() *tandemv1.ClusterStatus {
 	return status
 }
 
+// diskFull is a pair of which one node cannot write.
+func diskFull() *tandemv1.ClusterStatus {
+	status := pair()
+	status.Pools = nil
+	master := status.Nodes[0]
+	master.NotPersistent = true
+	master.Problems = []string{"revision 12 is in effect and would not survive a reboot: write journal: no space left on device: free some"}
+	return status
+}
+
 func TestStatus(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -92,6 +102,7 @@ func TestStatus(t *testing.T) {
 		{"status_well_wide", pair(), output.Style{Wide: true}},
 		{"status_troubled", troubled(), output.Style{}},
 		{"status_troubled_color", troubled(), output.Style{Color: true}},
+		{"status_disk_full", diskFull(), output.Style{}},
 		{"status_empty", &tandemv1.ClusterStatus{Name: "clusters/default"}, output.Style{}},
 	}
 	for _, tt := range tests {

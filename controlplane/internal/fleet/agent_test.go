@@ -80,7 +80,8 @@ type agent struct {
 	boot string
 
 	// judge, if set, refuses an update; it sees it whole.
-	judge func(*agentv1.Update) *agentv1.Nack
+	diskFull bool // its answers say: not persistent
+	judge    func(*agentv1.Update) *agentv1.Nack
 	// pause before an update is in effect.
 	pause func() time.Duration
 
@@ -128,6 +129,7 @@ func (a *agent) hello() *agentv1.SessionRequest {
 	return &agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Hello{Hello: &agentv1.Hello{
 		Protocol: 1, AgentVersion: "1.0", BootId: a.boot, SessionId: fmt.Sprintf("%p", a.pipe), Applied: a.version,
 		Capabilities: []string{"command/check"}, Interfaces: map[string]string{"front": "eth0"},
+		NotPersistent: a.diskFull,
 	}}}
 }
 
@@ -224,7 +226,7 @@ func (a *agent) update(p *pipe, chunks []*agentv1.Update) *agentv1.SessionReques
 	}
 	a.version = u.GetVersion()
 	return &agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Ack{Ack: &agentv1.Ack{
-		Nonce: u.GetNonce(), Version: u.GetVersion(), Duration: durationpb.New(time.Millisecond),
+		Nonce: u.GetNonce(), Version: u.GetVersion(), Duration: durationpb.New(time.Millisecond), NotPersistent: a.diskFull,
 	}}}
 }
 

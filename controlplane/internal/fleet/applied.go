@@ -30,7 +30,7 @@ func (c *cluster) acked(s *session, a *agentv1.Ack, v *agentv1.Version, changes 
 			c.log.Warn("a node acknowledged a version that was never made", "node", n.id, "revision", v.GetRuntime())
 			return
 		}
-		n.applied, n.base = v.GetRuntime(), s.base
+		n.applied, n.base, n.notPersistent = v.GetRuntime(), s.base, a.GetNotPersistent()
 		if n.failed != 0 && n.applied >= n.failed {
 			n.failed, n.failure = 0, ""
 		}

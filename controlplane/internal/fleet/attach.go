@@ -77,6 +77,7 @@ func (c *cluster) introduce(s *session, n *node) {
 		n.applied = s.applied.GetRuntime()
 	}
 	n.sent, n.failed, n.failure = n.applied, 0, ""
+	n.notPersistent = h.GetNotPersistent()
 	if n.target != nil {
 		s.targets.put(n.target)
 	}

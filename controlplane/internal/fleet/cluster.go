@@ -54,6 +54,7 @@ type node struct {
 	sent, applied, failed uint64 // revisions
 	failure               string
 	reason                agentv1.NackReason
+	notPersistent         bool // applied would not survive a reboot of the node
 
 	boot     string // scope of sequence and safe
 	sequence uint64 // last event that was given to the log

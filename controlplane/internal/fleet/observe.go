@@ -71,6 +71,9 @@ func (c *cluster) observe(s *session, o *agentv1.Observation) {
 	if o.Reloads != nil {
 		now.reloads = o.GetReloads()
 	}
+	if o.NotPersistent != nil || o.GetWhole() {
+		n.notPersistent = o.GetNotPersistent()
+	}
 	if p := o.GetProblems(); p != nil {
 		now.problems = nil
 		for _, text := range p.GetProblems()[:min(len(p.GetProblems()), maxProblems)] {

@@ -106,19 +106,20 @@ func (c *cluster) status() *tandemv1.ClusterStatus {
 
 func (c *cluster) nodeStatus(n *node) *tandemv1.NodeStatus {
 	s := &tandemv1.NodeStatus{
-		Name:         state.NodeName(c.id, n.id).String(),
-		Connected:    n.session != nil,
-		Sent:         n.sent,
-		Applied:      n.applied,
-		Failed:       n.failed,
-		Failure:      n.failure,
-		Haproxy:      daemonStatus(n.observed.haproxy),
-		Keepalived:   daemonStatus(n.observed.keepalived),
-		AgentVersion: n.agentVersion,
-		Score:        n.observed.score,
-		Problems:     n.observed.problems,
-		Reloads:      n.observed.reloads,
-		Interfaces:   n.interfaces,
+		Name:          state.NodeName(c.id, n.id).String(),
+		Connected:     n.session != nil,
+		Sent:          n.sent,
+		Applied:       n.applied,
+		Failed:        n.failed,
+		Failure:       n.failure,
+		Haproxy:       daemonStatus(n.observed.haproxy),
+		Keepalived:    daemonStatus(n.observed.keepalived),
+		AgentVersion:  n.agentVersion,
+		Score:         n.observed.score,
+		Problems:      n.observed.problems,
+		Reloads:       n.observed.reloads,
+		Interfaces:    n.interfaces,
+		NotPersistent: n.applied != 0 && n.notPersistent,
 	}
 	if seen := n.seen.Load(); seen != 0 {
 		s.LastSeen = timestamppb.New(time.Unix(0, seen))

@@ -116,6 +116,42 @@ func TestObservationBecomesStatus(t *testing.T) {
 	})
 }
 
+// What is in effect on a node and not on its disk is never shown without
+// saying so.
+func TestNotPersistentIsShown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, a, _ := pair(t)
+		shown := func(when string, want bool) {
+			t.Helper()
+			synctest.Wait()
+			if n := l.node("lb-master"); n.GetNotPersistent() != want || n.GetApplied() != l.status().GetDesired() {
+				t.Errorf("%s: not persistent is %v, want %v; applied %d", when, n.GetNotPersistent(), want, n.GetApplied())
+			}
+		}
+		shown("at first", false)
+		a.mu.Lock()
+		a.diskFull = true
+		a.mu.Unlock()
+		l.change(state.CreateBackend("web_servers", "web9", &tandemv1.Backend{Address: "192.168.1.29", Port: 80}))
+		shown("with the ack", true)
+		a.observe(&agentv1.Observation{NotPersistent: proto.Bool(false)})
+		shown("when the disk has space again", false)
+		a.observe(&agentv1.Observation{NotPersistent: proto.Bool(true)})
+		shown("when it is full again", true)
+		_ = a.disconnect()
+		shown("while the node is away", true)
+		a.mu.Lock()
+		a.diskFull = false
+		a.mu.Unlock()
+		a.connect()
+		shown("with the hello", false)
+		a.observe(&agentv1.Observation{NotPersistent: proto.Bool(true)})
+		shown("when it is full once more", true)
+		a.observe(well(master))
+		shown("with a whole observation", false)
+	})
+}
+
 // A removed backend leaves the status at once; made anew before its node has
 // heard of either, it is known as before.
 func TestBackendRemovedAndMadeAnew(t *testing.T) {

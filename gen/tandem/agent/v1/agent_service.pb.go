@@ -622,7 +622,9 @@ type Hello struct {
 	// as "command/check".
 	Capabilities []string `protobuf:"bytes,6,rep,name=capabilities,proto3" json:"capabilities,omitempty"`
 	// interfaces maps network names to interfaces.
-	Interfaces    map[string]string `protobuf:"bytes,7,rep,name=interfaces,proto3" json:"interfaces,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Interfaces map[string]string `protobuf:"bytes,7,rep,name=interfaces,proto3" json:"interfaces,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// not_persistent tells that applied would not survive a reboot of the node.
+	NotPersistent bool `protobuf:"varint,8,opt,name=not_persistent,json=notPersistent,proto3" json:"not_persistent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -704,6 +706,13 @@ func (x *Hello) GetInterfaces() map[string]string {
 		return x.Interfaces
 	}
 	return nil
+}
+
+func (x *Hello) GetNotPersistent() bool {
+	if x != nil {
+		return x.NotPersistent
+	}
+	return false
 }
 
 // Welcome answers hello.
@@ -885,7 +894,10 @@ type Ack struct {
 	// reloaded tells whether HAProxy was reloaded for it.
 	Reloaded bool `protobuf:"varint,3,opt,name=reloaded,proto3" json:"reloaded,omitempty"`
 	// duration from receipt to confirmation.
-	Duration      *durationpb.Duration `protobuf:"bytes,4,opt,name=duration,proto3" json:"duration,omitempty"`
+	Duration *durationpb.Duration `protobuf:"bytes,4,opt,name=duration,proto3" json:"duration,omitempty"`
+	// not_persistent tells that what is in effect would not survive a reboot of
+	// the node: it could not be written to disk.
+	NotPersistent bool `protobuf:"varint,5,opt,name=not_persistent,json=notPersistent,proto3" json:"not_persistent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -946,6 +958,13 @@ func (x *Ack) GetDuration() *durationpb.Duration {
 		return x.Duration
 	}
 	return nil
+}
+
+func (x *Ack) GetNotPersistent() bool {
+	if x != nil {
+		return x.NotPersistent
+	}
+	return false
 }
 
 // Nack says that an update is not in effect; the last good configuration
@@ -1861,7 +1880,7 @@ const file_tandem_agent_v1_agent_service_proto_rawDesc = "" +
 	"\x06update\x18\x02 \x01(\v2\x17.tandem.agent.v1.UpdateH\x00R\x06update\x124\n" +
 	"\acommand\x18\x03 \x01(\v2\x18.tandem.agent.v1.CommandH\x00R\acommand\x128\n" +
 	"\tevent_ack\x18\x04 \x01(\v2\x19.tandem.agent.v1.EventAckH\x00R\beventAckB\x06\n" +
-	"\x04kind\"\xdf\x02\n" +
+	"\x04kind\"\x86\x03\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12#\n" +
 	"\ragent_version\x18\x02 \x01(\tR\fagentVersion\x12\x17\n" +
@@ -1872,7 +1891,8 @@ const file_tandem_agent_v1_agent_service_proto_rawDesc = "" +
 	"\fcapabilities\x18\x06 \x03(\tR\fcapabilities\x12F\n" +
 	"\n" +
 	"interfaces\x18\a \x03(\v2&.tandem.agent.v1.Hello.InterfacesEntryR\n" +
-	"interfaces\x1a=\n" +
+	"interfaces\x12%\n" +
+	"\x0enot_persistent\x18\b \x01(\bR\rnotPersistent\x1a=\n" +
 	"\x0fInterfacesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9d\x01\n" +
@@ -1887,12 +1907,13 @@ const file_tandem_agent_v1_agent_service_proto_rawDesc = "" +
 	"\aversion\x18\x03 \x01(\v2\x18.tandem.agent.v1.VersionR\aversion\x123\n" +
 	"\aupserts\x18\x04 \x03(\v2\x19.tandem.agent.v1.ResourceR\aupserts\x12\x1a\n" +
 	"\bremovals\x18\x05 \x03(\tR\bremovals\x12\x12\n" +
-	"\x04more\x18\x06 \x01(\bR\x04more\"\xa2\x01\n" +
+	"\x04more\x18\x06 \x01(\bR\x04more\"\xc9\x01\n" +
 	"\x03Ack\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\tR\x05nonce\x122\n" +
 	"\aversion\x18\x02 \x01(\v2\x18.tandem.agent.v1.VersionR\aversion\x12\x1a\n" +
 	"\breloaded\x18\x03 \x01(\bR\breloaded\x125\n" +
-	"\bduration\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bduration\"\xbb\x01\n" +
+	"\bduration\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bduration\x12%\n" +
+	"\x0enot_persistent\x18\x05 \x01(\bR\rnotPersistent\"\xbb\x01\n" +
 	"\x04Nack\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\tR\x05nonce\x123\n" +
 	"\x06reason\x18\x02 \x01(\x0e2\x1b.tandem.agent.v1.NackReasonR\x06reason\x12\x18\n" +

@@ -289,7 +289,10 @@ type Observation struct {
 	// reloads of HAProxy by the agent, when it changed.
 	Reloads *uint64 `protobuf:"varint,9,opt,name=reloads,proto3,oneof" json:"reloads,omitempty"`
 	// local_changes: always all of them, when any changed.
-	LocalChanges  *LocalChangeSet `protobuf:"bytes,10,opt,name=local_changes,json=localChanges,proto3" json:"local_changes,omitempty"`
+	LocalChanges *LocalChangeSet `protobuf:"bytes,10,opt,name=local_changes,json=localChanges,proto3" json:"local_changes,omitempty"`
+	// not_persistent, when it changed: what is in effect would not survive a
+	// reboot of the node. A problem says why.
+	NotPersistent *bool `protobuf:"varint,11,opt,name=not_persistent,json=notPersistent,proto3,oneof" json:"not_persistent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -392,6 +395,13 @@ func (x *Observation) GetLocalChanges() *LocalChangeSet {
 		return x.LocalChanges
 	}
 	return nil
+}
+
+func (x *Observation) GetNotPersistent() bool {
+	if x != nil && x.NotPersistent != nil {
+		return *x.NotPersistent
+	}
+	return false
 }
 
 // InstanceSet is all VRRP instances of the node.
@@ -971,7 +981,7 @@ var File_tandem_agent_v1_observation_proto protoreflect.FileDescriptor
 
 const file_tandem_agent_v1_observation_proto_rawDesc = "" +
 	"\n" +
-	"!tandem/agent/v1/observation.proto\x12\x0ftandem.agent.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9c\x04\n" +
+	"!tandem/agent/v1/observation.proto\x12\x0ftandem.agent.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdb\x04\n" +
 	"\vObservation\x12\x14\n" +
 	"\x05whole\x18\x01 \x01(\bR\x05whole\x12<\n" +
 	"\ahaproxy\x18\x02 \x01(\v2\".tandem.agent.v1.DaemonObservationR\ahaproxy\x12B\n" +
@@ -985,10 +995,12 @@ const file_tandem_agent_v1_observation_proto_rawDesc = "" +
 	"\bproblems\x18\b \x01(\v2\x1b.tandem.agent.v1.ProblemSetR\bproblems\x12\x1d\n" +
 	"\areloads\x18\t \x01(\x04H\x01R\areloads\x88\x01\x01\x12D\n" +
 	"\rlocal_changes\x18\n" +
-	" \x01(\v2\x1f.tandem.agent.v1.LocalChangeSetR\flocalChangesB\b\n" +
+	" \x01(\v2\x1f.tandem.agent.v1.LocalChangeSetR\flocalChanges\x12*\n" +
+	"\x0enot_persistent\x18\v \x01(\bH\x02R\rnotPersistent\x88\x01\x01B\b\n" +
 	"\x06_scoreB\n" +
 	"\n" +
-	"\b_reloads\"Q\n" +
+	"\b_reloadsB\x11\n" +
+	"\x0f_not_persistent\"Q\n" +
 	"\vInstanceSet\x12B\n" +
 	"\tinstances\x18\x01 \x03(\v2$.tandem.agent.v1.InstanceObservationR\tinstances\"(\n" +
 	"\n" +
