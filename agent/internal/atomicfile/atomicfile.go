@@ -74,7 +74,18 @@ func Rename(from, to string) error {
 	return nil
 }
 
-// syncDir makes a rename in the directory durable.
+// Remove removes a file and makes that durable. On error it may be there or not.
+func Remove(path string) error {
+	if err := os.Remove(path); err != nil {
+		return err
+	}
+	if err := syncDir(filepath.Dir(path)); err != nil {
+		return fmt.Errorf("remove %s: %w", path, err)
+	}
+	return nil
+}
+
+// syncDir makes what was done in the directory durable.
 func syncDir(path string) (err error) {
 	dir, err := os.Open(path)
 	if err != nil {

@@ -40,7 +40,7 @@ func makePaths(stateDir, runDir string) (paths, error) {
 		good:      filepath.Join(state, "good.cfg"),
 		jail:      filepath.Join(run, "jail"),
 		events:    filepath.Join(run, "jail", "events.sock"),
-		master:    filepath.Join(run, "master.sock"),
+		master:    masterSocket(runDir),
 		stats:     filepath.Join(run, "stats.sock"),
 		states:    filepath.Join(run, "servers.state"),
 		pid:       filepath.Join(run, "pid"),
@@ -54,6 +54,9 @@ func makePaths(stateDir, runDir string) (paths, error) {
 	}
 	return p, os.MkdirAll(p.jail, 0o755)
 }
+
+// masterSocket of the HAProxy of the agent with that run directory.
+func masterSocket(runDir string) string { return filepath.Join(runDir, "haproxy", "master.sock") }
 
 // current reads the file that HAProxy reads; nil when there is none. It fails
 // when someone else wrote that file.

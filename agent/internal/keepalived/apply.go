@@ -124,7 +124,10 @@ func (d *Driver) checkCandidate(ctx context.Context, binary string, data []byte)
 
 // expect tells the observer what comes, and has the track files written.
 func (d *Driver) expect(ctx context.Context, in *intent) error {
-	var err error
+	err := keepDrained(d.paths.drained, in.drain)
+	if err != nil {
+		return &FailedError{err}
+	}
 	if ended := d.do(ctx, func(o *observer) { err = o.expect(in, time.Now()) }); ended != nil {
 		return ended
 	}

@@ -40,11 +40,8 @@ const (
 func (d *Driver) newControl() (*control, error) {
 	c := &control{retry: backoff.NewExponentialBackOff()}
 	c.retry.InitialInterval, c.retry.MaxInterval = minRestart, maxRestart
-	data, err := os.ReadFile(d.paths.addresses)
-	if err == nil {
-		err = json.Unmarshal(data, &c.record)
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	var err error
+	if c.record, err = readRecord(d.paths.addresses); err != nil {
 		d.log.Error("cannot tell what an earlier keepalived left behind", "error", err)
 	}
 	c.process, err = daemon.Adopt(d.spec(""))

@@ -66,6 +66,7 @@ type Driver struct {
 type paths struct {
 	config    string // what keepalived reads
 	addresses string // what keepalived may have brought up
+	drained   string // there while the node is drained
 	log       string
 	identity  string // of the process, kept by package daemon
 	parent    string // keepalived's own process id files
@@ -73,6 +74,32 @@ type paths struct {
 	fifo      string
 	trackDir  string
 	dumpDir   string
+}
+
+// makePaths makes the directories, which keepalived.conf names.
+func makePaths(stateDir, runDir string) (paths, error) {
+	state, run := filepath.Join(stateDir, "keepalived"), filepath.Join(runDir, "keepalived")
+	p := paths{
+		config:    filepath.Join(state, "keepalived.conf"),
+		addresses: filepath.Join(state, "addresses.json"),
+		drained:   filepath.Join(state, "drained"),
+		log:       filepath.Join(state, "keepalived.log"),
+		identity:  filepath.Join(run, "process"),
+		parent:    filepath.Join(run, "keepalived.pid"),
+		child:     filepath.Join(run, "vrrp.pid"),
+		fifo:      filepath.Join(run, "notify"),
+		trackDir:  filepath.Join(run, "track"),
+		dumpDir:   filepath.Join(run, "dump"),
+	}
+	for _, dir := range []string{state, run, p.trackDir, p.dumpDir} {
+		if err := pathToken.check("directory", dir); err != nil {
+			return p, err
+		}
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return p, err
+		}
+	}
+	return p, nil
 }
 
 // New returns a driver. It finds a running keepalived of an earlier agent, but
@@ -102,7 +129,11 @@ func New(opts Options) (*Driver, error) {
 	if err != nil {
 		return nil, fmt.Errorf("keepalived driver: %w", err)
 	}
-	scores, err := loadScores(d.paths.trackDir, c.process == nil)
+	load := loadScores
+	if c.process == nil {
+		load = newScores
+	}
+	scores, err := load(d.paths)
 	if err != nil {
 		return nil, fmt.Errorf("keepalived driver: %w", err)
 	}
@@ -121,28 +152,10 @@ func New(opts Options) (*Driver, error) {
 	return d, nil
 }
 
-// prepare makes the directories and everything that the configuration refers
-// to outside itself.
-func (d *Driver) prepare() error {
-	state, run := filepath.Join(d.opts.StateDir, "keepalived"), filepath.Join(d.opts.RunDir, "keepalived")
-	d.paths = paths{
-		config:    filepath.Join(state, "keepalived.conf"),
-		addresses: filepath.Join(state, "addresses.json"),
-		log:       filepath.Join(state, "keepalived.log"),
-		identity:  filepath.Join(run, "process"),
-		parent:    filepath.Join(run, "keepalived.pid"),
-		child:     filepath.Join(run, "vrrp.pid"),
-		fifo:      filepath.Join(run, "notify"),
-		trackDir:  filepath.Join(run, "track"),
-		dumpDir:   filepath.Join(run, "dump"),
-	}
-	for _, dir := range []string{state, run, d.paths.trackDir, d.paths.dumpDir} {
-		if err := pathToken.check("directory", dir); err != nil {
-			return err
-		}
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return err
-		}
+// prepare makes everything that the configuration refers to outside itself.
+func (d *Driver) prepare() (err error) {
+	if d.paths, err = makePaths(d.opts.StateDir, d.opts.RunDir); err != nil {
+		return err
 	}
 	who, err := user.Current()
 	if err != nil {

@@ -31,6 +31,7 @@ type scores struct {
 	dir     string
 	healthy bool
 	drain   bool
+	fresh   bool                // what the files hold is of an earlier keepalived
 	wasWell bool                // at the last write
 	standby map[string]*standby // by the names of sticky instances
 	written map[string]int      // what the files hold
@@ -45,19 +46,49 @@ type standby struct {
 	well   time.Time // since when the node could have held the VIP
 }
 
+// newScores knows nothing of an earlier keepalived: health is to be proven, and
+// only a drain lasts.
+func newScores(p paths) (*scores, error) {
+	drain, err := isDrained(p.drained)
+	return &scores{
+		dir: p.trackDir, drain: drain, fresh: true,
+		standby: make(map[string]*standby), written: make(map[string]int),
+	}, err
+}
+
 // loadScores takes over what the files hold, so that an agent that comes back
-// to a running keepalived moves nothing. fresh: keepalived does not run, and
-// what an earlier one was told does not count; health is to be proven.
-func loadScores(dir string, fresh bool) (*scores, error) {
-	s := &scores{dir: dir, standby: make(map[string]*standby), written: make(map[string]int)}
-	if fresh {
-		return s, s.tidy()
-	}
+// to a running keepalived moves nothing.
+func loadScores(p paths) (*scores, error) {
+	s, err := newScores(p)
+	s.fresh = false
 	score, ok := s.read(scoreFile)
 	s.healthy = ok && score > unhealthyScore
 	s.drain = score == drainScore || score == unhealthyScore+drainScore
 	s.wasWell = s.well()
-	return s, nil
+	return s, err
+}
+
+// isDrained tells whether the node was drained when it was last configured.
+func isDrained(path string) (bool, error) {
+	_, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// keepDrained makes it durable whether the node is drained: the hooks need it
+// at the next boot, before any agent.
+func keepDrained(path string, drained bool) error {
+	was, err := isDrained(path)
+	switch {
+	case err != nil || was == drained:
+		return err
+	case drained:
+		return atomicfile.WriteFile(path, nil, 0o600)
+	default:
+		return atomicfile.Remove(path)
+	}
 }
 
 // read returns what a track file holds.
@@ -103,7 +134,7 @@ func (s *scores) set(instances []instance, now time.Time) {
 			b = &standby{well: now}
 			// An agent that comes back takes it for the holder, as which it
 			// was left, until keepalived says what it is.
-			if score, ok := s.read(standbyFile(i.name)); ok && score == 0 {
+			if score, ok := s.read(standbyFile(i.name)); ok && score == 0 && !s.fresh {
 				b.master, b.ready = true, true
 			}
 		}

@@ -174,7 +174,8 @@ func TestScores(t *testing.T) {
 		{false, false, -100}, {true, false, 0}, {true, true, -50}, {false, true, -150},
 	} {
 		dir := t.TempDir()
-		s, err := loadScores(dir, true)
+		p := paths{trackDir: dir, drained: filepath.Join(dir, "drained")}
+		s, err := newScores(p)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -185,12 +186,15 @@ func TestScores(t *testing.T) {
 		if got := score(t, dir, "score"); got != test.want || s.total() != test.want {
 			t.Errorf("%+v: wrote %d, total %d", test, got, s.total())
 		}
+		if err := keepDrained(p.drained, test.drain); err != nil {
+			t.Fatal(err)
+		}
 		// An agent that comes back knows it; one beside a new keepalived
-		// believes nothing.
-		if s, err = loadScores(dir, false); err != nil || s.healthy != test.healthy || s.drain != test.drain {
+		// believes in a drain only.
+		if s, err = loadScores(p); err != nil || s.healthy != test.healthy || s.drain != test.drain {
 			t.Errorf("%+v: read %+v, %v", test, s, err)
 		}
-		if s, err = loadScores(dir, true); err != nil || s.healthy || s.drain {
+		if s, err = newScores(p); err != nil || s.healthy || s.drain != test.drain {
 			t.Errorf("%+v: a fresh one read %+v, %v", test, s, err)
 		}
 	}
@@ -225,7 +229,7 @@ func TestScoresKeepTheirOrder(t *testing.T) {
 func TestStandby(t *testing.T) {
 	dir := t.TempDir()
 	now := time.Unix(1000, 0)
-	s, err := loadScores(dir, true)
+	s, err := newScores(paths{trackDir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -283,7 +287,7 @@ func TestStandby(t *testing.T) {
 
 func TestNotesAreLimited(t *testing.T) {
 	dir := t.TempDir()
-	s, err := loadScores(dir, true)
+	s, err := newScores(paths{trackDir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -300,7 +304,7 @@ func TestNotesAreLimited(t *testing.T) {
 }
 
 func TestOldDumpDoesNotWinOverANotice(t *testing.T) {
-	s, err := loadScores(t.TempDir(), true)
+	s, err := newScores(paths{trackDir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -28,9 +28,9 @@ type Settings struct {
 	Interface string `json:"interface"`
 	// Networks maps network names to interfaces.
 	Networks map[string]string `json:"networks"`
-	// StateDir survives a reboot; by default /var/lib/tandem/agent.
+	// StateDir survives a reboot; by default DefaultStateDir.
 	StateDir string `json:"state_dir"`
-	// RunDir does not; by default /run/tandem/agent.
+	// RunDir does not; by default DefaultRunDir.
 	RunDir string `json:"run_dir"`
 	// Runner says who starts the daemons: "exec", the agent itself.
 	Runner string `json:"runner"`
@@ -60,6 +60,12 @@ type Keepalived struct {
 
 // FrontNetwork is the network of a VIP that names none.
 const FrontNetwork = "front"
+
+// Directories, unless the file names others.
+const (
+	DefaultStateDir = "/var/lib/tandem/agent"
+	DefaultRunDir   = "/run/tandem/agent"
+)
 
 var (
 	nodePattern      = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$`)
@@ -92,8 +98,8 @@ func (s *Settings) complete() error {
 		}
 		s.Node, _, _ = strings.Cut(host, ".")
 	}
-	s.StateDir = orDefault(s.StateDir, "/var/lib/tandem/agent")
-	s.RunDir = orDefault(s.RunDir, "/run/tandem/agent")
+	s.StateDir = orDefault(s.StateDir, DefaultStateDir)
+	s.RunDir = orDefault(s.RunDir, DefaultRunDir)
 	s.Runner = orDefault(s.Runner, "exec")
 	s.HAProxy.Binary = orDefault(s.HAProxy.Binary, "haproxy")
 	s.Keepalived.Binary = orDefault(s.Keepalived.Binary, "keepalived")

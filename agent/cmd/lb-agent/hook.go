@@ -1,0 +1,92 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tandem-lb/tandem/agent/internal/haproxy"
+	"github.com/tandem-lb/tandem/agent/internal/keepalived"
+	"github.com/tandem-lb/tandem/agent/internal/settings"
+)
+
+// hook is the group of commands that units call around starts and stops of the
+// daemons, so that these are right without the agent and the controller. They
+// do not read the agent's configuration file: a mistake in it must not keep the
+// daemons from starting.
+func hook() *cobra.Command {
+	var dirs hookDirs
+	cmd := &cobra.Command{
+		Use:   "hook",
+		Short: "Called by units around starts and stops of the daemons",
+		Long: `Called by the units of HAProxy and keepalived (ExecStartPre and the like), so
+that a start or stop is right although neither agent nor controller runs.`,
+	}
+	cmd.PersistentFlags().StringVar(&dirs.state, "state-dir", settings.DefaultStateDir, "the agent's state_dir")
+	cmd.PersistentFlags().StringVar(&dirs.run, "run-dir", settings.DefaultRunDir, "the agent's run_dir")
+	cmd.AddCommand(
+		dirs.command("haproxy-started", "Wait until HAProxy serves, and let this node hold VIPs", haproxyStarted),
+		dirs.command("haproxy-stop", "Have the VIPs leave this node, as HAProxy is not to serve", haproxyStop),
+		dirs.command("keepalived-start", "Write safe scores before keepalived starts", keepalivedStart),
+		dirs.command("keepalived-stop", "Remove what a keepalived that was killed left behind", keepalivedStop),
+	)
+	return cmd
+}
+
+// hookDirs are where a hook finds the agent's files.
+type hookDirs struct{ state, run string }
+
+func (d *hookDirs) command(use, short string, run func(context.Context, hookDirs) error) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Short: short, Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return run(cmd.Context(), *d) },
+	}
+}
+
+const (
+	// startPatience is how long HAProxy gets until it serves. 10,000 servers
+	// take it a second.
+	startPatience = time.Minute
+	// askPatience is for a HAProxy that serves already, or not.
+	askPatience = time.Second
+)
+
+func haproxyStarted(ctx context.Context, dirs hookDirs) error {
+	if err := untilServing(ctx, dirs, startPatience); err != nil {
+		return err
+	}
+	return setHealth(dirs, true)
+}
+
+func haproxyStop(_ context.Context, dirs hookDirs) error { return setHealth(dirs, false) }
+
+func keepalivedStart(ctx context.Context, dirs hookDirs) error {
+	hooks, err := keepalived.NewHooks(dirs.state, dirs.run)
+	if err != nil {
+		return err
+	}
+	return hooks.BeforeStart(func() bool { return untilServing(ctx, dirs, askPatience) == nil })
+}
+
+func keepalivedStop(_ context.Context, dirs hookDirs) error {
+	hooks, err := keepalived.NewHooks(dirs.state, dirs.run)
+	if err != nil {
+		return err
+	}
+	return hooks.AfterStop()
+}
+
+func untilServing(ctx context.Context, dirs hookDirs, patience time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return haproxy.UntilServing(ctx, dirs.run)
+}
+
+func setHealth(dirs hookDirs, healthy bool) error {
+	hooks, err := keepalived.NewHooks(dirs.state, dirs.run)
+	if err != nil {
+		return err
+	}
+	return hooks.SetHealth(healthy)
+}

@@ -1,0 +1,130 @@
+package keepalived
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Hooks does what must be right around starts and stops of the daemons although
+// no agent may run. A service manager calls it; an agent beside it does not
+// mind.
+type Hooks struct{ paths paths }
+
+// NewHooks makes the directories that keepalived needs. stateDir and runDir are
+// the agent's.
+func NewHooks(stateDir, runDir string) (*Hooks, error) {
+	p, err := makePaths(stateDir, runDir)
+	if err != nil {
+		return nil, fmt.Errorf("keepalived: %w", err)
+	}
+	return &Hooks{p}, nil
+}
+
+// BeforeStart is called while keepalived does not run and is about to start. It
+// writes scores that are safe, since keepalived takes a missing file for a
+// healthy node: health counts only when serves says that the proxy serves now,
+// a drain stays, and a VIP that is to stay with its holder is not taken back.
+// It removes addresses that a killed keepalived left behind.
+func (h *Hooks) BeforeStart(serves func() bool) error {
+	unlock, err := h.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	config, err := ownFile(h.paths.config)
+	if err != nil {
+		return err
+	}
+	s, err := newScores(h.paths)
+	if err != nil {
+		return err
+	}
+	for _, name := range stickyIn(config) {
+		s.standby[name] = &standby{never: true}
+	}
+	if err := s.tidy(); err != nil {
+		return err
+	}
+	// Asked under the lock, so that what SetHealth writes later is newer.
+	s.healthy = serves()
+	return errors.Join(s.renew(time.Now()), h.removeLeft())
+}
+
+// AfterStop is called when keepalived has ended in whatever way. It removes the
+// addresses that a killed one left behind, so that its peer holds them alone.
+func (h *Hooks) AfterStop() error {
+	unlock, err := h.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	return h.removeLeft()
+}
+
+// SetHealth tells whether the proxy on this node serves.
+func (h *Hooks) SetHealth(healthy bool) error {
+	unlock, err := h.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	s, err := newScores(h.paths)
+	if err != nil {
+		return err
+	}
+	s.healthy = healthy
+	return s.renew(time.Now())
+}
+
+// lock keeps hooks of the two daemons apart.
+func (h *Hooks) lock() (unlock func(), err error) {
+	file, err := os.OpenFile(filepath.Join(filepath.Dir(h.paths.trackDir), "hooks.lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return func() { _ = file.Close() }, nil
+}
+
+// removeLeft removes what keepalived may have brought up.
+func (h *Hooks) removeLeft() error {
+	record, err := readRecord(h.paths.addresses)
+	if err != nil {
+		return err
+	}
+	_, err = remove(record)
+	return err
+}
+
+// readRecord reads what keepalived may have brought up.
+func readRecord(path string) (record []place, err error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &record)
+	}
+	return record, err
+}
+
+var stickyLine = regexp.MustCompile(`(?m)^vrrp_track_file ` + regexp.QuoteMeta(standbyFile("")) + `(\S+) \{$`)
+
+// stickyIn finds the sticky instances in a file of this driver.
+func stickyIn(config []byte) []string {
+	var names []string
+	for _, match := range stickyLine.FindAllSubmatch(config, -1) {
+		names = append(names, string(match[1]))
+	}
+	return names
+}

@@ -1,0 +1,86 @@
+package keepalived
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func newHooks(t *testing.T) *Hooks {
+	t.Helper()
+	dir := t.TempDir()
+	h, err := NewHooks(filepath.Join(dir, "state"), filepath.Join(dir, "run"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h
+}
+
+func TestScoresBeforeAStart(t *testing.T) {
+	config, err := os.ReadFile("testdata/fail-back.conf") // mail and web are sticky
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		serves, drained bool
+		want            int
+	}{{false, false, -100}, {true, false, 0}, {true, true, -50}, {false, true, -150}} {
+		h := newHooks(t)
+		// What an earlier keepalived was told does not count.
+		for name, text := range map[string]string{"score": "0\n", "standby.web": "0\n", "standby.gone": "0\n"} {
+			if err := os.WriteFile(filepath.Join(h.paths.trackDir, name), []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := errors.Join(os.WriteFile(h.paths.config, config, 0o600), keepDrained(h.paths.drained, test.drained)); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.BeforeStart(func() bool { return test.serves }); err != nil {
+			t.Fatal(err)
+		}
+		if got := score(t, h.paths.trackDir, "score"); got != test.want {
+			t.Errorf("%+v: score %d", test, got)
+		}
+		for _, name := range []string{"standby.mail", "standby.web"} {
+			if got := score(t, h.paths.trackDir, name); got != standbyScore {
+				t.Errorf("%+v: %s is %d, want %d", test, name, got, standbyScore)
+			}
+		}
+		if _, err := os.Stat(filepath.Join(h.paths.trackDir, "standby.gone")); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the file of an instance that is no more: %v", err)
+		}
+	}
+}
+
+func TestHealthWithoutAnAgent(t *testing.T) {
+	h := newHooks(t)
+	holder := filepath.Join(h.paths.trackDir, "standby.web")
+	if err := errors.Join(os.WriteFile(holder, []byte("0\n"), 0o644), keepDrained(h.paths.drained, true)); err != nil {
+		t.Fatal(err)
+	}
+	for healthy, want := range map[bool]int{true: -50, false: -150} {
+		if err := h.SetHealth(healthy); err != nil {
+			t.Fatal(err)
+		}
+		if got := score(t, h.paths.trackDir, "score"); got != want {
+			t.Errorf("healthy %v: score %d, want %d", healthy, got, want)
+		}
+	}
+	if got := score(t, h.paths.trackDir, "standby.web"); got != 0 {
+		t.Errorf("the holder's standby file is %d, which moves the VIP", got)
+	}
+}
+
+func TestHooksLeaveOthersFilesAlone(t *testing.T) {
+	h := newHooks(t)
+	if err := os.WriteFile(h.paths.config, []byte("vrrp_instance mine {\n}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	err := h.BeforeStart(func() bool { return true })
+	if err == nil || !strings.Contains(err.Error(), "was not written by Tandem") {
+		t.Errorf("BeforeStart says %v", err)
+	}
+}
