@@ -37,6 +37,11 @@ type Identity struct {
 // renewal replaces all of them at once.
 const file = "identity.pem"
 
+// pendingFile holds the key of an enrolment whose answer has not come. With the
+// same key again the controller repeats its answer; with another one the token
+// would be used up.
+const pendingFile = "pending.pem"
+
 // caBlock marks a CA certificate in the file.
 const caBlock = "TANDEM CA CERTIFICATE"
 
@@ -122,7 +127,11 @@ func Enrol(ctx context.Context, dir, node, tokenFile, address string) (*Identity
 		return nil, fmt.Errorf("join: %w", err)
 	}
 	defer func() { _ = conn.Close() }()
-	key, csr, err := newKey()
+	key, err := pendingKey(dir)
+	if err != nil {
+		return nil, fmt.Errorf("join: %w", err)
+	}
+	csr, err := request(key)
 	if err != nil {
 		return nil, fmt.Errorf("join: %w", err)
 	}
@@ -132,12 +141,52 @@ func Enrol(ctx context.Context, dir, node, tokenFile, address string) (*Identity
 	if err != nil {
 		return nil, fmt.Errorf("join %s as %q: %w", address, node, err)
 	}
-	return save(dir, key, answer.GetCertificate(), answer.GetCa())
+	id, err := save(dir, key, answer.GetCertificate(), answer.GetCa())
+	if err != nil {
+		return nil, err
+	}
+	// The next enrolment is another one.
+	if err := os.Remove(filepath.Join(dir, pendingFile)); err != nil {
+		return nil, fmt.Errorf("node identity: %w", err)
+	}
+	return id, nil
+}
+
+// pendingKey returns the key of the enrolment under way, durable before it is
+// used.
+func pendingKey(dir string) (*ecdsa.PrivateKey, error) {
+	path := filepath.Join(dir, pendingFile)
+	data, err := os.ReadFile(path)
+	if err == nil {
+		if block, _ := pem.Decode(data); block != nil {
+			if key, err := x509.ParsePKCS8PrivateKey(block.Bytes); err == nil {
+				if key, ok := key.(*ecdsa.PrivateKey); ok {
+					return key, nil
+				}
+			}
+		}
+		// A damaged one is of no use to anyone.
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	key, err := newKey()
+	if err != nil {
+		return nil, err
+	}
+	data, err = encodeKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return key, write(path, data)
 }
 
 // Renew gets a new certificate over a connection that shows the old one.
 func Renew(ctx context.Context, dir string, conn grpc.ClientConnInterface) (*Identity, error) {
-	key, csr, err := newKey()
+	key, err := newKey()
+	if err != nil {
+		return nil, fmt.Errorf("renew the node's certificate: %w", err)
+	}
+	csr, err := request(key)
 	if err != nil {
 		return nil, fmt.Errorf("renew the node's certificate: %w", err)
 	}
@@ -148,23 +197,27 @@ func Renew(ctx context.Context, dir string, conn grpc.ClientConnInterface) (*Ide
 	return save(dir, key, answer.GetCertificate(), answer.GetCa())
 }
 
-// newKey returns a key and a request in DER for it.
-func newKey() (*ecdsa.PrivateKey, []byte, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+func newKey() (*ecdsa.PrivateKey, error) { return ecdsa.GenerateKey(elliptic.P256(), rand.Reader) }
+
+// request returns a certificate request for a key, in DER.
+func request(key *ecdsa.PrivateKey) ([]byte, error) {
+	return x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+}
+
+func encodeKey(key *ecdsa.PrivateKey) ([]byte, error) {
+	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
-	return key, csr, err
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), nil
 }
 
 // save writes the identity and reads it back.
 func save(dir string, key *ecdsa.PrivateKey, chain, ca []byte) (*Identity, error) {
-	der, err := x509.MarshalPKCS8PrivateKey(key)
+	data, err := encodeKey(key)
 	if err != nil {
 		return nil, fmt.Errorf("node identity: %w", err)
 	}
-	data := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 	data = append(data, chain...)
 	for block, rest := pem.Decode(ca); block != nil; block, rest = pem.Decode(rest) {
 		data = append(data, pem.EncodeToMemory(&pem.Block{Type: caBlock, Bytes: block.Bytes})...)
@@ -173,11 +226,16 @@ func save(dir string, key *ecdsa.PrivateKey, chain, ca []byte) (*Identity, error
 	if err != nil {
 		return nil, fmt.Errorf("node identity: the controller's answer: %w", err)
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("node identity: %w", err)
-	}
-	if err := atomicfile.WriteFile(filepath.Join(dir, file), data, 0o600); err != nil {
+	if err := write(filepath.Join(dir, file), data); err != nil {
 		return nil, fmt.Errorf("node identity: %w", err)
 	}
 	return id, nil
+}
+
+// write puts a file that only root can read into the identity's directory.
+func write(path string, data []byte) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return err
+	}
+	return atomicfile.WriteFile(path, data, 0o600)
 }

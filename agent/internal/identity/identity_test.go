@@ -16,12 +16,15 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/status"
 
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 )
@@ -33,6 +36,8 @@ type authority struct {
 	key      *ecdsa.PrivateKey
 	address  string
 	enrolled atomic.Int32
+	lose     atomic.Int32 // answers to lose
+	keys     sync.Map     // public keys that were shown
 }
 
 func newAuthority(t *testing.T, serverName string) *authority {
@@ -97,6 +102,10 @@ func (a *authority) Enrol(_ context.Context, r *agentv1.EnrolRequest) (*agentv1.
 	if err != nil {
 		return nil, err
 	}
+	a.keys.Store(string(csr.RawSubjectPublicKeyInfo), true)
+	if a.lose.Add(-1) >= 0 {
+		return nil, status.Error(codes.Unavailable, "the answer is lost")
+	}
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(2), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(3 * time.Hour),
 	}
@@ -149,6 +158,39 @@ func TestEnrolKeepsAnIdentityThatLoads(t *testing.T) {
 	}
 	if info.Mode().Perm() != 0o600 {
 		t.Errorf("the identity has permissions %o, want 600", info.Mode().Perm())
+	}
+}
+
+// A join whose answer is lost is repeated with the same key, also by an agent
+// that was started again; the next join has a key of its own.
+func TestAnUnansweredJoinKeepsItsKey(t *testing.T) {
+	a := newAuthority(t, "127.0.0.1")
+	dir, token := filepath.Join(t.TempDir(), "identity"), writeToken(t, a.token())
+	shown := func() (n int) {
+		a.keys.Range(func(any, any) bool { n++; return true })
+		return n
+	}
+	a.lose.Store(2)
+	for range 2 {
+		if _, err := Enrol(t.Context(), dir, "lb-master", token, a.address); err == nil {
+			t.Fatal("joined without an answer")
+		}
+	}
+	info, err := os.Stat(filepath.Join(dir, pendingFile))
+	if err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the key waits with %v, %v; want permissions 600", info.Mode(), err)
+	}
+	if _, err := Enrol(t.Context(), dir, "lb-master", token, a.address); err != nil {
+		t.Fatal(err)
+	}
+	if n := shown(); n != 1 {
+		t.Errorf("%d keys were shown for one join", n)
+	}
+	if _, err := Enrol(t.Context(), dir, "lb-master", token, a.address); err != nil {
+		t.Fatal(err)
+	}
+	if n := shown(); n != 2 {
+		t.Errorf("%d keys were shown for two joins", n)
 	}
 }
 

@@ -48,6 +48,7 @@ upgrade the machine. It lasts until "lbctl node undrain".`,
 fail-back.`,
 			Example: "  lbctl node undrain lb-master",
 		}),
+		a.nodeReplace(),
 		remove(a, nodeKind, a.firstName(listNodes), func(ctx context.Context, s *session, c *change, full string) error {
 			return send(ctx, s, c, name.ClusterOf(full), what("node", full), "removed, its certificate is revoked",
 				&tandemv1.DeleteNodeRequest{Name: full, Etag: c.etag}, s.Fleet.DeleteNode)
@@ -84,8 +85,7 @@ func (a *app) nodeToken() *cobra.Command {
 }
 
 func (a *app) nodeTokenCreate() *cobra.Command {
-	var ttl time.Duration
-	cmd := &cobra.Command{
+	return a.joinToken(false, &cobra.Command{
 		Use:   "create NODE",
 		Short: "Make a token for one node's agent",
 		Long: `Make a token that the agent of one node can join with, once. It holds the hash
@@ -94,27 +94,49 @@ now: put it into the file that the agent's join_token_file names, readable by
 root alone. "-o name" prints the token and nothing else.`,
 		Example: `  lbctl node token create lb-master -o name > join.token
   lbctl node token create lb-master --ttl 1h`,
-		Args:              arguments("NODE"),
-		ValidArgsFunction: a.firstName(listNodes),
-		RunE: a.connected(func(ctx context.Context, s *session, args []string) error {
-			full, err := nodeKind.resolve(s, args[0])
-			if err != nil {
-				return err
-			}
-			request := &tandemv1.CreateJoinTokenRequest{Parent: name.Parent(full), JoinToken: &tandemv1.JoinToken{Node: name.ID(full)}}
-			if ttl < 0 {
-				return failure.Usagef("--ttl must be a time to come, such as 1h (got %s)", ttl)
-			}
-			if ttl > 0 {
-				request.Ttl = durationpb.New(ttl)
-			}
-			token, err := s.Fleet.CreateJoinToken(ctx, request)
-			if err != nil {
-				return err
-			}
-			return s.printToken(token)
-		}),
-	}
+	})
+}
+
+func (a *app) nodeReplace() *cobra.Command {
+	return a.joinToken(true, &cobra.Command{
+		Use:   "replace NODE",
+		Short: "Make a token for a machine that takes a node's place",
+		Long: `Make a token with which a new machine, or the same one installed anew, takes the
+place of a node: its priorities, drain and all else that is set for it stay. Put
+it into the file that the new agent's join_token_file names, as with "lbctl node
+token create"; "-o name" prints the token and nothing else.
+
+Nothing changes until the new machine joins. At that moment the old one's
+certificate is revoked; its agent, if it still runs, gives the VIPs up.`,
+		Example: "  lbctl node replace lb-master -o name > join.token",
+	})
+}
+
+// joinToken makes a token for a new node, or for one that is to be replaced.
+func (a *app) joinToken(replace bool, cmd *cobra.Command) *cobra.Command {
+	var ttl time.Duration
+	cmd.Args = arguments("NODE")
+	cmd.ValidArgsFunction = a.firstName(listNodes)
+	cmd.RunE = a.connected(func(ctx context.Context, s *session, args []string) error {
+		full, err := nodeKind.resolve(s, args[0])
+		if err != nil {
+			return err
+		}
+		request := &tandemv1.CreateJoinTokenRequest{
+			Parent: name.Parent(full), JoinToken: &tandemv1.JoinToken{Node: name.ID(full), Replace: replace},
+		}
+		if ttl < 0 {
+			return failure.Usagef("--ttl must be a time to come, such as 1h (got %s)", ttl)
+		}
+		if ttl > 0 {
+			request.Ttl = durationpb.New(ttl)
+		}
+		token, err := s.Fleet.CreateJoinToken(ctx, request)
+		if err != nil {
+			return err
+		}
+		return s.printToken(token)
+	})
 	cmd.Flags().DurationVar(&ttl, "ttl", 0, "how long it can be used, 1s to 30 days (default a day)")
 	return cmd
 }
@@ -125,7 +147,11 @@ func (s *session) printToken(token *tandemv1.JoinToken) error {
 	case output.FormatJSON, output.FormatYAML:
 		return s.print(token, nil)
 	default:
-		s.say("join token for node %s, good for one use until %s", token.GetNode(), now().At(token.GetExpireTime()))
+		purpose := "join token for node"
+		if token.GetReplace() {
+			purpose = "join token for a machine that takes the place of node"
+		}
+		s.say("%s %s, good for one use until %s", purpose, token.GetNode(), now().At(token.GetExpireTime()))
 		_, err := fmt.Fprintln(s.env.Stdout, output.Clean(token.GetToken()))
 		return err
 	}

@@ -74,6 +74,8 @@ func TestRequests(t *testing.T) {
 		"cluster remove staging",
 		"node token create lb-master",
 		"node token create lb-master --ttl 1h",
+		"node replace lb-master",
+		"node replace lb-master --ttl 1h",
 		"node list",
 		"node show lb-master",
 		"node drain lb-master",

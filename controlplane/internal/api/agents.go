@@ -1,10 +1,11 @@
 package api
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 
-	"github.com/google/uuid"
 	"google.golang.org/grpc"
 
 	"github.com/tandem-lb/tandem/controlplane/internal/auth"
@@ -33,11 +34,11 @@ func (a *agentService) Enrol(ctx context.Context, r *agentv1.EnrolRequest) (*age
 	if err != nil {
 		return nil, err
 	}
-	grant, err := a.joinTokens.Redeem(ctx, r.GetNode(), r.GetCredential())
+	grant, err := a.joinTokens.Redeem(ctx, r.GetNode(), r.GetCredential(), pki.KeyHash(key))
 	if err != nil {
 		return nil, err
 	}
-	id := pki.NodeIdentity{Cluster: grant.Cluster, Node: r.GetNode(), UID: uuid.NewString()}
+	id := pki.NodeIdentity{Cluster: grant.Cluster, Node: r.GetNode(), UID: grant.UID}
 	certificate, err := a.join(ctx, grant, id, key)
 	if err != nil {
 		return nil, err
@@ -50,22 +51,41 @@ func (a *agentService) join(ctx context.Context, grant *auth.Grant, id pki.NodeI
 	// Neither an agent that hangs up now nor its deadline leaves a half.
 	ctx = context.WithoutCancel(ctx)
 	certificate, err := a.authority.IssueNode(key, id)
-	if err == nil {
-		_, err = a.writer.Commit(ctx, id.Cluster, ledger.Request{
-			Change:  state.AddNode(id.Node, id.UID),
-			Author:  grant.Operator,
-			Message: "node " + id.Node + " joined",
-		})
-	}
 	if err != nil {
-		if back := a.joinTokens.Return(ctx, grant); back != nil {
-			err = fmt.Errorf("%w; and its join token is lost: %w", err, back)
-		}
+		return nil, a.giveBack(ctx, grant, err)
+	}
+	if grant.Joined {
+		// Only the answer was lost; but the node may have been removed since.
+		return certificate, membership(a.writer.Ledger, id)
+	}
+	change, word, event := state.AddNode(id.Node, id.UID), "joined", "NODE_JOINED"
+	if grant.Replaces != "" {
+		change, word, event = state.ReplaceNode(id.Node, grant.Replaces, id.UID), "was replaced by another machine", "NODE_REPLACED"
+	}
+	result, err := a.writer.Commit(ctx, id.Cluster, ledger.Request{
+		Change:  change,
+		Author:  grant.Operator,
+		Message: "node " + id.Node + " " + word,
+	})
+	if err != nil {
+		return nil, a.giveBack(ctx, grant, err)
+	}
+	if err := a.joinTokens.Joined(ctx, grant); err != nil {
 		return nil, err
 	}
-	a.writer.events.Append(id.Cluster, accessEvent(id.Cluster, id.Node, "NODE_JOINED",
-		fmt.Sprintf("node %s joined with a token by %s", id.Node, grant.Operator)))
+	if result.Revision != nil {
+		a.writer.events.Append(id.Cluster, accessEvent(id.Cluster, id.Node, event,
+			fmt.Sprintf("node %s %s, with a token by %s", id.Node, word, grant.Operator)))
+	}
 	return certificate, nil
+}
+
+// giveBack makes the token good again and returns why.
+func (a *agentService) giveBack(ctx context.Context, grant *auth.Grant, why error) error {
+	if err := a.joinTokens.Return(ctx, grant); err != nil {
+		return fmt.Errorf("%w; and its join token is lost: %w", why, err)
+	}
+	return why
 }
 
 func (a *agentService) Renew(ctx context.Context, r *agentv1.RenewRequest) (*agentv1.RenewResponse, error) {
@@ -82,5 +102,9 @@ func (a *agentService) Renew(ctx context.Context, r *agentv1.RenewRequest) (*age
 
 func (a *agentService) Session(stream grpc.BidiStreamingServer[agentv1.SessionRequest, agentv1.SessionResponse]) error {
 	node := callerOf(stream.Context()).node
-	return a.fleet.Serve(stream.Context(), fleet.Identity{Cluster: node.Cluster, Node: node.Node, UID: node.UID}, stream)
+	err := a.fleet.Serve(stream.Context(), fleet.Identity{Cluster: node.Cluster, Node: node.Node, UID: node.UID}, stream)
+	if errors.Is(err, fleet.ErrRevoked) {
+		err = cmp.Or(membership(a.writer.Ledger, node), err) // why it was
+	}
+	return err
 }

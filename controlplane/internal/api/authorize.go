@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"crypto/x509"
+	"fmt"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -10,7 +11,9 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 
+	"github.com/tandem-lb/tandem/controlplane/internal/ledger"
 	"github.com/tandem-lb/tandem/controlplane/internal/pki"
+	"github.com/tandem-lb/tandem/controlplane/internal/state"
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
 )
@@ -109,11 +112,29 @@ func (s *Server) nodeOf(ctx context.Context) (pki.NodeIdentity, error) {
 	if err != nil {
 		return pki.NodeIdentity{}, fail(codes.Unauthenticated, reasonCertificate, "the client certificate is no node's: %w", err)
 	}
-	head, err := s.Ledger.Head(id.Cluster)
-	if err != nil || head.Node(id.Node).GetUid() != id.UID {
-		return pki.NodeIdentity{}, fail(codes.PermissionDenied, reasonNodeRemoved, "node %s is no longer in cluster %s: let it join again with a new token", id.Node, id.Cluster)
+	return id, membership(s.Ledger, id)
+}
+
+// membership fails unless a node is a member with exactly that identity. The
+// agent takes the reasons for certain: it gives its VIPs up.
+func membership(book *ledger.Ledger, id pki.NodeIdentity) error {
+	var now *tandemv1.Node
+	// Without the cluster there are none of its nodes either.
+	if head, err := book.Head(id.Cluster); err == nil {
+		now = head.Node(id.Node)
 	}
-	return id, nil
+	refusal := &failure{code: codes.PermissionDenied, metadata: map[string]string{"uid": id.UID}}
+	switch {
+	case now.GetUid() == id.UID:
+		return nil
+	case now == nil:
+		refusal.reason = reasonNodeRemoved
+		refusal.err = fmt.Errorf("node %s is no longer in cluster %s: let it join again with a new token", id.Node, id.Cluster)
+	default:
+		refusal.reason = state.ReasonNodeReplaced
+		refusal.err = fmt.Errorf("another machine has taken the place of node %s in cluster %s", id.Node, id.Cluster)
+	}
+	return refusal
 }
 
 // verifiedLeaf is the client certificate that TLS has verified, nil if there is

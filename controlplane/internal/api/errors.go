@@ -51,9 +51,10 @@ const (
 
 // failure is an error of this package: a code and a stable reason.
 type failure struct {
-	code   codes.Code
-	reason string
-	err    error
+	code     codes.Code
+	reason   string
+	err      error
+	metadata map[string]string // for programs, beside the reason
 }
 
 func (f *failure) Error() string { return f.err.Error() }
@@ -106,7 +107,7 @@ func statusOf(err error) *status.Status {
 	}
 	var f *failure
 	if errors.As(err, &f) {
-		return withReason(f.code, f.reason, "", err.Error())
+		return withDetails(status.New(f.code, err.Error()), &errdetails.ErrorInfo{Reason: f.reason, Domain: errorDomain, Metadata: f.metadata})
 	}
 	for _, k := range known {
 		if errors.Is(err, k.err) {

@@ -24,6 +24,8 @@ type fault struct {
 	reason  string
 	message string
 	fields  map[string]string // path → reason and what would be right
+	// metadata of the reason, such as the name.
+	metadata map[string]string
 }
 
 func faultOf(t *testing.T, st *status.Status) fault {
@@ -32,6 +34,7 @@ func faultOf(t *testing.T, st *status.Status) fault {
 	for _, detail := range st.Details() {
 		switch d := detail.(type) {
 		case *errdetails.ErrorInfo:
+			f.metadata = d.GetMetadata()
 			f.reason = d.GetReason()
 			if d.GetDomain() != "tandem" {
 				t.Errorf("domain %q", d.GetDomain())

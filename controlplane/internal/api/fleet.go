@@ -30,28 +30,44 @@ func (f *fleetService) CreateJoinToken(ctx context.Context, r *tandemv1.CreateJo
 	if err := state.CheckID(state.KindNode, node, "join_token.node"); err != nil {
 		return nil, err
 	}
-	if err := absent(head, node); err != nil {
-		return nil, err
-	}
-	operator := callerOf(ctx).operator
-	token, err := f.joinTokens.Create(ctx, operator, head.ID(), node, r.GetTtl().AsDuration())
+	replaced, err := placeOf(head, node, r.GetJoinToken().GetReplace())
 	if err != nil {
 		return nil, err
 	}
+	operator := callerOf(ctx).operator
+	token, err := f.joinTokens.Create(ctx, auth.Order{
+		Operator: operator, Cluster: head.ID(), Node: node, Replaces: replaced, TTL: r.GetTtl().AsDuration(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	purpose := "for node " + node
+	if token.GetReplace() {
+		purpose = "for a machine that takes the place of node " + node
+	}
 	f.writer.events.Append(head.ID(), accessEvent(head.ID(), node, "JOIN_TOKEN_CREATED",
-		fmt.Sprintf("%s made a join token for node %s, good until %s", operator, node, token.GetExpireTime().AsTime().Format("2006-01-02 15:04 MST"))))
+		fmt.Sprintf("%s made a join token %s, good until %s", operator, purpose, token.GetExpireTime().AsTime().Format("2006-01-02 15:04 MST"))))
 	return token, nil
 }
 
-// absent refuses a node that has joined already.
-func absent(head *state.Config, node string) error {
-	if head.Node(node) == nil {
-		return nil
+// placeOf returns the uid of the node that is to be replaced, empty for a new
+// node. A new node must not exist, one to replace must.
+func placeOf(head *state.Config, node string, replace bool) (string, error) {
+	name := state.NodeName(head.ID(), node)
+	old := head.Node(node)
+	switch {
+	case replace && old == nil:
+		return "", &state.Error{
+			Code: state.NotFound, Reason: state.ReasonNotFound, Name: name.String(),
+			Message: fmt.Sprintf("node %q does not exist: make a token for a new node with \"lbctl node token create\"", node),
+		}
+	case !replace && old != nil:
+		return "", &state.Error{
+			Code: state.AlreadyExists, Reason: state.ReasonNodeExists, Name: name.String(),
+			Message: fmt.Sprintf("node %q has joined already: \"lbctl node replace\" makes a token for another machine that shall take its place", node),
+		}
 	}
-	return &state.Error{
-		Code: state.AlreadyExists, Reason: state.ReasonNodeExists, Name: state.NodeName(head.ID(), node).String(),
-		Message: fmt.Sprintf("node %q has joined already: remove it first if another machine shall take its place", node),
-	}
+	return old.GetUid(), nil
 }
 
 // accessEvent tells of a node's way into a cluster.

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -60,7 +61,7 @@ func TestAuthenticateRefusesWhatIsNoToken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	join, err := auth.NewJoinTokens(s, [32]byte{}).Create(t.Context(), "alice", "default", "n1", 0)
+	join, err := auth.NewJoinTokens(s, [32]byte{}).Create(t.Context(), auth.Order{Operator: "alice", Cluster: "default", Node: "n1"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,7 +90,7 @@ func TestTokensAreKeptAsHashes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	join, err := auth.NewJoinTokens(s, [32]byte{}).Create(t.Context(), "alice", "default", "n1", 0)
+	join, err := auth.NewJoinTokens(s, [32]byte{}).Create(t.Context(), auth.Order{Operator: "alice", Cluster: "default", Node: "n1"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -177,7 +178,7 @@ func credential(t *testing.T, token string, caHash [32]byte) string {
 func TestJoinTokenIsGoodOnceUnder100ConcurrentUses(t *testing.T) {
 	hash := sha256.Sum256([]byte("ca"))
 	tokens := auth.NewJoinTokens(records(t), hash)
-	token, err := tokens.Create(t.Context(), "alice", "default", "lb-master", 0)
+	token, err := tokens.Create(t.Context(), auth.Order{Operator: "alice", Cluster: "default", Node: "lb-master"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,10 +186,10 @@ func TestJoinTokenIsGoodOnceUnder100ConcurrentUses(t *testing.T) {
 	var good, refused atomic.Int32
 	var uses sync.WaitGroup
 	begin := make(chan struct{})
-	for range 100 {
+	for i := range 100 {
 		uses.Go(func() {
 			<-begin
-			grant, err := tokens.Redeem(t.Context(), "lb-master", shown)
+			grant, err := tokens.Redeem(t.Context(), "lb-master", shown, fmt.Appendf(nil, "key %d", i))
 			switch {
 			case err == nil && grant.Cluster == "default" && grant.Operator == "alice":
 				good.Add(1)
@@ -209,7 +210,7 @@ func TestJoinTokenIsGoodOnceUnder100ConcurrentUses(t *testing.T) {
 func TestJoinTokenIsBoundToItsNode(t *testing.T) {
 	hash := sha256.Sum256([]byte("ca"))
 	tokens := auth.NewJoinTokens(records(t), hash)
-	token, err := tokens.Create(t.Context(), "alice", "default", "lb-master", 0)
+	token, err := tokens.Create(t.Context(), auth.Order{Operator: "alice", Cluster: "default", Node: "lb-master"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -218,23 +219,69 @@ func TestJoinTokenIsBoundToItsNode(t *testing.T) {
 		"another node": {"lb-backup", shown}, "no node": {"", shown},
 		"wrong secret": {"lb-master", shown + "A"}, "empty": {"lb-master", ""}, "no secret": {"lb-master", shown[:strings.Index(shown, ".")+1]},
 	} {
-		if _, err := tokens.Redeem(t.Context(), use.node, use.credential); !errors.Is(err, auth.ErrInvalid) {
+		if _, err := tokens.Redeem(t.Context(), use.node, use.credential, []byte("key")); !errors.Is(err, auth.ErrInvalid) {
 			t.Errorf("%s: %v; want ErrInvalid", name, err)
 		}
 	}
-	grant, err := tokens.Redeem(t.Context(), "lb-master", shown)
+	grant, err := tokens.Redeem(t.Context(), "lb-master", shown, []byte("key"))
 	if err != nil {
 		t.Fatalf("refused uses have used the token up: %v", err)
 	}
-	if _, err := tokens.Redeem(t.Context(), "lb-master", shown); !errors.Is(err, auth.ErrInvalid) {
+	if _, err := tokens.Redeem(t.Context(), "lb-master", shown, []byte("another")); !errors.Is(err, auth.ErrInvalid) {
 		t.Errorf("second use: %v; want ErrInvalid", err)
 	}
 	if err := tokens.Return(t.Context(), grant); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := tokens.Redeem(t.Context(), "lb-master", shown); err != nil {
+	if _, err := tokens.Redeem(t.Context(), "lb-master", shown, []byte("another")); err != nil {
 		t.Errorf("after its return: %v", err)
 	}
+}
+
+// An answer may get lost: the same key gets the same identity, for a while.
+func TestARepeatedUseGivesTheSame(t *testing.T) {
+	s := records(t)
+	hash := sha256.Sum256([]byte("ca"))
+	synctest.Test(t, func(t *testing.T) {
+		tokens := auth.NewJoinTokens(s, hash)
+		token, err := tokens.Create(t.Context(), auth.Order{Operator: "alice", Cluster: "default", Node: "lb-master", Replaces: "old", TTL: time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown := credential(t, token.GetToken(), hash)
+		use := func(node, key string) (*auth.Grant, error) {
+			return tokens.Redeem(t.Context(), node, shown, []byte(key))
+		}
+		first, err := use("lb-master", "key")
+		if err != nil || first.Joined || first.Replaces != "old" {
+			t.Fatalf("%+v, %v; want the first use", first, err)
+		}
+		<-time.After(2 * time.Minute) // its own end does not count any more
+		again, err := use("lb-master", "key")
+		if err != nil || again.UID != first.UID || again.Joined {
+			t.Errorf("a repeat gives %+v, %v; want the same, not joined yet", again, err)
+		}
+		for _, g := range []*auth.Grant{first, again} {
+			if err := tokens.Joined(t.Context(), g); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if again, err = use("lb-master", "key"); err != nil || again.UID != first.UID || !again.Joined {
+			t.Errorf("a repeat gives %+v, %v; want the same, joined", again, err)
+		}
+		if err := tokens.Return(t.Context(), first); err != nil {
+			t.Fatal(err)
+		}
+		for _, other := range []struct{ node, key string }{{"lb-master", "another"}, {"lb-backup", "key"}} {
+			if g, err := use(other.node, other.key); !errors.Is(err, auth.ErrInvalid) {
+				t.Errorf("%v: %+v, %v; want ErrInvalid", other, g, err)
+			}
+		}
+		<-time.After(8 * time.Minute)
+		if g, err := use("lb-master", "key"); !errors.Is(err, auth.ErrInvalid) {
+			t.Errorf("ten minutes later: %+v, %v; want ErrInvalid", g, err)
+		}
+	})
 }
 
 func TestJoinTokenExpiresAndIsSwept(t *testing.T) {
@@ -242,19 +289,29 @@ func TestJoinTokenExpiresAndIsSwept(t *testing.T) {
 	hash := sha256.Sum256([]byte("ca"))
 	synctest.Test(t, func(t *testing.T) {
 		tokens := auth.NewJoinTokens(s, hash)
-		token, err := tokens.Create(t.Context(), "alice", "default", "lb-master", time.Minute)
-		if err != nil {
+		create := func(node string, ttl time.Duration) string {
+			token, err := tokens.Create(t.Context(), auth.Order{Operator: "alice", Cluster: "default", Node: node, TTL: ttl})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return credential(t, token.GetToken(), hash)
+		}
+		late, used := create("lb-master", time.Minute), create("lb-backup", time.Hour)
+		if _, err := tokens.Redeem(t.Context(), "lb-backup", used, []byte("key")); err != nil {
 			t.Fatal(err)
 		}
 		<-time.After(time.Minute)
-		if _, err := tokens.Redeem(t.Context(), "lb-master", credential(t, token.GetToken(), hash)); !errors.Is(err, auth.ErrInvalid) {
+		if _, err := tokens.Redeem(t.Context(), "lb-master", late, []byte("key")); !errors.Is(err, auth.ErrInvalid) {
 			t.Errorf("after its end: %v; want ErrInvalid", err)
 		}
-		if _, err := tokens.Create(t.Context(), "alice", "default", "lb-backup", 0); err != nil {
-			t.Fatal(err)
+		create("lb-third", 0)
+		if left, err := s.List(t.Context(), "join-tokens"); err != nil || len(left) != 2 {
+			t.Errorf("%d tokens are kept, %v; want the one that is good and the one just used", len(left), err)
 		}
-		if left, err := s.List(t.Context(), "join-tokens"); err != nil || len(left) != 1 {
-			t.Errorf("%d tokens are kept, %v; want the one that is good", len(left), err)
+		<-time.After(10 * time.Minute)
+		create("lb-fourth", 0)
+		if left, err := s.List(t.Context(), "join-tokens"); err != nil || len(left) != 2 {
+			t.Errorf("%d tokens are kept, %v; want the two that are good", len(left), err)
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
@@ -64,6 +65,16 @@ func RequestKey(csr []byte) (crypto.PublicKey, error) {
 	default:
 		return nil, fmt.Errorf("%w: the key is a %s key, must be ECDSA or Ed25519", ErrBadRequest, request.PublicKeyAlgorithm)
 	}
+}
+
+// KeyHash is SHA-256 of a public key that RequestKey has returned.
+func KeyHash(key crypto.PublicKey) []byte {
+	der, err := x509.MarshalPKIXPublicKey(key)
+	if err != nil {
+		return nil // RequestKey lets only keys through that have a form
+	}
+	sum := sha256.Sum256(der)
+	return sum[:]
 }
 
 // IssueNode signs a client certificate for a node's public key. It returns PEM.

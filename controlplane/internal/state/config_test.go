@@ -56,6 +56,7 @@ func TestChanges(t *testing.T) {
 		{"delete with override", DeleteBackend("web_servers", "web2", ""),
 			"-/pools/web_servers/backends/web2 -/pools/web_servers/backends/web2/override"},
 		{"delete a node with its priorities", DeleteNode("lb-master", ""), "-/nodes/lb-master ~/vips/web"},
+		{"replace a node", ReplaceNode("lb-master", "uid-1", "uid-9"), "~/nodes/lb-master"}, {"replaced already", ReplaceNode("lb-master", "uid-0", "uid-1"), ""},
 		{"override", SetOverride(override("web1"), nil), "+/pools/web_servers/backends/web1/override"},
 		{"override changed", SetOverride(&tandemv1.Override{Name: override("web2").Name, Weight: proto.Uint32(3)}, mask("weight")),
 			"~/pools/web_servers/backends/web2/override"},

@@ -37,6 +37,7 @@ const (
 	ReasonPoolExists     = "POOL_EXISTS"
 	ReasonBackendExists  = "BACKEND_EXISTS"
 	ReasonNodeExists     = "NODE_EXISTS"
+	ReasonNodeReplaced   = "NODE_REPLACED"
 
 	ReasonClusterInUse = "CLUSTER_IN_USE"
 	ReasonVipInUse     = "VIP_IN_USE"

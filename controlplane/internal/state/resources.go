@@ -1,6 +1,7 @@
 package state
 
 import (
+	"fmt"
 	"maps"
 	"net/netip"
 
@@ -144,6 +145,30 @@ func AddNode(id, uid string) Change {
 			return nil
 		}
 		return nodeNoun.create("", id, &tandemv1.Node{Uid: uid})(d)
+	}
+}
+
+// ReplaceNode gives the place of the node with the identity old to another
+// machine, with the identity uid: its drain, number and priorities stay. With
+// the same uid again it changes nothing.
+func ReplaceNode(id, old, uid string) Change {
+	return func(d *Draft) error {
+		n := NodeName(d.base.id, id)
+		node, ok := d.nodes.get(id)
+		switch {
+		case !ok:
+			return notFound(n)
+		case node.GetUid() == uid:
+			return nil
+		case node.GetUid() != old:
+			return &Error{Code: FailedPrecondition, Reason: ReasonNodeReplaced, Name: n.String(),
+				Message: fmt.Sprintf("another machine has taken the place of node %q already: make a new token if this one shall", id)}
+		}
+		node = proto.CloneOf(node)
+		node.Uid, node.Etag = uid, d.etag()
+		d.nodes.set(id, node)
+		d.touch(n)
+		return nil
 	}
 }
 

@@ -125,6 +125,8 @@ func TestRules(t *testing.T) {
 		{"no backend for an override", nil, SetOverride(&tandemv1.Override{Name: in(OverrideName("default", "web_servers", "x"))}, nil),
 			NotFound, "", ReasonNotFound},
 		{"no override", nil, DeleteOverride("web_servers", "web1"), NotFound, "", ReasonNotFound},
+		{"no node to replace", nil, ReplaceNode("x", "uid-1", "uid-9"), NotFound, "", ReasonNotFound},
+		{"node replaced by another", nil, ReplaceNode("lb-master", "uid-0", "uid-9"), FailedPrecondition, "", ReasonNodeReplaced},
 		{"no node", nil, DeleteNode("x", ""), NotFound, "", ReasonNotFound},
 
 		{"stale etag of a pool", nil, DeletePool("web_servers", "old"), Aborted, "", ReasonETagMismatch},

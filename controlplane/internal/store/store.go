@@ -14,7 +14,8 @@ import (
 var (
 	// ErrNotFound means that there is no such cluster, revision or record.
 	ErrNotFound = errors.New("not found")
-	// ErrConflict means that a cluster's head is not where the commit expects it.
+	// ErrConflict means that a cluster's head is not where the commit expects it,
+	// or a record not what a swap expects.
 	ErrConflict = errors.New("the head has moved")
 	// ErrExists means that a record to create exists.
 	ErrExists = errors.New("exists")
@@ -97,7 +98,8 @@ type Records interface {
 	List(ctx context.Context, bucket string) (map[string][]byte, error)
 	// Delete removes a record. ErrNotFound if there is none.
 	Delete(ctx context.Context, bucket, key string) error
-	// Take returns a record and removes it, in one step: of many callers one
-	// gets it, the others ErrNotFound.
-	Take(ctx context.Context, bucket, key string) ([]byte, error)
+	// Swap puts value in place of old, in one step: of many callers with the same
+	// old one succeeds. ErrConflict if the record is not old, ErrNotFound if
+	// there is none.
+	Swap(ctx context.Context, bucket, key string, old, value []byte) error
 }

@@ -29,7 +29,8 @@ type Node struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// name is "clusters/{cluster}/nodes/{node}".
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// uid is the identity that its certificate carries; it never changes.
+	// uid is the identity that its certificate carries; it changes only when
+	// another machine takes the node's place.
 	Uid string `protobuf:"bytes,2,opt,name=uid,proto3" json:"uid,omitempty"`
 	// number is 1 for the first node of the cluster, 2 for the second, and so
 	// on; it orders default priorities and is not given again.
@@ -128,7 +129,11 @@ type JoinToken struct {
 	// in the answer to CreateJoinToken only.
 	Token string `protobuf:"bytes,3,opt,name=token,proto3" json:"token,omitempty"`
 	// expire_time is when it ends, by default a day after it was made.
-	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	ExpireTime *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	// replace lets the joining machine take the place of the node of that name,
+	// which must exist: its drain and priorities stay. The certificate of the
+	// machine before is refused from that moment on.
+	Replace       bool `protobuf:"varint,5,opt,name=replace,proto3" json:"replace,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -191,6 +196,13 @@ func (x *JoinToken) GetExpireTime() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *JoinToken) GetReplace() bool {
+	if x != nil {
+		return x.Replace
+	}
+	return false
+}
+
 var File_tandem_v1_node_proto protoreflect.FileDescriptor
 
 const file_tandem_v1_node_proto_rawDesc = "" +
@@ -202,13 +214,14 @@ const file_tandem_v1_node_proto_rawDesc = "" +
 	"\x06number\x18\x03 \x01(\rB\x03\xe0A\x03R\x06number\x12\x14\n" +
 	"\x05drain\x18\x04 \x01(\bR\x05drain\x12<\n" +
 	"\tjoin_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\bjoinTime\x12\x12\n" +
-	"\x04etag\x18\x06 \x01(\tR\x04etag\"\x93\x01\n" +
+	"\x04etag\x18\x06 \x01(\tR\x04etag\"\xad\x01\n" +
 	"\tJoinToken\x12\x17\n" +
 	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1c\n" +
 	"\x05token\x18\x03 \x01(\tB\x06\xe0A\x03\x80\x01\x01R\x05token\x12;\n" +
 	"\vexpire_time\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
-	"expireTimeB\x93\x01\n" +
+	"expireTime\x12\x18\n" +
+	"\areplace\x18\x05 \x01(\bR\areplaceB\x93\x01\n" +
 	"\rcom.tandem.v1B\tNodeProtoP\x01Z2github.com/tandem-lb/tandem/gen/tandem/v1;tandemv1\xa2\x02\x03TXX\xaa\x02\tTandem.V1\xca\x02\tTandem\\V1\xe2\x02\x15Tandem\\V1\\GPBMetadata\xea\x02\n" +
 	"Tandem::V1b\x06proto3"
 

@@ -64,25 +64,26 @@ func (s *Store) List(ctx context.Context, bucket string) (map[string][]byte, err
 
 // Delete removes a record.
 func (s *Store) Delete(ctx context.Context, bucket, key string) error {
-	_, err := s.Take(ctx, bucket, key)
-	return err
+	return s.update(ctx, func(tx *bolt.Tx) error {
+		if _, err := record(tx, bucket, key); err != nil {
+			return err
+		}
+		return tx.Bucket(recordsBucket).Bucket([]byte(bucket)).Delete([]byte(key))
+	})
 }
 
-// Take returns a record and removes it.
-func (s *Store) Take(ctx context.Context, bucket, key string) ([]byte, error) {
-	var out []byte
-	err := s.update(ctx, func(tx *bolt.Tx) error {
-		v, err := record(tx, bucket, key)
+// Swap puts value in place of old.
+func (s *Store) Swap(ctx context.Context, bucket, key string, old, value []byte) error {
+	return s.update(ctx, func(tx *bolt.Tx) error {
+		now, err := record(tx, bucket, key)
 		if err != nil {
 			return err
 		}
-		out = v
-		return tx.Bucket(recordsBucket).Bucket([]byte(bucket)).Delete([]byte(key))
+		if !bytes.Equal(now, old) {
+			return fmt.Errorf("record %s/%s has changed: %w", bucket, key, store.ErrConflict)
+		}
+		return tx.Bucket(recordsBucket).Bucket([]byte(bucket)).Put([]byte(key), value)
 	})
-	if err != nil { // also when the commit failed
-		return nil, err
-	}
-	return out, nil
 }
 
 // record returns a copy of a record that outlives the transaction.

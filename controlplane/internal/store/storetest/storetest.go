@@ -37,7 +37,7 @@ func Run(t *testing.T, open Open) {
 		"revisions listed":          testRevisions,
 		"records":                   testRecords,
 		"records survive":           testRecordsReopen,
-		"take gives to one":         testTake,
+		"swap succeeds for one":     testSwap,
 		"create gives to one":       testCreate,
 		"cancelled context changes": testCancelled,
 	}
@@ -296,12 +296,14 @@ func testRecords(_ *testing.T, h *harness) {
 	all, err = h.List(ctx, "tokens")
 	h.must(err)
 	h.same("tokens", all, map[string][]byte{"a": []byte("1"), "b": []byte("4")})
-	v, err := h.Take(ctx, "tokens", "a")
+	h.must(h.Swap(ctx, "tokens", "a", []byte("1"), []byte("5")))
+	h.want(h.Swap(ctx, "tokens", "a", []byte("1"), []byte("6")), store.ErrConflict)
+	v, err := h.Get(ctx, "tokens", "a")
 	h.must(err)
-	h.same("taken", v, []byte("1"))
-	_, err = h.Take(ctx, "tokens", "a")
-	h.want(err, store.ErrNotFound)
+	h.same("swapped", v, []byte("5"))
 	h.must(h.Delete(ctx, "tokens", "b"))
+	h.want(h.Delete(ctx, "tokens", "b"), store.ErrNotFound)
+	h.want(h.Swap(ctx, "tokens", "b", []byte("4"), []byte("6")), store.ErrNotFound)
 	_, err = h.Get(ctx, "tokens", "b")
 	h.want(err, store.ErrNotFound)
 	v, err = h.Get(ctx, "other", "a")
@@ -313,20 +315,19 @@ func testRecordsReopen(_ *testing.T, h *harness) {
 	ctx := context.Background()
 	h.must(h.Put(ctx, "tokens", "a", []byte("1")))
 	h.must(h.Put(ctx, "tokens", "b", []byte(strings.Repeat("x", 10_000))))
-	_, err := h.Take(ctx, "tokens", "b")
-	h.must(err)
+	h.must(h.Swap(ctx, "tokens", "a", []byte("1"), []byte("2")))
+	h.must(h.Delete(ctx, "tokens", "b"))
 	h.reopen()
 	all, err := h.List(ctx, "tokens")
 	h.must(err)
-	h.same("tokens", all, map[string][]byte{"a": []byte("1")})
+	h.same("tokens", all, map[string][]byte{"a": []byte("2")})
 }
 
-func testTake(_ *testing.T, h *harness) {
+func testSwap(_ *testing.T, h *harness) {
 	ctx := context.Background()
 	h.must(h.Put(ctx, "tokens", "a", []byte("1")))
-	won := race(100, func(int) bool {
-		_, err := h.Take(ctx, "tokens", "a")
-		return err == nil
+	won := race(100, func(i int) bool {
+		return h.Swap(ctx, "tokens", "a", []byte("1"), fmt.Appendf(nil, "by %d", i)) == nil
 	})
 	h.same("winners", won, 1)
 }

@@ -341,6 +341,7 @@ type SessionRequest struct {
 	//	*SessionRequest_Result
 	//	*SessionRequest_Events
 	//	*SessionRequest_Observation
+	//	*SessionRequest_Identity
 	Kind          isSessionRequest_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -437,6 +438,15 @@ func (x *SessionRequest) GetObservation() *Observation {
 	return nil
 }
 
+func (x *SessionRequest) GetIdentity() *IdentityState {
+	if x != nil {
+		if x, ok := x.Kind.(*SessionRequest_Identity); ok {
+			return x.Identity
+		}
+	}
+	return nil
+}
+
 type isSessionRequest_Kind interface {
 	isSessionRequest_Kind()
 }
@@ -471,6 +481,11 @@ type SessionRequest_Observation struct {
 	Observation *Observation `protobuf:"bytes,6,opt,name=observation,proto3,oneof"`
 }
 
+type SessionRequest_Identity struct {
+	// identity, when it changed.
+	Identity *IdentityState `protobuf:"bytes,7,opt,name=identity,proto3,oneof"`
+}
+
 func (*SessionRequest_Hello) isSessionRequest_Kind() {}
 
 func (*SessionRequest_Ack) isSessionRequest_Kind() {}
@@ -483,6 +498,8 @@ func (*SessionRequest_Events) isSessionRequest_Kind() {}
 
 func (*SessionRequest_Observation) isSessionRequest_Kind() {}
 
+func (*SessionRequest_Identity) isSessionRequest_Kind() {}
+
 // SessionResponse is what the controller says.
 type SessionResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -494,6 +511,7 @@ type SessionResponse struct {
 	//	*SessionResponse_Update
 	//	*SessionResponse_Command
 	//	*SessionResponse_EventAck
+	//	*SessionResponse_Renew
 	Kind          isSessionResponse_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -572,6 +590,15 @@ func (x *SessionResponse) GetEventAck() *EventAck {
 	return nil
 }
 
+func (x *SessionResponse) GetRenew() *RenewNow {
+	if x != nil {
+		if x, ok := x.Kind.(*SessionResponse_Renew); ok {
+			return x.Renew
+		}
+	}
+	return nil
+}
+
 type isSessionResponse_Kind interface {
 	isSessionResponse_Kind()
 }
@@ -596,6 +623,11 @@ type SessionResponse_EventAck struct {
 	EventAck *EventAck `protobuf:"bytes,4,opt,name=event_ack,json=eventAck,proto3,oneof"`
 }
 
+type SessionResponse_Renew struct {
+	// renew asks for a renewal of the certificate and the CA bundle now.
+	Renew *RenewNow `protobuf:"bytes,5,opt,name=renew,proto3,oneof"`
+}
+
 func (*SessionResponse_Welcome) isSessionResponse_Kind() {}
 
 func (*SessionResponse_Update) isSessionResponse_Kind() {}
@@ -603,6 +635,110 @@ func (*SessionResponse_Update) isSessionResponse_Kind() {}
 func (*SessionResponse_Command) isSessionResponse_Kind() {}
 
 func (*SessionResponse_EventAck) isSessionResponse_Kind() {}
+
+func (*SessionResponse_Renew) isSessionResponse_Kind() {}
+
+// IdentityState is what the node's next session will show and trust.
+type IdentityState struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// authorities are the CA certificates that it trusts: SHA-256 of each one's
+	// SubjectPublicKeyInfo.
+	Authorities [][]byte `protobuf:"bytes,1,rep,name=authorities,proto3" json:"authorities,omitempty"`
+	// issuer of its certificate, likewise.
+	Issuer []byte `protobuf:"bytes,2,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// expire_time of its certificate.
+	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IdentityState) Reset() {
+	*x = IdentityState{}
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IdentityState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IdentityState) ProtoMessage() {}
+
+func (x *IdentityState) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IdentityState.ProtoReflect.Descriptor instead.
+func (*IdentityState) Descriptor() ([]byte, []int) {
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *IdentityState) GetAuthorities() [][]byte {
+	if x != nil {
+		return x.Authorities
+	}
+	return nil
+}
+
+func (x *IdentityState) GetIssuer() []byte {
+	if x != nil {
+		return x.Issuer
+	}
+	return nil
+}
+
+func (x *IdentityState) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+// RenewNow asks for a renewal: the controller's CA or its bundle has changed.
+type RenewNow struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewNow) Reset() {
+	*x = RenewNow{}
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewNow) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewNow) ProtoMessage() {}
+
+func (x *RenewNow) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewNow.ProtoReflect.Descriptor instead.
+func (*RenewNow) Descriptor() ([]byte, []int) {
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{7}
+}
 
 // Hello tells who the agent is and what it has.
 type Hello struct {
@@ -625,13 +761,15 @@ type Hello struct {
 	Interfaces map[string]string `protobuf:"bytes,7,rep,name=interfaces,proto3" json:"interfaces,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// not_persistent tells that applied would not survive a reboot of the node.
 	NotPersistent bool `protobuf:"varint,8,opt,name=not_persistent,json=notPersistent,proto3" json:"not_persistent,omitempty"`
+	// identity of the node.
+	Identity      *IdentityState `protobuf:"bytes,9,opt,name=identity,proto3" json:"identity,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[6]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -643,7 +781,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[6]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -656,7 +794,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{6}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Hello) GetProtocol() uint32 {
@@ -715,6 +853,13 @@ func (x *Hello) GetNotPersistent() bool {
 	return false
 }
 
+func (x *Hello) GetIdentity() *IdentityState {
+	if x != nil {
+		return x.Identity
+	}
+	return nil
+}
+
 // Welcome answers hello.
 type Welcome struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -726,14 +871,16 @@ type Welcome struct {
 	// sends what follows.
 	EventSequence uint64 `protobuf:"varint,3,opt,name=event_sequence,json=eventSequence,proto3" json:"event_sequence,omitempty"`
 	// controllers are addresses, host:port, where the controller can be reached.
-	Controllers   []string `protobuf:"bytes,4,rep,name=controllers,proto3" json:"controllers,omitempty"`
+	Controllers []string `protobuf:"bytes,4,rep,name=controllers,proto3" json:"controllers,omitempty"`
+	// time by the controller's clock.
+	Time          *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=time,proto3" json:"time,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[7]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -745,7 +892,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[7]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -758,7 +905,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{7}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Welcome) GetProtocol() uint32 {
@@ -789,6 +936,13 @@ func (x *Welcome) GetControllers() []string {
 	return nil
 }
 
+func (x *Welcome) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
 // Update is a set of keyed resources and removals against a base. Big ones
 // come in several messages with one nonce, all but the last with more set; the
 // agent acts when the last has come.
@@ -814,7 +968,7 @@ type Update struct {
 
 func (x *Update) Reset() {
 	*x = Update{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[8]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -826,7 +980,7 @@ func (x *Update) String() string {
 func (*Update) ProtoMessage() {}
 
 func (x *Update) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[8]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -839,7 +993,7 @@ func (x *Update) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Update.ProtoReflect.Descriptor instead.
 func (*Update) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{8}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Update) GetNonce() string {
@@ -904,7 +1058,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[9]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -916,7 +1070,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[9]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -929,7 +1083,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{9}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Ack) GetNonce() string {
@@ -988,7 +1142,7 @@ type Nack struct {
 
 func (x *Nack) Reset() {
 	*x = Nack{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[10]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1000,7 +1154,7 @@ func (x *Nack) String() string {
 func (*Nack) ProtoMessage() {}
 
 func (x *Nack) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[10]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1013,7 +1167,7 @@ func (x *Nack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Nack.ProtoReflect.Descriptor instead.
 func (*Nack) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{10}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Nack) GetNonce() string {
@@ -1073,7 +1227,7 @@ type Command struct {
 
 func (x *Command) Reset() {
 	*x = Command{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[11]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1085,7 +1239,7 @@ func (x *Command) String() string {
 func (*Command) ProtoMessage() {}
 
 func (x *Command) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[11]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1098,7 +1252,7 @@ func (x *Command) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Command.ProtoReflect.Descriptor instead.
 func (*Command) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{11}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Command) GetId() string {
@@ -1201,7 +1355,7 @@ type CheckCommand struct {
 
 func (x *CheckCommand) Reset() {
 	*x = CheckCommand{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[12]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1213,7 +1367,7 @@ func (x *CheckCommand) String() string {
 func (*CheckCommand) ProtoMessage() {}
 
 func (x *CheckCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[12]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1226,7 +1380,7 @@ func (x *CheckCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CheckCommand.ProtoReflect.Descriptor instead.
 func (*CheckCommand) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{12}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *CheckCommand) GetConfig() *NodeConfig {
@@ -1249,7 +1403,7 @@ type ProbeCommand struct {
 
 func (x *ProbeCommand) Reset() {
 	*x = ProbeCommand{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[13]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1261,7 +1415,7 @@ func (x *ProbeCommand) String() string {
 func (*ProbeCommand) ProtoMessage() {}
 
 func (x *ProbeCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[13]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1274,7 +1428,7 @@ func (x *ProbeCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeCommand.ProtoReflect.Descriptor instead.
 func (*ProbeCommand) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{13}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ProbeCommand) GetUrl() string {
@@ -1304,7 +1458,7 @@ type FenceCommand struct {
 
 func (x *FenceCommand) Reset() {
 	*x = FenceCommand{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[14]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1316,7 +1470,7 @@ func (x *FenceCommand) String() string {
 func (*FenceCommand) ProtoMessage() {}
 
 func (x *FenceCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[14]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1329,7 +1483,7 @@ func (x *FenceCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceCommand.ProtoReflect.Descriptor instead.
 func (*FenceCommand) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{14}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *FenceCommand) GetVip() string {
@@ -1361,7 +1515,7 @@ type DiscardCommand struct {
 
 func (x *DiscardCommand) Reset() {
 	*x = DiscardCommand{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[15]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1373,7 +1527,7 @@ func (x *DiscardCommand) String() string {
 func (*DiscardCommand) ProtoMessage() {}
 
 func (x *DiscardCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[15]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1386,7 +1540,7 @@ func (x *DiscardCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardCommand.ProtoReflect.Descriptor instead.
 func (*DiscardCommand) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{15}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *DiscardCommand) GetDrain() bool {
@@ -1425,7 +1579,7 @@ type CommandResult struct {
 
 func (x *CommandResult) Reset() {
 	*x = CommandResult{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[16]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1437,7 +1591,7 @@ func (x *CommandResult) String() string {
 func (*CommandResult) ProtoMessage() {}
 
 func (x *CommandResult) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[16]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1450,7 +1604,7 @@ func (x *CommandResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommandResult.ProtoReflect.Descriptor instead.
 func (*CommandResult) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{16}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CommandResult) GetId() string {
@@ -1487,7 +1641,7 @@ type EventBatch struct {
 
 func (x *EventBatch) Reset() {
 	*x = EventBatch{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[17]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1499,7 +1653,7 @@ func (x *EventBatch) String() string {
 func (*EventBatch) ProtoMessage() {}
 
 func (x *EventBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[17]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1512,7 +1666,7 @@ func (x *EventBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventBatch.ProtoReflect.Descriptor instead.
 func (*EventBatch) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{17}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *EventBatch) GetBootId() string {
@@ -1555,7 +1709,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[18]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1567,7 +1721,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[18]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1580,7 +1734,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{18}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Event) GetSequence() uint64 {
@@ -1749,7 +1903,7 @@ type LocalChangeEnd struct {
 
 func (x *LocalChangeEnd) Reset() {
 	*x = LocalChangeEnd{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[19]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1761,7 +1915,7 @@ func (x *LocalChangeEnd) String() string {
 func (*LocalChangeEnd) ProtoMessage() {}
 
 func (x *LocalChangeEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[19]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1774,7 +1928,7 @@ func (x *LocalChangeEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocalChangeEnd.ProtoReflect.Descriptor instead.
 func (*LocalChangeEnd) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{19}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *LocalChangeEnd) GetChange() *LocalChange {
@@ -1804,7 +1958,7 @@ type EventAck struct {
 
 func (x *EventAck) Reset() {
 	*x = EventAck{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[20]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1816,7 +1970,7 @@ func (x *EventAck) String() string {
 func (*EventAck) ProtoMessage() {}
 
 func (x *EventAck) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[20]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1829,7 +1983,7 @@ func (x *EventAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventAck.ProtoReflect.Descriptor instead.
 func (*EventAck) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{20}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *EventAck) GetBootId() string {
@@ -1866,21 +2020,30 @@ const file_tandem_agent_v1_agent_service_proto_rawDesc = "" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\"A\n" +
 	"\rRenewResponse\x12 \n" +
 	"\vcertificate\x18\x01 \x01(\fR\vcertificate\x12\x0e\n" +
-	"\x02ca\x18\x02 \x01(\fR\x02ca\"\xd2\x02\n" +
+	"\x02ca\x18\x02 \x01(\fR\x02ca\"\x90\x03\n" +
 	"\x0eSessionRequest\x12.\n" +
 	"\x05hello\x18\x01 \x01(\v2\x16.tandem.agent.v1.HelloH\x00R\x05hello\x12(\n" +
 	"\x03ack\x18\x02 \x01(\v2\x14.tandem.agent.v1.AckH\x00R\x03ack\x12+\n" +
 	"\x04nack\x18\x03 \x01(\v2\x15.tandem.agent.v1.NackH\x00R\x04nack\x128\n" +
 	"\x06result\x18\x04 \x01(\v2\x1e.tandem.agent.v1.CommandResultH\x00R\x06result\x125\n" +
 	"\x06events\x18\x05 \x01(\v2\x1b.tandem.agent.v1.EventBatchH\x00R\x06events\x12@\n" +
-	"\vobservation\x18\x06 \x01(\v2\x1c.tandem.agent.v1.ObservationH\x00R\vobservationB\x06\n" +
-	"\x04kind\"\xf2\x01\n" +
+	"\vobservation\x18\x06 \x01(\v2\x1c.tandem.agent.v1.ObservationH\x00R\vobservation\x12<\n" +
+	"\bidentity\x18\a \x01(\v2\x1e.tandem.agent.v1.IdentityStateH\x00R\bidentityB\x06\n" +
+	"\x04kind\"\xa5\x02\n" +
 	"\x0fSessionResponse\x124\n" +
 	"\awelcome\x18\x01 \x01(\v2\x18.tandem.agent.v1.WelcomeH\x00R\awelcome\x121\n" +
 	"\x06update\x18\x02 \x01(\v2\x17.tandem.agent.v1.UpdateH\x00R\x06update\x124\n" +
 	"\acommand\x18\x03 \x01(\v2\x18.tandem.agent.v1.CommandH\x00R\acommand\x128\n" +
-	"\tevent_ack\x18\x04 \x01(\v2\x19.tandem.agent.v1.EventAckH\x00R\beventAckB\x06\n" +
-	"\x04kind\"\x86\x03\n" +
+	"\tevent_ack\x18\x04 \x01(\v2\x19.tandem.agent.v1.EventAckH\x00R\beventAck\x121\n" +
+	"\x05renew\x18\x05 \x01(\v2\x19.tandem.agent.v1.RenewNowH\x00R\x05renewB\x06\n" +
+	"\x04kind\"\x86\x01\n" +
+	"\rIdentityState\x12 \n" +
+	"\vauthorities\x18\x01 \x03(\fR\vauthorities\x12\x16\n" +
+	"\x06issuer\x18\x02 \x01(\fR\x06issuer\x12;\n" +
+	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\"\n" +
+	"\n" +
+	"\bRenewNow\"\xc2\x03\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12#\n" +
 	"\ragent_version\x18\x02 \x01(\tR\fagentVersion\x12\x17\n" +
@@ -1892,15 +2055,17 @@ const file_tandem_agent_v1_agent_service_proto_rawDesc = "" +
 	"\n" +
 	"interfaces\x18\a \x03(\v2&.tandem.agent.v1.Hello.InterfacesEntryR\n" +
 	"interfaces\x12%\n" +
-	"\x0enot_persistent\x18\b \x01(\bR\rnotPersistent\x1a=\n" +
+	"\x0enot_persistent\x18\b \x01(\bR\rnotPersistent\x12:\n" +
+	"\bidentity\x18\t \x01(\v2\x1e.tandem.agent.v1.IdentityStateR\bidentity\x1a=\n" +
 	"\x0fInterfacesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x9d\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xcd\x01\n" +
 	"\aWelcome\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12-\n" +
 	"\x12controller_version\x18\x02 \x01(\tR\x11controllerVersion\x12%\n" +
 	"\x0eevent_sequence\x18\x03 \x01(\x04R\reventSequence\x12 \n" +
-	"\vcontrollers\x18\x04 \x03(\tR\vcontrollers\"\xd4\x01\n" +
+	"\vcontrollers\x18\x04 \x03(\tR\vcontrollers\x12.\n" +
+	"\x04time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\xd4\x01\n" +
 	"\x06Update\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\tR\x05nonce\x12\x1b\n" +
 	"\tbase_hash\x18\x02 \x01(\tR\bbaseHash\x122\n" +
@@ -1998,7 +2163,7 @@ func file_tandem_agent_v1_agent_service_proto_rawDescGZIP() []byte {
 }
 
 var file_tandem_agent_v1_agent_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tandem_agent_v1_agent_service_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_tandem_agent_v1_agent_service_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_tandem_agent_v1_agent_service_proto_goTypes = []any{
 	(NackReason)(0),               // 0: tandem.agent.v1.NackReason
 	(*EnrolRequest)(nil),          // 1: tandem.agent.v1.EnrolRequest
@@ -2007,80 +2172,87 @@ var file_tandem_agent_v1_agent_service_proto_goTypes = []any{
 	(*RenewResponse)(nil),         // 4: tandem.agent.v1.RenewResponse
 	(*SessionRequest)(nil),        // 5: tandem.agent.v1.SessionRequest
 	(*SessionResponse)(nil),       // 6: tandem.agent.v1.SessionResponse
-	(*Hello)(nil),                 // 7: tandem.agent.v1.Hello
-	(*Welcome)(nil),               // 8: tandem.agent.v1.Welcome
-	(*Update)(nil),                // 9: tandem.agent.v1.Update
-	(*Ack)(nil),                   // 10: tandem.agent.v1.Ack
-	(*Nack)(nil),                  // 11: tandem.agent.v1.Nack
-	(*Command)(nil),               // 12: tandem.agent.v1.Command
-	(*CheckCommand)(nil),          // 13: tandem.agent.v1.CheckCommand
-	(*ProbeCommand)(nil),          // 14: tandem.agent.v1.ProbeCommand
-	(*FenceCommand)(nil),          // 15: tandem.agent.v1.FenceCommand
-	(*DiscardCommand)(nil),        // 16: tandem.agent.v1.DiscardCommand
-	(*CommandResult)(nil),         // 17: tandem.agent.v1.CommandResult
-	(*EventBatch)(nil),            // 18: tandem.agent.v1.EventBatch
-	(*Event)(nil),                 // 19: tandem.agent.v1.Event
-	(*LocalChangeEnd)(nil),        // 20: tandem.agent.v1.LocalChangeEnd
-	(*EventAck)(nil),              // 21: tandem.agent.v1.EventAck
-	nil,                           // 22: tandem.agent.v1.Hello.InterfacesEntry
-	(*Observation)(nil),           // 23: tandem.agent.v1.Observation
-	(*Version)(nil),               // 24: tandem.agent.v1.Version
-	(*Resource)(nil),              // 25: tandem.agent.v1.Resource
-	(*durationpb.Duration)(nil),   // 26: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
-	(*NodeConfig)(nil),            // 28: tandem.agent.v1.NodeConfig
-	(*BackendObservation)(nil),    // 29: tandem.agent.v1.BackendObservation
-	(*InstanceObservation)(nil),   // 30: tandem.agent.v1.InstanceObservation
-	(*DaemonObservation)(nil),     // 31: tandem.agent.v1.DaemonObservation
-	(*LocalChange)(nil),           // 32: tandem.agent.v1.LocalChange
+	(*IdentityState)(nil),         // 7: tandem.agent.v1.IdentityState
+	(*RenewNow)(nil),              // 8: tandem.agent.v1.RenewNow
+	(*Hello)(nil),                 // 9: tandem.agent.v1.Hello
+	(*Welcome)(nil),               // 10: tandem.agent.v1.Welcome
+	(*Update)(nil),                // 11: tandem.agent.v1.Update
+	(*Ack)(nil),                   // 12: tandem.agent.v1.Ack
+	(*Nack)(nil),                  // 13: tandem.agent.v1.Nack
+	(*Command)(nil),               // 14: tandem.agent.v1.Command
+	(*CheckCommand)(nil),          // 15: tandem.agent.v1.CheckCommand
+	(*ProbeCommand)(nil),          // 16: tandem.agent.v1.ProbeCommand
+	(*FenceCommand)(nil),          // 17: tandem.agent.v1.FenceCommand
+	(*DiscardCommand)(nil),        // 18: tandem.agent.v1.DiscardCommand
+	(*CommandResult)(nil),         // 19: tandem.agent.v1.CommandResult
+	(*EventBatch)(nil),            // 20: tandem.agent.v1.EventBatch
+	(*Event)(nil),                 // 21: tandem.agent.v1.Event
+	(*LocalChangeEnd)(nil),        // 22: tandem.agent.v1.LocalChangeEnd
+	(*EventAck)(nil),              // 23: tandem.agent.v1.EventAck
+	nil,                           // 24: tandem.agent.v1.Hello.InterfacesEntry
+	(*Observation)(nil),           // 25: tandem.agent.v1.Observation
+	(*timestamppb.Timestamp)(nil), // 26: google.protobuf.Timestamp
+	(*Version)(nil),               // 27: tandem.agent.v1.Version
+	(*Resource)(nil),              // 28: tandem.agent.v1.Resource
+	(*durationpb.Duration)(nil),   // 29: google.protobuf.Duration
+	(*NodeConfig)(nil),            // 30: tandem.agent.v1.NodeConfig
+	(*BackendObservation)(nil),    // 31: tandem.agent.v1.BackendObservation
+	(*InstanceObservation)(nil),   // 32: tandem.agent.v1.InstanceObservation
+	(*DaemonObservation)(nil),     // 33: tandem.agent.v1.DaemonObservation
+	(*LocalChange)(nil),           // 34: tandem.agent.v1.LocalChange
 }
 var file_tandem_agent_v1_agent_service_proto_depIdxs = []int32{
-	7,  // 0: tandem.agent.v1.SessionRequest.hello:type_name -> tandem.agent.v1.Hello
-	10, // 1: tandem.agent.v1.SessionRequest.ack:type_name -> tandem.agent.v1.Ack
-	11, // 2: tandem.agent.v1.SessionRequest.nack:type_name -> tandem.agent.v1.Nack
-	17, // 3: tandem.agent.v1.SessionRequest.result:type_name -> tandem.agent.v1.CommandResult
-	18, // 4: tandem.agent.v1.SessionRequest.events:type_name -> tandem.agent.v1.EventBatch
-	23, // 5: tandem.agent.v1.SessionRequest.observation:type_name -> tandem.agent.v1.Observation
-	8,  // 6: tandem.agent.v1.SessionResponse.welcome:type_name -> tandem.agent.v1.Welcome
-	9,  // 7: tandem.agent.v1.SessionResponse.update:type_name -> tandem.agent.v1.Update
-	12, // 8: tandem.agent.v1.SessionResponse.command:type_name -> tandem.agent.v1.Command
-	21, // 9: tandem.agent.v1.SessionResponse.event_ack:type_name -> tandem.agent.v1.EventAck
-	24, // 10: tandem.agent.v1.Hello.applied:type_name -> tandem.agent.v1.Version
-	22, // 11: tandem.agent.v1.Hello.interfaces:type_name -> tandem.agent.v1.Hello.InterfacesEntry
-	24, // 12: tandem.agent.v1.Update.version:type_name -> tandem.agent.v1.Version
-	25, // 13: tandem.agent.v1.Update.upserts:type_name -> tandem.agent.v1.Resource
-	24, // 14: tandem.agent.v1.Ack.version:type_name -> tandem.agent.v1.Version
-	26, // 15: tandem.agent.v1.Ack.duration:type_name -> google.protobuf.Duration
-	0,  // 16: tandem.agent.v1.Nack.reason:type_name -> tandem.agent.v1.NackReason
-	24, // 17: tandem.agent.v1.Nack.version:type_name -> tandem.agent.v1.Version
-	27, // 18: tandem.agent.v1.Command.deadline:type_name -> google.protobuf.Timestamp
-	13, // 19: tandem.agent.v1.Command.check:type_name -> tandem.agent.v1.CheckCommand
-	14, // 20: tandem.agent.v1.Command.probe:type_name -> tandem.agent.v1.ProbeCommand
-	15, // 21: tandem.agent.v1.Command.fence:type_name -> tandem.agent.v1.FenceCommand
-	16, // 22: tandem.agent.v1.Command.discard:type_name -> tandem.agent.v1.DiscardCommand
-	28, // 23: tandem.agent.v1.CheckCommand.config:type_name -> tandem.agent.v1.NodeConfig
-	26, // 24: tandem.agent.v1.ProbeCommand.timeout:type_name -> google.protobuf.Duration
-	26, // 25: tandem.agent.v1.FenceCommand.lease:type_name -> google.protobuf.Duration
-	19, // 26: tandem.agent.v1.EventBatch.events:type_name -> tandem.agent.v1.Event
-	27, // 27: tandem.agent.v1.Event.time:type_name -> google.protobuf.Timestamp
-	29, // 28: tandem.agent.v1.Event.backend:type_name -> tandem.agent.v1.BackendObservation
-	30, // 29: tandem.agent.v1.Event.instance:type_name -> tandem.agent.v1.InstanceObservation
-	31, // 30: tandem.agent.v1.Event.haproxy:type_name -> tandem.agent.v1.DaemonObservation
-	31, // 31: tandem.agent.v1.Event.keepalived:type_name -> tandem.agent.v1.DaemonObservation
-	32, // 32: tandem.agent.v1.Event.local_begun:type_name -> tandem.agent.v1.LocalChange
-	20, // 33: tandem.agent.v1.Event.local_ended:type_name -> tandem.agent.v1.LocalChangeEnd
-	32, // 34: tandem.agent.v1.LocalChangeEnd.change:type_name -> tandem.agent.v1.LocalChange
-	1,  // 35: tandem.agent.v1.AgentService.Enrol:input_type -> tandem.agent.v1.EnrolRequest
-	3,  // 36: tandem.agent.v1.AgentService.Renew:input_type -> tandem.agent.v1.RenewRequest
-	5,  // 37: tandem.agent.v1.AgentService.Session:input_type -> tandem.agent.v1.SessionRequest
-	2,  // 38: tandem.agent.v1.AgentService.Enrol:output_type -> tandem.agent.v1.EnrolResponse
-	4,  // 39: tandem.agent.v1.AgentService.Renew:output_type -> tandem.agent.v1.RenewResponse
-	6,  // 40: tandem.agent.v1.AgentService.Session:output_type -> tandem.agent.v1.SessionResponse
-	38, // [38:41] is the sub-list for method output_type
-	35, // [35:38] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	9,  // 0: tandem.agent.v1.SessionRequest.hello:type_name -> tandem.agent.v1.Hello
+	12, // 1: tandem.agent.v1.SessionRequest.ack:type_name -> tandem.agent.v1.Ack
+	13, // 2: tandem.agent.v1.SessionRequest.nack:type_name -> tandem.agent.v1.Nack
+	19, // 3: tandem.agent.v1.SessionRequest.result:type_name -> tandem.agent.v1.CommandResult
+	20, // 4: tandem.agent.v1.SessionRequest.events:type_name -> tandem.agent.v1.EventBatch
+	25, // 5: tandem.agent.v1.SessionRequest.observation:type_name -> tandem.agent.v1.Observation
+	7,  // 6: tandem.agent.v1.SessionRequest.identity:type_name -> tandem.agent.v1.IdentityState
+	10, // 7: tandem.agent.v1.SessionResponse.welcome:type_name -> tandem.agent.v1.Welcome
+	11, // 8: tandem.agent.v1.SessionResponse.update:type_name -> tandem.agent.v1.Update
+	14, // 9: tandem.agent.v1.SessionResponse.command:type_name -> tandem.agent.v1.Command
+	23, // 10: tandem.agent.v1.SessionResponse.event_ack:type_name -> tandem.agent.v1.EventAck
+	8,  // 11: tandem.agent.v1.SessionResponse.renew:type_name -> tandem.agent.v1.RenewNow
+	26, // 12: tandem.agent.v1.IdentityState.expire_time:type_name -> google.protobuf.Timestamp
+	27, // 13: tandem.agent.v1.Hello.applied:type_name -> tandem.agent.v1.Version
+	24, // 14: tandem.agent.v1.Hello.interfaces:type_name -> tandem.agent.v1.Hello.InterfacesEntry
+	7,  // 15: tandem.agent.v1.Hello.identity:type_name -> tandem.agent.v1.IdentityState
+	26, // 16: tandem.agent.v1.Welcome.time:type_name -> google.protobuf.Timestamp
+	27, // 17: tandem.agent.v1.Update.version:type_name -> tandem.agent.v1.Version
+	28, // 18: tandem.agent.v1.Update.upserts:type_name -> tandem.agent.v1.Resource
+	27, // 19: tandem.agent.v1.Ack.version:type_name -> tandem.agent.v1.Version
+	29, // 20: tandem.agent.v1.Ack.duration:type_name -> google.protobuf.Duration
+	0,  // 21: tandem.agent.v1.Nack.reason:type_name -> tandem.agent.v1.NackReason
+	27, // 22: tandem.agent.v1.Nack.version:type_name -> tandem.agent.v1.Version
+	26, // 23: tandem.agent.v1.Command.deadline:type_name -> google.protobuf.Timestamp
+	15, // 24: tandem.agent.v1.Command.check:type_name -> tandem.agent.v1.CheckCommand
+	16, // 25: tandem.agent.v1.Command.probe:type_name -> tandem.agent.v1.ProbeCommand
+	17, // 26: tandem.agent.v1.Command.fence:type_name -> tandem.agent.v1.FenceCommand
+	18, // 27: tandem.agent.v1.Command.discard:type_name -> tandem.agent.v1.DiscardCommand
+	30, // 28: tandem.agent.v1.CheckCommand.config:type_name -> tandem.agent.v1.NodeConfig
+	29, // 29: tandem.agent.v1.ProbeCommand.timeout:type_name -> google.protobuf.Duration
+	29, // 30: tandem.agent.v1.FenceCommand.lease:type_name -> google.protobuf.Duration
+	21, // 31: tandem.agent.v1.EventBatch.events:type_name -> tandem.agent.v1.Event
+	26, // 32: tandem.agent.v1.Event.time:type_name -> google.protobuf.Timestamp
+	31, // 33: tandem.agent.v1.Event.backend:type_name -> tandem.agent.v1.BackendObservation
+	32, // 34: tandem.agent.v1.Event.instance:type_name -> tandem.agent.v1.InstanceObservation
+	33, // 35: tandem.agent.v1.Event.haproxy:type_name -> tandem.agent.v1.DaemonObservation
+	33, // 36: tandem.agent.v1.Event.keepalived:type_name -> tandem.agent.v1.DaemonObservation
+	34, // 37: tandem.agent.v1.Event.local_begun:type_name -> tandem.agent.v1.LocalChange
+	22, // 38: tandem.agent.v1.Event.local_ended:type_name -> tandem.agent.v1.LocalChangeEnd
+	34, // 39: tandem.agent.v1.LocalChangeEnd.change:type_name -> tandem.agent.v1.LocalChange
+	1,  // 40: tandem.agent.v1.AgentService.Enrol:input_type -> tandem.agent.v1.EnrolRequest
+	3,  // 41: tandem.agent.v1.AgentService.Renew:input_type -> tandem.agent.v1.RenewRequest
+	5,  // 42: tandem.agent.v1.AgentService.Session:input_type -> tandem.agent.v1.SessionRequest
+	2,  // 43: tandem.agent.v1.AgentService.Enrol:output_type -> tandem.agent.v1.EnrolResponse
+	4,  // 44: tandem.agent.v1.AgentService.Renew:output_type -> tandem.agent.v1.RenewResponse
+	6,  // 45: tandem.agent.v1.AgentService.Session:output_type -> tandem.agent.v1.SessionResponse
+	43, // [43:46] is the sub-list for method output_type
+	40, // [40:43] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_tandem_agent_v1_agent_service_proto_init() }
@@ -2097,20 +2269,22 @@ func file_tandem_agent_v1_agent_service_proto_init() {
 		(*SessionRequest_Result)(nil),
 		(*SessionRequest_Events)(nil),
 		(*SessionRequest_Observation)(nil),
+		(*SessionRequest_Identity)(nil),
 	}
 	file_tandem_agent_v1_agent_service_proto_msgTypes[5].OneofWrappers = []any{
 		(*SessionResponse_Welcome)(nil),
 		(*SessionResponse_Update)(nil),
 		(*SessionResponse_Command)(nil),
 		(*SessionResponse_EventAck)(nil),
+		(*SessionResponse_Renew)(nil),
 	}
-	file_tandem_agent_v1_agent_service_proto_msgTypes[11].OneofWrappers = []any{
+	file_tandem_agent_v1_agent_service_proto_msgTypes[13].OneofWrappers = []any{
 		(*Command_Check)(nil),
 		(*Command_Probe)(nil),
 		(*Command_Fence)(nil),
 		(*Command_Discard)(nil),
 	}
-	file_tandem_agent_v1_agent_service_proto_msgTypes[18].OneofWrappers = []any{
+	file_tandem_agent_v1_agent_service_proto_msgTypes[20].OneofWrappers = []any{
 		(*Event_Backend)(nil),
 		(*Event_Instance)(nil),
 		(*Event_Haproxy)(nil),
@@ -2126,7 +2300,7 @@ func file_tandem_agent_v1_agent_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tandem_agent_v1_agent_service_proto_rawDesc), len(file_tandem_agent_v1_agent_service_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   22,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

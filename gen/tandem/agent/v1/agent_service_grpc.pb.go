@@ -30,12 +30,19 @@ const (
 //
 // AgentService is what agents call. It is not part of the public API and has
 // no REST form.
+//
+// A refused call carries a google.rpc.ErrorInfo of the domain "tandem". What its
+// reason means to an agent is in docs/security.md; with NODE_REMOVED and
+// NODE_REPLACED its metadata has the "uid" that is no longer a member.
 type AgentServiceClient interface {
 	// Enrol gives a certificate to the agent that shows a join token's
 	// credential. The agent has checked the controller's CA against the token
-	// before. It is the only call without a client certificate.
+	// before. It is the only call without a client certificate. A repeat with the
+	// same key, within ten minutes, gives the same identity again: an answer may
+	// get lost.
 	Enrol(ctx context.Context, in *EnrolRequest, opts ...grpc.CallOption) (*EnrolResponse, error)
-	// Renew gives a new certificate to an agent that shows a valid one.
+	// Renew gives a new certificate to an agent that shows one of a member. It may
+	// have expired, within bounds: see docs/security.md.
 	Renew(ctx context.Context, in *RenewRequest, opts ...grpc.CallOption) (*RenewResponse, error)
 	// Session is the one stream of a node. The agent speaks first (hello), the
 	// controller answers with welcome, then both speak when they have something.
@@ -89,12 +96,19 @@ type AgentService_SessionClient = grpc.BidiStreamingClient[SessionRequest, Sessi
 //
 // AgentService is what agents call. It is not part of the public API and has
 // no REST form.
+//
+// A refused call carries a google.rpc.ErrorInfo of the domain "tandem". What its
+// reason means to an agent is in docs/security.md; with NODE_REMOVED and
+// NODE_REPLACED its metadata has the "uid" that is no longer a member.
 type AgentServiceServer interface {
 	// Enrol gives a certificate to the agent that shows a join token's
 	// credential. The agent has checked the controller's CA against the token
-	// before. It is the only call without a client certificate.
+	// before. It is the only call without a client certificate. A repeat with the
+	// same key, within ten minutes, gives the same identity again: an answer may
+	// get lost.
 	Enrol(context.Context, *EnrolRequest) (*EnrolResponse, error)
-	// Renew gives a new certificate to an agent that shows a valid one.
+	// Renew gives a new certificate to an agent that shows one of a member. It may
+	// have expired, within bounds: see docs/security.md.
 	Renew(context.Context, *RenewRequest) (*RenewResponse, error)
 	// Session is the one stream of a node. The agent speaks first (hello), the
 	// controller answers with welcome, then both speak when they have something.
