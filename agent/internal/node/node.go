@@ -38,7 +38,10 @@ func Run(ctx context.Context, s *settings.Settings, version string, logger hclog
 	if err != nil {
 		return err
 	}
-	n := &node{report: report.New(bootID), logger: logger}
+	n := &node{logger: logger}
+	if n.report, err = report.Open(bootID, filepath.Join(s.StateDir, "events.pb")); err != nil {
+		return err
+	}
 	if err := n.drivers(s); err != nil {
 		return err
 	}
@@ -58,7 +61,7 @@ func Run(ctx context.Context, s *settings.Settings, version string, logger hclog
 		Logger:      logger.Named("uplink"),
 	})
 	group, ctx := errgroup.WithContext(ctx)
-	for _, part := range []func(context.Context) error{n.proxy.Run, n.vrrp.Run, reconciler.Run, up.Run} {
+	for _, part := range []func(context.Context) error{n.report.Run, n.proxy.Run, n.vrrp.Run, reconciler.Run, up.Run} {
 		group.Go(func() error { return part(ctx) })
 	}
 	return group.Wait()

@@ -6,6 +6,7 @@ package report
 import (
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 
 	"google.golang.org/protobuf/proto"
@@ -16,7 +17,9 @@ import (
 // Report is safe for concurrent use; no call blocks on anything but memory.
 // One session at a time reads it.
 type Report struct {
-	ready chan struct{}
+	ready  chan struct{}
+	unkept chan struct{} // has an entry when the file is to be brought up to date
+	keeper *keeper       // of the file; nil: there is none
 
 	mu       sync.Mutex
 	state    state
@@ -36,10 +39,12 @@ type state struct {
 	unsaved             map[string]bool // keys of problems
 }
 
-// New returns an empty report. bootID scopes the numbers of its events.
+// New returns an empty report whose events end with the agent. bootID scopes
+// their numbers.
 func New(bootID string) *Report {
 	r := &Report{
-		ready: make(chan struct{}, 1),
+		ready:  make(chan struct{}, 1),
+		unkept: make(chan struct{}, 1),
 		state: state{
 			backends: make(map[string]*agentv1.BackendObservation),
 			problems: make(map[string]string),
@@ -58,15 +63,34 @@ func (r *Report) BootID() string { return r.spool.bootID }
 func (r *Report) update(f func()) {
 	r.mu.Lock()
 	f()
+	unkept := r.spool.kept < len(r.spool.waiting)
 	r.mu.Unlock()
+	stir(r.ready)
+	if unkept {
+		stir(r.unkept)
+	}
+}
+
+// stir leaves an entry in a channel of depth one.
+func stir(c chan<- struct{}) {
 	select {
-	case r.ready <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
 
+// maxWords bounds what a daemon says in words, in bytes.
+const maxWords = 4096
+
+// words makes what a daemon says fit to be sent: the text of a message must be
+// UTF-8, or the whole message is stuck, and every one after it.
+func words(text string) string {
+	return strings.ToValidUTF8(text[:min(len(text), maxWords)], "?")
+}
+
 // HAProxy reports HAProxy's state; a change of it is an event.
 func (r *Report) HAProxy(d *agentv1.DaemonObservation) {
+	d.Version, d.Message = words(d.GetVersion()), words(d.GetMessage())
 	r.update(func() {
 		if d.GetState() != r.state.haproxy.GetState() {
 			r.spool.add(&agentv1.Event{Kind: &agentv1.Event_Haproxy{Haproxy: d}})
@@ -77,6 +101,7 @@ func (r *Report) HAProxy(d *agentv1.DaemonObservation) {
 
 // Keepalived reports keepalived's state; a change of it is an event.
 func (r *Report) Keepalived(d *agentv1.DaemonObservation) {
+	d.Version, d.Message = words(d.GetVersion()), words(d.GetMessage())
 	r.update(func() {
 		if d.GetState() != r.state.keepalived.GetState() {
 			r.spool.add(&agentv1.Event{Kind: &agentv1.Event_Keepalived{Keepalived: d}})
@@ -87,6 +112,7 @@ func (r *Report) Keepalived(d *agentv1.DaemonObservation) {
 
 // Backend reports one backend; a change of its state is an event.
 func (r *Report) Backend(b *agentv1.BackendObservation) {
+	b.Reason = words(b.GetReason())
 	key := b.GetPool() + "/" + b.GetBackend()
 	r.update(func() {
 		old := r.state.backends[key]
@@ -152,6 +178,7 @@ func (r *Report) Problem(key, text string) {
 
 // problem is Problem under the lock.
 func (r *Report) problem(key, text string) {
+	text = words(text)
 	if r.state.problems[key] == text {
 		return
 	}
@@ -198,5 +225,5 @@ func (r *Report) problems() *agentv1.ProblemSet {
 
 // Note is an event about the node itself, one sentence for people.
 func (r *Report) Note(text string) {
-	r.update(func() { r.spool.add(&agentv1.Event{Kind: &agentv1.Event_Note{Note: text}}) })
+	r.update(func() { r.spool.add(&agentv1.Event{Kind: &agentv1.Event_Note{Note: words(text)}}) })
 }

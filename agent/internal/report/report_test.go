@@ -19,7 +19,7 @@ func TestSessionGetsTheWholeStateThenChanges(t *testing.T) {
 	r := New("boot")
 	r.Backend(backend("a", up))
 	r.Backend(backend("b", up))
-	r.Begin(0)
+	r.Begin(nil)
 	o, _ := r.Next()
 	if !o.GetWhole() || len(o.GetBackends()) != 2 {
 		t.Fatalf("the first observation is %v, want the whole state", o)
@@ -38,7 +38,7 @@ func TestSessionGetsTheWholeStateThenChanges(t *testing.T) {
 	if got := o.GetRemovedBackends(); len(got) != 1 || got[0] != "web/b" {
 		t.Errorf("removed backends are %v, want web/b", got)
 	}
-	r.Begin(0)
+	r.Begin(nil)
 	if o, _ = r.Next(); !o.GetWhole() || len(o.GetBackends()) != 1 {
 		t.Errorf("a new session begins with %v, want the whole state", o)
 	}
@@ -50,7 +50,7 @@ func TestEventsAreNumberedAndKeptUntilTheyAreSafe(t *testing.T) {
 		r.Backend(backend("a", s))
 	}
 	r.Backend(backend("a", up)) // no change of state: no event
-	r.Begin(0)
+	r.Begin(nil)
 	if got := sequences(r); len(got) != 3 || got[0] != 1 || got[2] != 3 {
 		t.Fatalf("the session gets events %v, want 1 2 3", got)
 	}
@@ -59,7 +59,7 @@ func TestEventsAreNumberedAndKeptUntilTheyAreSafe(t *testing.T) {
 	}
 	r.Ack("another boot", 3)
 	r.Ack("boot", 1)
-	r.Begin(1)
+	r.Begin(&agentv1.EventAck{BootId: "boot", Sequence: 1})
 	if got := sequences(r); len(got) != 2 || got[0] != 2 {
 		t.Errorf("the next session gets events %v, want 2 3", got)
 	}
@@ -69,10 +69,10 @@ func TestARestartedControllerIsToldOfNoGap(t *testing.T) {
 	r := New("boot")
 	r.Note("one")
 	r.Note("two")
-	r.Begin(0)
+	r.Begin(nil)
 	r.Next()
 	r.Ack("boot", 2)
-	r.Begin(0) // a controller that remembers nothing
+	r.Begin(nil) // a controller that remembers nothing
 	r.Note("three")
 	if got := sequences(r); len(got) != 1 || got[0] != 3 {
 		t.Errorf("it gets events %v, want 3 alone, without a gap", got)
@@ -84,7 +84,7 @@ func TestLostEventsAreReportedAsAGap(t *testing.T) {
 	for range maxSpool + 7 {
 		r.Note("something")
 	}
-	r.Begin(0)
+	r.Begin(nil)
 	_, batch := r.Next()
 	gap := batch.GetEvents()[0]
 	if gap.GetGap() != 7 || gap.GetSequence() != 7 {
@@ -119,7 +119,7 @@ func TestNotPersistentUntilEveryCauseIsGone(t *testing.T) {
 	r := New("boot")
 	r.Unsaved("journal", "the disk is full")
 	r.Unsaved("file", "the disk is full, too")
-	r.Begin(0)
+	r.Begin(nil)
 	o, _ := r.Next()
 	if !o.GetNotPersistent() || len(o.GetProblems().GetProblems()) != 2 || !r.NotPersistent() {
 		t.Fatalf("the session begins with %v, want not persistent, and why", o)

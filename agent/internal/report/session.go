@@ -10,27 +10,27 @@ import (
 )
 
 // Begin starts a session: Next gives the whole state first, and the events
-// after the one that the controller has safe. A controller that has forgotten
-// what it once had safe is not told of a gap for it.
-func (r *Report) Begin(safe uint64) {
+// after the last one that the controller has; nil: it has none. A controller
+// that has forgotten what it once had safe is not told of a gap for it.
+func (r *Report) Begin(last *agentv1.EventAck) {
 	r.update(func() {
 		r.whole()
-		r.spool.ack(safe)
-		r.spool.sent = r.spool.acked
+		r.spool.begin(position{last.GetBootId(), last.GetSequence()})
 	})
 }
 
 // Ready has an entry when Next may have something new.
 func (r *Report) Ready() <-chan struct{} { return r.ready }
 
-// Ack drops events up to one that the controller has safe.
+// Ack drops events up to one that the controller has safe. What never was an
+// event of this node is ignored.
 func (r *Report) Ack(bootID string, sequence uint64) {
-	if bootID != r.spool.bootID {
-		return
-	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.spool.ack(sequence)
+	r.spool.ack(position{bootID, sequence})
+	if len(r.spool.waiting) == 0 {
+		stir(r.unkept)
+	}
 }
 
 // Next returns what the session has not seen yet: the change of state and the

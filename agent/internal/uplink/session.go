@@ -101,7 +101,7 @@ func (s *session) welcome(w *agentv1.Welcome) {
 			s.addresses = append(s.addresses, address)
 		}
 	}
-	s.Report.Begin(w.GetEventSequence())
+	s.Report.Begin(w.GetLastEvent())
 	s.Logger.Info("session with the controller", "address", s.conn.Target(), "controller_version", w.GetControllerVersion())
 }
 

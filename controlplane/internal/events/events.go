@@ -40,12 +40,14 @@ const (
 	pageSize = 256
 )
 
-// The file holds "meta" with the epoch, and "events" with a bucket a cluster:
-// id, big-endian → tandem.v1.Event. Ids of a bucket have no gaps.
+// The file holds "meta" with the epoch, "events" with a bucket a cluster:
+// id, big-endian → tandem.v1.Event, and "positions" of sources. Ids of a bucket
+// have no gaps.
 var (
-	metaBucket   = []byte("meta")
-	eventsBucket = []byte("events")
-	epochKey     = []byte("epoch")
+	metaBucket      = []byte("meta")
+	eventsBucket    = []byte("events")
+	positionsBucket = []byte("positions")
+	epochKey        = []byte("epoch")
 )
 
 // Options of a log.
@@ -75,7 +77,8 @@ type Log struct {
 type entry struct {
 	cluster string
 	event   *tandemv1.Event
-	written func() // nil: nobody waits
+	source  *Source // nil: nobody sends it again
+	written func()  // nil: nobody waits
 }
 
 // Open opens the log at path, and makes it if there is none.
@@ -104,8 +107,10 @@ func Open(path string, o Options) (*Log, error) {
 
 // prepare makes the buckets of a new file and mints its epoch.
 func (l *Log) prepare(tx *bolt.Tx) error {
-	if _, err := tx.CreateBucketIfNotExists(eventsBucket); err != nil {
-		return err
+	for _, name := range [][]byte{eventsBucket, positionsBucket} {
+		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
+			return err
+		}
 	}
 	meta, err := tx.CreateBucketIfNotExists(metaBucket)
 	if err != nil {
@@ -132,24 +137,31 @@ func (l *Log) Epoch() string { return l.epoch }
 // name, and its times if it has none; the caller no longer uses e. When the
 // disk cannot follow, events are dropped and an event says how many.
 func (l *Log) Append(cluster string, e *tandemv1.Event) {
-	if !l.AppendThen(cluster, e, nil) {
+	if !l.put(entry{cluster: cluster, event: e}) {
 		l.lost.Add(1)
 	}
 }
 
-// AppendThen is Append for callers who can try again: false means that the
-// queue is full, and nothing has happened. Run's goroutine calls written, if it
-// is not nil, once the event is on disk. written must not block.
-func (l *Log) AppendThen(cluster string, e *tandemv1.Event, written func()) bool {
+// AppendFrom is Append for a source that can send the event again: false means
+// that the queue is full, and nothing has happened. An event that the log has
+// from this source already is not written again, whenever the controller was
+// killed in between. Run's goroutine calls written, if it is not nil, once the
+// event is on disk. written must not block.
+func (l *Log) AppendFrom(cluster string, from Source, e *tandemv1.Event, written func()) bool {
+	return l.put(entry{cluster, e, &from, written})
+}
+
+// put queues an event, unless the queue is full.
+func (l *Log) put(e entry) bool {
 	now := timestamppb.Now()
-	if e.ReceiveTime == nil {
-		e.ReceiveTime = now
+	if e.event.ReceiveTime == nil {
+		e.event.ReceiveTime = now
 	}
-	if e.Time == nil {
-		e.Time = e.ReceiveTime
+	if e.event.Time == nil {
+		e.event.Time = e.event.ReceiveTime
 	}
 	select {
-	case l.queue <- entry{cluster, e, written}:
+	case l.queue <- e:
 		return true
 	default:
 		return false
@@ -241,8 +253,14 @@ func lostEvent(cluster string, n uint64) entry {
 	}}
 }
 
-// add gives an event its name and stores it in place of the oldest one.
+// add gives an event its name and stores it in place of the oldest one, unless
+// it is there.
 func (l *Log) add(tx *bolt.Tx, e entry) error {
+	if e.source != nil {
+		if fresh, err := advance(tx, e.cluster, *e.source); err != nil || !fresh {
+			return err
+		}
+	}
 	b, err := tx.Bucket(eventsBucket).CreateBucketIfNotExists([]byte(e.cluster))
 	if err != nil {
 		return err

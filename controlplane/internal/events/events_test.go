@@ -278,8 +278,67 @@ func BenchmarkAppendToWatcher(b *testing.B) {
 	}
 }
 
+func source(sequence int) Source {
+	return Source{Node: "uid", Position: Position{Boot: "boot", Sequence: uint64(sequence)}}
+}
+
+// An event that a source sends again is not written again, in one batch, in
+// another, or after a restart; another boot counts from the beginning.
+func TestEachEventOfASourceOnce(t *testing.T) {
+	path := file(t)
+	l := open(t, path, 0)
+	run := func() {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel() // Run writes what waits, and ends
+		if err := errors.Join(l.Run(ctx), l.Close()); err != nil {
+			t.Fatal(err)
+		}
+		l = open(t, path, 0)
+	}
+	told := 0
+	send := func(boot string, sequence uint64) {
+		from := Source{Node: "uid", Position: Position{Boot: boot, Sequence: sequence}}
+		if !l.AppendFrom("default", from, event(fmt.Sprint(boot, sequence)), func() { told++ }) {
+			t.Fatal("the queue is full")
+		}
+	}
+	send("a", 1)
+	send("a", 2)
+	send("a", 2)
+	run()
+	send("a", 1)
+	send("a", 2)
+	send("a", 3)
+	l.AppendFrom("default", Source{Node: "another", Position: Position{Boot: "a", Sequence: 2}}, event("of another node"), nil)
+	send("b", 0) // a gap before its first event
+	send("b", 1)
+	run()
+	send("b", 1)
+	run()
+	var got []string
+	list, err := l.List("default", 0, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range list {
+		got = append([]string{e.GetMessage()}, got...)
+	}
+	if d := cmp.Diff([]string{"a1", "a2", "a3", "of another node", "b0", "b1"}, got); d != "" {
+		t.Errorf("events (-want +got):\n%s", d)
+	}
+	if told != 9 {
+		t.Errorf("%d of 9 were told that their event is safe", told)
+	}
+	if p := l.Position("default", "uid"); p != (Position{"b", 1}) {
+		t.Errorf("position %v, want b 1", p)
+	}
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // Who waits is told once the event can be read, and not before.
-func TestAppendThen(t *testing.T) {
+func TestAppendFrom(t *testing.T) {
 	path := file(t)
 	l := open(t, path, 10)
 	told := make(chan int, 2)
@@ -290,8 +349,8 @@ func TestAppendThen(t *testing.T) {
 		}
 		told <- len(list)
 	}
-	l.AppendThen("default", event("a"), count)
-	l.AppendThen("default", event("b"), count)
+	l.AppendFrom("default", source(1), event("a"), count)
+	l.AppendFrom("default", source(2), event("b"), count)
 	if len(told) != 0 {
 		t.Error("told before anything was written")
 	}
@@ -311,14 +370,14 @@ func TestAppendThen(t *testing.T) {
 
 // Who can try again is told that the queue is full; what others append then is
 // counted as lost.
-func TestAppendThenToAFullQueue(t *testing.T) {
+func TestAppendFromToAFullQueue(t *testing.T) {
 	l := open(t, file(t), 10)
 	for i := range queueDepth {
-		if !l.AppendThen("default", event("a"), nil) {
+		if !l.AppendFrom("default", source(i), event("a"), nil) {
 			t.Fatalf("the queue is full after %d events, want %d", i, queueDepth)
 		}
 	}
-	if l.AppendThen("default", event("b"), nil) || l.lost.Load() != 0 {
+	if l.AppendFrom("default", source(queueDepth), event("b"), nil) || l.lost.Load() != 0 {
 		t.Errorf("a full queue took an event, or %d count as lost", l.lost.Load())
 	}
 	l.Append("default", event("c"))

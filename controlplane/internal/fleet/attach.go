@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/tandem-lb/tandem/controlplane/internal/events"
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 )
 
@@ -24,6 +25,7 @@ func (c *cluster) attach(s *session, id Identity) error {
 	if err != nil || head.Node(id.Node) == nil || head.Node(id.Node).GetUid() != id.UID {
 		return fmt.Errorf("node %q: %w", id.Node, ErrRevoked)
 	}
+	stored := c.options.Events.Position(c.id, id.UID)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {
@@ -47,6 +49,9 @@ func (c *cluster) attach(s *session, id Identity) error {
 		n.takeovers = append(recent(n.takeovers, time.Now()), time.Now())
 	}
 	s.node, n.session = n, s
+	if n.given == (events.Position{}) {
+		n.given, n.safe = stored, stored
+	}
 	c.introduce(s, n)
 	c.nodeEvent(n, reasonNodeConnected, "its agent "+n.agentVersion+" has connected", 0)
 	c.mark(key{kindNode, n.id})
@@ -65,9 +70,8 @@ func (c *cluster) introduce(s *session, n *node) {
 			n.interfaces[bounded(network, maxWord)] = bounded(h.GetInterfaces()[network], maxWord)
 		}
 	}
-	if n.boot == h.GetBootId() {
-		s.resume = n.safe
-	}
+	s.resume = n.given
+	c.acknowledge(n)
 	s.applied = h.GetApplied()
 	if n.base != nil && sameHash(n.base.Version(), s.applied) {
 		s.base = n.base

@@ -11,6 +11,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/tandem-lb/tandem/controlplane/internal/compile"
+	"github.com/tandem-lb/tandem/controlplane/internal/events"
 	"github.com/tandem-lb/tandem/controlplane/internal/rollout"
 	"github.com/tandem-lb/tandem/controlplane/internal/state"
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
@@ -56,9 +57,8 @@ type node struct {
 	reason                agentv1.NackReason
 	notPersistent         bool // applied would not survive a reboot of the node
 
-	boot     string // scope of sequence and safe
-	sequence uint64 // last event that was given to the log
-	safe     uint64 // last event that is on disk
+	given events.Position // last event that was given to the log
+	safe  events.Position // last event that is on disk
 
 	agentVersion string
 	interfaces   map[string]string

@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/tandem-lb/tandem/controlplane/internal/events"
 	"github.com/tandem-lb/tandem/controlplane/internal/state"
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
@@ -74,52 +75,61 @@ var meanings = map[reason]meaning{
 
 // agentEvent logs one event, unless that was done before. It returns false when
 // the log is full: the event is to come again. The lock is held.
-func (c *cluster) agentEvent(n *node, e *agentv1.Event) bool {
-	last, sequence, boot := n.sequence, e.GetSequence(), n.boot
-	if sequence <= last {
+func (c *cluster) agentEvent(n *node, boot string, e *agentv1.Event) bool {
+	at := events.Position{Boot: boot, Sequence: e.GetSequence()}
+	known := n.given.Boot == boot
+	if known && at.Sequence <= n.given.Sequence {
 		return true
 	}
-	durable := func() { c.durable(n, boot, sequence) }
 	lost := e.GetGap()
-	if last != 0 && lost == 0 && sequence > last+1 {
-		lost = sequence - last - 1
+	if known && lost == 0 {
+		lost = at.Sequence - n.given.Sequence - 1
 	}
 	out := c.about(n, reasonEventsLost, fmt.Sprintf("%d events of this node were lost", lost))
 	if e.GetGap() == 0 {
-		if lost > 0 {
-			if !c.queue(n, out, nil) {
-				return false
-			}
-			n.sequence = sequence - 1 // the loss is told once
+		if lost > 0 && !c.queue(n, events.Position{Boot: boot, Sequence: at.Sequence - 1}, out) {
+			return false
 		}
 		out = c.translate(n, e)
 		out.Time = e.GetTime()
 	}
-	if !c.queue(n, out, durable) {
+	return c.queue(n, at, out)
+}
+
+// queue logs an event of a node that its agent can send again. It returns false
+// when the log is full. The lock is held.
+func (c *cluster) queue(n *node, at events.Position, e *tandemv1.Event) bool {
+	from := events.Source{Node: n.uid, Position: at}
+	if !c.options.Events.AppendFrom(c.id, from, complete(n, e), func() { c.durable(n, at) }) {
 		return false
 	}
-	n.sequence = sequence
+	n.given = at
 	return true
 }
 
-// durable notes that a node's events are on disk up to a sequence, and has its
-// session say so. The log's goroutine calls it.
-func (c *cluster) durable(n *node, boot string, sequence uint64) {
+// durable notes that a node's events are on disk up to a position, and has its
+// session say so. The log's goroutine calls it, in the order of the positions.
+func (c *cluster) durable(n *node, at events.Position) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if n.boot != boot || sequence <= n.safe {
-		return
-	}
-	n.safe = sequence
+	n.safe = at
 	c.acknowledge(n)
 }
 
 // acknowledge has a node's session tell which events are safe. The lock is
 // held.
 func (c *cluster) acknowledge(n *node) {
-	if n.session != nil && n.safe > 0 {
-		n.session.safe.put(&agentv1.EventAck{BootId: n.boot, Sequence: n.safe})
+	if ack := eventAck(n.safe); n.session != nil && ack != nil {
+		n.session.safe.put(ack)
 	}
+}
+
+// eventAck is a position in the words of the protocol, nil for none.
+func eventAck(p events.Position) *agentv1.EventAck {
+	if p == (events.Position{}) {
+		return nil
+	}
+	return &agentv1.EventAck{BootId: p.Boot, Sequence: p.Sequence}
 }
 
 // translate says what happened on a node in the words of the API. e is bounded.
@@ -195,12 +205,6 @@ func (c *cluster) nodeEvent(n *node, why reason, message string, revision uint64
 // none.
 func (c *cluster) append(n *node, e *tandemv1.Event) {
 	c.options.Events.Append(c.id, complete(n, e))
-}
-
-// queue logs an event of a node that its agent can send again. It returns false
-// when the log is full. written may be nil.
-func (c *cluster) queue(n *node, e *tandemv1.Event, written func()) bool {
-	return c.options.Events.AppendThen(c.id, complete(n, e), written)
 }
 
 // complete fills in what follows from an event's reason and its node.

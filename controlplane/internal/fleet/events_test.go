@@ -49,8 +49,8 @@ func TestEventsOnceAndInOrder(t *testing.T) {
 		_ = a.disconnect()
 		a.connect()
 		synctest.Wait()
-		if got := a.welcome.GetEventSequence(); got != 3 {
-			t.Errorf("welcome tells sequence %d, want 3", got)
+		if got := a.welcome.GetLastEvent(); got.GetBootId() != a.boot || got.GetSequence() != 3 {
+			t.Errorf("welcome tells %v, want event 3", got)
 		}
 		a.report(a.boot, backendEvent(3, down), backendEvent(4, up))
 		synctest.Wait()
@@ -78,6 +78,38 @@ func TestEventsOnceAndInOrder(t *testing.T) {
 	})
 }
 
+// A controller that has just started tells what its log has, of this boot of the
+// agent or of a former one, so that the agent repeats none of it.
+func TestRestartedControllerKnowsWhatItHas(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, a, b := pair(t)
+		down, up := agentv1.ServerState_SERVER_STATE_DOWN, agentv1.ServerState_SERVER_STATE_UP
+		a.report("former boot", backendEvent(8, down), backendEvent(9, up))
+		b.report(b.boot, backendEvent(1, down))
+		synctest.Wait()
+		l.stop()
+		l.start()
+		a.acks = nil
+		a.connect()
+		synctest.Wait()
+		if got := a.welcome.GetLastEvent(); got.GetBootId() != "former boot" || got.GetSequence() != 9 {
+			t.Errorf("welcome tells %v, want event 9 of the former boot", got)
+		}
+		if len(a.acks) != 1 || a.acks[0].GetSequence() != 9 {
+			t.Errorf("acks = %v, want event 9", a.acks)
+		}
+		// What the agent repeats all the same is dropped, a jump is a loss.
+		before := len(l.log.reasons(""))
+		a.report("former boot", backendEvent(9, up), backendEvent(12, down))
+		a.report(a.boot, &agentv1.Event{Sequence: 0, Kind: &agentv1.Event_Gap{Gap: 3}}, backendEvent(1, up))
+		synctest.Wait()
+		want := []string{"EVENTS_LOST", "BACKEND_DOWN", "EVENTS_LOST", "BACKEND_UP"}
+		if d := cmp.Diff(want, l.log.reasons("")[before:]); d != "" {
+			t.Errorf("events (-want +got):\n%s", d)
+		}
+	})
+}
+
 // Events are acknowledged when they are on disk, not before: a controller that
 // is killed in between gets them again.
 func TestEventsAreAcknowledgedWhenDurable(t *testing.T) {
@@ -93,10 +125,10 @@ func TestEventsAreAcknowledgedWhenDurable(t *testing.T) {
 		_ = a.disconnect()
 		a.connect()
 		synctest.Wait()
-		if got := a.welcome.GetEventSequence(); got != 0 {
-			t.Errorf("welcome tells sequence %d, want 0: nothing is safe", got)
+		if got := a.welcome.GetLastEvent(); got.GetSequence() != 2 || len(a.acks) != 0 {
+			t.Errorf("welcome tells %v, acks %v; want 2 and none: it is here and not safe", got, a.acks)
 		}
-		// So the agent repeats; what was taken is not logged twice.
+		// If the agent repeats all the same, what was taken is not logged twice.
 		a.report(a.boot, backendEvent(1, down), backendEvent(2, up))
 		synctest.Wait()
 		l.log.release()
@@ -136,8 +168,8 @@ func TestEventsWaitForAFullLog(t *testing.T) {
 		if d := cmp.Diff([]string{"BACKEND_UP", "EVENTS_LOST"}, l.log.reasons("")[before:]); d != "" {
 			t.Errorf("events of a full log (-want +got):\n%s", d)
 		}
-		if last := a.acks[len(a.acks)-1]; last.GetSequence() != 2 {
-			t.Errorf("acknowledged up to %d, want 2", last.GetSequence())
+		if last := a.acks[len(a.acks)-1]; last.GetSequence() != 6 {
+			t.Errorf("acknowledged up to %d, want 6", last.GetSequence())
 		}
 		// A new session of the same agent repeats what was not acknowledged.
 		_ = a.disconnect()

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/tandem-lb/tandem/controlplane/internal/events"
 	"github.com/tandem-lb/tandem/controlplane/internal/ledger"
 	"github.com/tandem-lb/tandem/controlplane/internal/state"
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
@@ -118,6 +119,9 @@ type journal struct {
 	queued []func()
 	spent  bool // there is room for no more than the next few
 	room   int
+
+	durable  map[string]events.Position // by node
+	flushing sync.Mutex
 }
 
 func (j *journal) Append(_ string, e *tandemv1.Event) {
@@ -126,7 +130,13 @@ func (j *journal) Append(_ string, e *tandemv1.Event) {
 	j.all = append(j.all, e)
 }
 
-func (j *journal) AppendThen(_ string, e *tandemv1.Event, written func()) bool {
+func (j *journal) Position(_, node string) events.Position {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.durable[node]
+}
+
+func (j *journal) AppendFrom(_ string, from events.Source, e *tandemv1.Event, then func()) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if j.spent {
@@ -136,12 +146,18 @@ func (j *journal) AppendThen(_ string, e *tandemv1.Event, written func()) bool {
 		j.room--
 	}
 	j.all = append(j.all, e)
-	switch {
-	case written == nil:
-	case j.held:
-		j.queued = append(j.queued, written)
-	default:
-		go written()
+	written := func() {
+		j.mu.Lock()
+		if j.durable == nil {
+			j.durable = make(map[string]events.Position)
+		}
+		j.durable[from.Node] = from.Position
+		j.mu.Unlock()
+		then()
+	}
+	j.queued = append(j.queued, written)
+	if !j.held {
+		go j.flush()
 	}
 	return true
 }
@@ -155,8 +171,18 @@ func (j *journal) fill(n int) {
 
 func (j *journal) release() {
 	j.mu.Lock()
+	j.held = false
+	j.mu.Unlock()
+	j.flush()
+}
+
+// flush makes what is queued durable, in order.
+func (j *journal) flush() {
+	j.flushing.Lock()
+	defer j.flushing.Unlock()
+	j.mu.Lock()
 	queued := j.queued
-	j.held, j.queued = false, nil
+	j.queued = nil
 	j.mu.Unlock()
 	for _, written := range queued {
 		written()

@@ -36,10 +36,13 @@ type Ledger interface {
 type Events interface {
 	// Append queues an event, or drops it and tells of that. It never blocks.
 	Append(cluster string, e *tandemv1.Event)
-	// AppendThen queues an event and never blocks; false: the queue is full,
-	// and nothing has happened. Later it calls written, if there is one, when
-	// the event is durable.
-	AppendThen(cluster string, e *tandemv1.Event, written func()) bool
+	// AppendFrom queues an event that its node can send again, each once, and
+	// never blocks; false: the queue is full, and nothing has happened. Later it
+	// calls written, if there is one, when the event is durable.
+	AppendFrom(cluster string, from events.Source, e *tandemv1.Event, written func()) bool
+	// Position is that of the newest event that is durable of a node, by its
+	// identity.
+	Position(cluster, node string) events.Position
 }
 
 var (

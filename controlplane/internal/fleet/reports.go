@@ -41,10 +41,7 @@ func (s *session) logPortion() {
 	logged := 0
 	s.cluster.with(s, func(n *node) {
 		for _, w := range s.waiting[:min(len(s.waiting), portion)] {
-			if n.boot != w.boot {
-				n.boot, n.sequence, n.safe = w.boot, 0, 0
-			}
-			if !s.cluster.agentEvent(n, w.event) {
+			if !s.cluster.agentEvent(n, w.boot, w.event) {
 				break
 			}
 			logged++

@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/tandem-lb/tandem/controlplane/internal/compile"
+	"github.com/tandem-lb/tandem/controlplane/internal/events"
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 )
 
@@ -74,7 +75,7 @@ type session struct {
 	ended   chan struct{} // closed when the loop takes no more calls
 
 	hello    *agentv1.Hello
-	resume   uint64          // sequence of the last event that is safe already
+	resume   events.Position // the node's last event that is here already
 	nonce    uint64          // of the last update
 	target   *compile.Config // the newest
 	open     bool            // target is still to be dealt with
@@ -201,7 +202,7 @@ func (s *session) welcome() error {
 		Protocol:          protocol,
 		ControllerVersion: s.cluster.options.Version,
 		Controllers:       s.cluster.options.Controllers,
-		EventSequence:     s.resume,
+		LastEvent:         eventAck(s.resume),
 	}}})
 }
 

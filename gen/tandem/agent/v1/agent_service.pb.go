@@ -867,11 +867,12 @@ type Welcome struct {
 	Protocol uint32 `protobuf:"varint,1,opt,name=protocol,proto3" json:"protocol,omitempty"`
 	// controller_version for people.
 	ControllerVersion string `protobuf:"bytes,2,opt,name=controller_version,json=controllerVersion,proto3" json:"controller_version,omitempty"`
-	// event_sequence is the last event of this boot that is safe; the agent
-	// sends what follows.
-	EventSequence uint64 `protobuf:"varint,3,opt,name=event_sequence,json=eventSequence,proto3" json:"event_sequence,omitempty"`
 	// controllers are addresses, host:port, where the controller can be reached.
 	Controllers []string `protobuf:"bytes,4,rep,name=controllers,proto3" json:"controllers,omitempty"`
+	// last_event is the newest event of this node that the controller has; unset:
+	// it has none. The agent sends what follows. Being had is not being safe: an
+	// event_ack tells that.
+	LastEvent *EventAck `protobuf:"bytes,5,opt,name=last_event,json=lastEvent,proto3" json:"last_event,omitempty"`
 	// time by the controller's clock.
 	Time          *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=time,proto3" json:"time,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -922,16 +923,16 @@ func (x *Welcome) GetControllerVersion() string {
 	return ""
 }
 
-func (x *Welcome) GetEventSequence() uint64 {
-	if x != nil {
-		return x.EventSequence
-	}
-	return 0
-}
-
 func (x *Welcome) GetControllers() []string {
 	if x != nil {
 		return x.Controllers
+	}
+	return nil
+}
+
+func (x *Welcome) GetLastEvent() *EventAck {
+	if x != nil {
+		return x.LastEvent
 	}
 	return nil
 }
@@ -1628,10 +1629,11 @@ func (x *CommandResult) GetOutput() string {
 	return ""
 }
 
-// EventBatch carries events in order.
+// EventBatch carries events in order. Those that a former start of the agent
+// left behind come before its own.
 type EventBatch struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// boot_id of the events.
+	// boot_id of the events, all of one.
 	BootId string `protobuf:"bytes,1,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
 	// events in order of their sequence.
 	Events        []*Event `protobuf:"bytes,2,rep,name=events,proto3" json:"events,omitempty"`
@@ -2059,13 +2061,14 @@ const file_tandem_agent_v1_agent_service_proto_rawDesc = "" +
 	"\bidentity\x18\t \x01(\v2\x1e.tandem.agent.v1.IdentityStateR\bidentity\x1a=\n" +
 	"\x0fInterfacesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xcd\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe6\x01\n" +
 	"\aWelcome\x12\x1a\n" +
 	"\bprotocol\x18\x01 \x01(\rR\bprotocol\x12-\n" +
-	"\x12controller_version\x18\x02 \x01(\tR\x11controllerVersion\x12%\n" +
-	"\x0eevent_sequence\x18\x03 \x01(\x04R\reventSequence\x12 \n" +
-	"\vcontrollers\x18\x04 \x03(\tR\vcontrollers\x12.\n" +
-	"\x04time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"\xd4\x01\n" +
+	"\x12controller_version\x18\x02 \x01(\tR\x11controllerVersion\x12 \n" +
+	"\vcontrollers\x18\x04 \x03(\tR\vcontrollers\x128\n" +
+	"\n" +
+	"last_event\x18\x05 \x01(\v2\x19.tandem.agent.v1.EventAckR\tlastEvent\x12.\n" +
+	"\x04time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x04timeJ\x04\b\x03\x10\x04\"\xd4\x01\n" +
 	"\x06Update\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\tR\x05nonce\x12\x1b\n" +
 	"\tbase_hash\x18\x02 \x01(\tR\bbaseHash\x122\n" +
@@ -2218,41 +2221,42 @@ var file_tandem_agent_v1_agent_service_proto_depIdxs = []int32{
 	27, // 13: tandem.agent.v1.Hello.applied:type_name -> tandem.agent.v1.Version
 	24, // 14: tandem.agent.v1.Hello.interfaces:type_name -> tandem.agent.v1.Hello.InterfacesEntry
 	7,  // 15: tandem.agent.v1.Hello.identity:type_name -> tandem.agent.v1.IdentityState
-	26, // 16: tandem.agent.v1.Welcome.time:type_name -> google.protobuf.Timestamp
-	27, // 17: tandem.agent.v1.Update.version:type_name -> tandem.agent.v1.Version
-	28, // 18: tandem.agent.v1.Update.upserts:type_name -> tandem.agent.v1.Resource
-	27, // 19: tandem.agent.v1.Ack.version:type_name -> tandem.agent.v1.Version
-	29, // 20: tandem.agent.v1.Ack.duration:type_name -> google.protobuf.Duration
-	0,  // 21: tandem.agent.v1.Nack.reason:type_name -> tandem.agent.v1.NackReason
-	27, // 22: tandem.agent.v1.Nack.version:type_name -> tandem.agent.v1.Version
-	26, // 23: tandem.agent.v1.Command.deadline:type_name -> google.protobuf.Timestamp
-	15, // 24: tandem.agent.v1.Command.check:type_name -> tandem.agent.v1.CheckCommand
-	16, // 25: tandem.agent.v1.Command.probe:type_name -> tandem.agent.v1.ProbeCommand
-	17, // 26: tandem.agent.v1.Command.fence:type_name -> tandem.agent.v1.FenceCommand
-	18, // 27: tandem.agent.v1.Command.discard:type_name -> tandem.agent.v1.DiscardCommand
-	30, // 28: tandem.agent.v1.CheckCommand.config:type_name -> tandem.agent.v1.NodeConfig
-	29, // 29: tandem.agent.v1.ProbeCommand.timeout:type_name -> google.protobuf.Duration
-	29, // 30: tandem.agent.v1.FenceCommand.lease:type_name -> google.protobuf.Duration
-	21, // 31: tandem.agent.v1.EventBatch.events:type_name -> tandem.agent.v1.Event
-	26, // 32: tandem.agent.v1.Event.time:type_name -> google.protobuf.Timestamp
-	31, // 33: tandem.agent.v1.Event.backend:type_name -> tandem.agent.v1.BackendObservation
-	32, // 34: tandem.agent.v1.Event.instance:type_name -> tandem.agent.v1.InstanceObservation
-	33, // 35: tandem.agent.v1.Event.haproxy:type_name -> tandem.agent.v1.DaemonObservation
-	33, // 36: tandem.agent.v1.Event.keepalived:type_name -> tandem.agent.v1.DaemonObservation
-	34, // 37: tandem.agent.v1.Event.local_begun:type_name -> tandem.agent.v1.LocalChange
-	22, // 38: tandem.agent.v1.Event.local_ended:type_name -> tandem.agent.v1.LocalChangeEnd
-	34, // 39: tandem.agent.v1.LocalChangeEnd.change:type_name -> tandem.agent.v1.LocalChange
-	1,  // 40: tandem.agent.v1.AgentService.Enrol:input_type -> tandem.agent.v1.EnrolRequest
-	3,  // 41: tandem.agent.v1.AgentService.Renew:input_type -> tandem.agent.v1.RenewRequest
-	5,  // 42: tandem.agent.v1.AgentService.Session:input_type -> tandem.agent.v1.SessionRequest
-	2,  // 43: tandem.agent.v1.AgentService.Enrol:output_type -> tandem.agent.v1.EnrolResponse
-	4,  // 44: tandem.agent.v1.AgentService.Renew:output_type -> tandem.agent.v1.RenewResponse
-	6,  // 45: tandem.agent.v1.AgentService.Session:output_type -> tandem.agent.v1.SessionResponse
-	43, // [43:46] is the sub-list for method output_type
-	40, // [40:43] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	23, // 16: tandem.agent.v1.Welcome.last_event:type_name -> tandem.agent.v1.EventAck
+	26, // 17: tandem.agent.v1.Welcome.time:type_name -> google.protobuf.Timestamp
+	27, // 18: tandem.agent.v1.Update.version:type_name -> tandem.agent.v1.Version
+	28, // 19: tandem.agent.v1.Update.upserts:type_name -> tandem.agent.v1.Resource
+	27, // 20: tandem.agent.v1.Ack.version:type_name -> tandem.agent.v1.Version
+	29, // 21: tandem.agent.v1.Ack.duration:type_name -> google.protobuf.Duration
+	0,  // 22: tandem.agent.v1.Nack.reason:type_name -> tandem.agent.v1.NackReason
+	27, // 23: tandem.agent.v1.Nack.version:type_name -> tandem.agent.v1.Version
+	26, // 24: tandem.agent.v1.Command.deadline:type_name -> google.protobuf.Timestamp
+	15, // 25: tandem.agent.v1.Command.check:type_name -> tandem.agent.v1.CheckCommand
+	16, // 26: tandem.agent.v1.Command.probe:type_name -> tandem.agent.v1.ProbeCommand
+	17, // 27: tandem.agent.v1.Command.fence:type_name -> tandem.agent.v1.FenceCommand
+	18, // 28: tandem.agent.v1.Command.discard:type_name -> tandem.agent.v1.DiscardCommand
+	30, // 29: tandem.agent.v1.CheckCommand.config:type_name -> tandem.agent.v1.NodeConfig
+	29, // 30: tandem.agent.v1.ProbeCommand.timeout:type_name -> google.protobuf.Duration
+	29, // 31: tandem.agent.v1.FenceCommand.lease:type_name -> google.protobuf.Duration
+	21, // 32: tandem.agent.v1.EventBatch.events:type_name -> tandem.agent.v1.Event
+	26, // 33: tandem.agent.v1.Event.time:type_name -> google.protobuf.Timestamp
+	31, // 34: tandem.agent.v1.Event.backend:type_name -> tandem.agent.v1.BackendObservation
+	32, // 35: tandem.agent.v1.Event.instance:type_name -> tandem.agent.v1.InstanceObservation
+	33, // 36: tandem.agent.v1.Event.haproxy:type_name -> tandem.agent.v1.DaemonObservation
+	33, // 37: tandem.agent.v1.Event.keepalived:type_name -> tandem.agent.v1.DaemonObservation
+	34, // 38: tandem.agent.v1.Event.local_begun:type_name -> tandem.agent.v1.LocalChange
+	22, // 39: tandem.agent.v1.Event.local_ended:type_name -> tandem.agent.v1.LocalChangeEnd
+	34, // 40: tandem.agent.v1.LocalChangeEnd.change:type_name -> tandem.agent.v1.LocalChange
+	1,  // 41: tandem.agent.v1.AgentService.Enrol:input_type -> tandem.agent.v1.EnrolRequest
+	3,  // 42: tandem.agent.v1.AgentService.Renew:input_type -> tandem.agent.v1.RenewRequest
+	5,  // 43: tandem.agent.v1.AgentService.Session:input_type -> tandem.agent.v1.SessionRequest
+	2,  // 44: tandem.agent.v1.AgentService.Enrol:output_type -> tandem.agent.v1.EnrolResponse
+	4,  // 45: tandem.agent.v1.AgentService.Renew:output_type -> tandem.agent.v1.RenewResponse
+	6,  // 46: tandem.agent.v1.AgentService.Session:output_type -> tandem.agent.v1.SessionResponse
+	44, // [44:47] is the sub-list for method output_type
+	41, // [41:44] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_tandem_agent_v1_agent_service_proto_init() }
