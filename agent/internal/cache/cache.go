@@ -1,6 +1,7 @@
 // Package cache keeps a node's configuration on disk: the candidate that is
-// being tried and the good one that was last confirmed. A node that starts
-// without its controller serves the good one.
+// being tried, the good one that was last confirmed, and a journal of the
+// changes of servers since. A node that starts without its controller serves
+// the good one with the journal.
 package cache
 
 import (
@@ -10,8 +11,10 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"google.golang.org/protobuf/proto"
 
@@ -19,15 +22,19 @@ import (
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 )
 
-// ErrCorrupt is wrapped by Good's error when the file is not what was written.
+// ErrCorrupt is wrapped by Good's error when a file is not what was written.
 var ErrCorrupt = errors.New("damaged")
 
-// magic begins each file; the number is the version of the format.
+// magic begins the files of whole configurations; the number is the version of
+// the format.
 const magic = "tandem-node-config 1 "
 
-// Cache is a directory with the two files. It has one user at a time.
+// Cache is a directory with the three files. It has one user at a time; others
+// may Read.
 type Cache struct {
 	candidate, good string
+	journal         journal
+	tried           string // checksum of the candidate; empty: there is none
 }
 
 // New returns the cache in dir, which is made with permissions 0700 if need be:
@@ -39,6 +46,7 @@ func New(dir string) (*Cache, error) {
 	return &Cache{
 		candidate: filepath.Join(dir, "candidate.pb"),
 		good:      filepath.Join(dir, "good.pb"),
+		journal:   journal{path: filepath.Join(dir, "journal")},
 	}, nil
 }
 
@@ -48,34 +56,111 @@ func (c *Cache) Candidate(config *agentv1.NodeConfig) error {
 	if err != nil {
 		return fmt.Errorf("configuration cache: %w", err)
 	}
-	sum := sha256.Sum256(body)
-	data := append([]byte(magic+hex.EncodeToString(sum[:])+"\n"), body...)
-	return atomicfile.WriteFile(c.candidate, data, 0o600)
+	sum := checksum(body)
+	if err := atomicfile.WriteFile(c.candidate, append([]byte(magic+sum+"\n"), body...), 0o600); err != nil {
+		return err
+	}
+	c.tried = sum
+	return nil
 }
 
-// Promote makes the candidate the good configuration.
+// Promote makes the candidate the good configuration. The journal ends with
+// that, because it names the good one that it continues. After an error nothing
+// can be appended before the next Promote.
 func (c *Cache) Promote() error {
-	return atomicfile.Rename(c.candidate, c.good)
+	if err := atomicfile.Rename(c.candidate, c.good); err != nil {
+		c.journal.follow("") // which of the two is good is not known
+		return err
+	}
+	c.journal.follow(c.tried)
+	return nil
 }
 
-// Good returns the configuration that was last confirmed, nil when there is
-// none. The error wraps ErrCorrupt when the file is damaged.
+// Append makes a change to what Good returns durable.
+func (c *Cache) Append(change *agentv1.Update) error {
+	if c.journal.base == "" {
+		return errors.New("configuration cache: no good configuration for a journal to continue")
+	}
+	return c.journal.append(change)
+}
+
+// Long tells that the journal has outgrown its use: a new candidate should be
+// promoted.
+func (c *Cache) Long() bool { return c.journal.size > maxJournal }
+
+// Good returns the configuration that was last confirmed with the changes of
+// the journal, nil when there is none. The error wraps ErrCorrupt when a file is
+// damaged.
 func (c *Cache) Good() (*agentv1.NodeConfig, error) {
+	for {
+		config, sum, err := c.read()
+		if err != nil || config == nil {
+			return nil, err
+		}
+		changes, err := c.journal.open(sum)
+		if err != nil {
+			return nil, err
+		}
+		// Another process reads while the agent promotes: the journal of
+		// another good configuration looks like none.
+		if _, now, err := c.read(); err != nil || now != sum {
+			continue
+		}
+		return replay(config, changes)
+	}
+}
+
+// read returns the good configuration without the journal, and its checksum.
+func (c *Cache) read() (*agentv1.NodeConfig, string, error) {
 	data, err := os.ReadFile(c.good)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil, "", nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("configuration cache: %w", err)
+		return nil, "", fmt.Errorf("configuration cache: %w", err)
 	}
 	header, body, ok := bytes.Cut(data, []byte("\n"))
-	sum := sha256.Sum256(body)
-	if !ok || string(header) != magic+hex.EncodeToString(sum[:]) {
-		return nil, fmt.Errorf("last good configuration %s is %w", c.good, ErrCorrupt)
+	sum := checksum(body)
+	if !ok || string(header) != magic+sum {
+		return nil, "", fmt.Errorf("last good configuration %s is %w", c.good, ErrCorrupt)
 	}
 	config := &agentv1.NodeConfig{}
 	if err := proto.Unmarshal(body, config); err != nil {
-		return nil, fmt.Errorf("last good configuration %s is %w: %w", c.good, ErrCorrupt, err)
+		return nil, "", fmt.Errorf("last good configuration %s is %w: %w", c.good, ErrCorrupt, err)
 	}
-	return config, nil
+	return config, sum, nil
+}
+
+func checksum(body []byte) string {
+	sum := sha256.Sum256(body)
+	return hex.EncodeToString(sum[:])
+}
+
+// replay applies changes to a configuration.
+func replay(config *agentv1.NodeConfig, changes []*agentv1.Update) (*agentv1.NodeConfig, error) {
+	if len(changes) == 0 {
+		return config, nil
+	}
+	resources := make(map[string]*agentv1.Resource, len(config.GetResources()))
+	for _, r := range config.GetResources() {
+		resources[r.GetKey()] = r
+	}
+	version := config.GetVersion()
+	for _, change := range changes {
+		if change.GetBaseHash() != version.GetHash() {
+			return nil, fmt.Errorf("journal of the last good configuration is %w: a change of %q follows %q", ErrCorrupt, change.GetBaseHash(), version.GetHash())
+		}
+		for _, key := range change.GetRemovals() {
+			delete(resources, key)
+		}
+		for _, r := range change.GetUpserts() {
+			resources[r.GetKey()] = r
+		}
+		version = change.GetVersion()
+	}
+	next := &agentv1.NodeConfig{Version: version}
+	for _, key := range slices.Sorted(maps.Keys(resources)) {
+		next.Resources = append(next.Resources, resources[key])
+	}
+	return next, nil
 }

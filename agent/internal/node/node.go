@@ -115,6 +115,7 @@ func (n *node) reconciler(s *settings.Settings) (*reconcile.Reconciler, error) {
 		Proxy: n.proxy, VRRP: n.vrrp, Store: store, Good: good,
 		Logger:  n.logger.Named("reconcile"),
 		Problem: func(text string) { n.report.Problem("target", text) },
+		Unsaved: func(text string) { n.report.Unsaved("disk", text) },
 	}), nil
 }
 

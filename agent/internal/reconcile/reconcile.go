@@ -34,10 +34,12 @@ type VRRP interface {
 	Check(ctx context.Context, c *keepalivedv1.Config) error
 }
 
-// Store keeps candidate and good on disk.
+// Store keeps targets on disk; see package cache.
 type Store interface {
 	Candidate(c *agentv1.NodeConfig) error
 	Promote() error
+	Append(change *agentv1.Update) error
+	Long() bool
 }
 
 // Outcome is what became of a target.
@@ -60,6 +62,9 @@ type Options struct {
 	// Problem tells what keeps the newest target from being in effect, "" when
 	// nothing does. It must not block.
 	Problem func(text string)
+	// Unsaved tells why what is in effect would not survive a reboot of the
+	// node, "" when it would. It must not block.
+	Unsaved func(text string)
 }
 
 // Retry delays for a target that could not be put in effect.
@@ -80,8 +85,9 @@ type Reconciler struct {
 	applied *target.Target // in effect, confirmed
 	recent  []*target.Target
 
-	// keepalived is the configuration that keepalived was last given; run's own.
-	keepalived *keepalivedv1.Config
+	// What follows is Run's own.
+	keepalived *keepalivedv1.Config // what keepalived was last given
+	disk       disk
 }
 
 // job is a target on its way.
@@ -89,7 +95,6 @@ type job struct {
 	nonce  string
 	target *target.Target
 	since  time.Time
-	stored bool // it is the good one on disk already
 }
 
 // maxRecent is how many targets stay at hand as a base for updates: the one in
@@ -99,7 +104,10 @@ const maxRecent = 4
 
 // New returns a reconciler; Run does the work.
 func New(o Options) *Reconciler {
-	return &Reconciler{Options: o, mailbox: make(chan job, 1), outcomes: make(chan Outcome, 1), begun: make(chan struct{})}
+	return &Reconciler{
+		Options: o, mailbox: make(chan job, 1), outcomes: make(chan Outcome, 1), begun: make(chan struct{}),
+		disk: newDisk(o.Good),
+	}
 }
 
 // Submit hands over the newest target. One that waits behind another one and
@@ -172,7 +180,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	delay.InitialInterval, delay.MaxInterval = minRetry, maxRetry
 	waiting := r.Good != nil
 	if waiting {
-		replace(r.mailbox, job{target: r.Good, since: time.Now(), stored: true})
+		replace(r.mailbox, job{target: r.Good, since: time.Now()})
 	} else {
 		close(r.begun)
 	}
@@ -185,6 +193,9 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			delay.Reset()
 		case <-retry:
 			current = failing
+		case <-r.disk.due:
+			r.settle(r.save(r.Applied()))
+			continue
 		}
 		retry = nil
 		outcome := r.apply(ctx, current)
@@ -228,7 +239,6 @@ func (r *Reconciler) apply(ctx context.Context, j job) Outcome {
 		return outcome
 	}
 	outcome.Reloaded = reloaded
-	r.setApplied(j.target)
 	return outcome
 }
 
@@ -251,23 +261,31 @@ func (r *Reconciler) follow(ctx context.Context, t *target.Target) {
 	}
 	if _, err := r.put(ctx, job{target: mixed}); err != nil {
 		r.Logger.Error("the servers of a configuration that is not in effect are not either", "error", err)
-		return
 	}
-	r.setApplied(mixed)
 }
 
-// put is the way of one target: candidate, daemons, good.
+// put is the way of one target: durable, daemons, good.
 func (r *Reconciler) put(ctx context.Context, j job) (reloaded bool, err error) {
 	proxyConfig, err := j.target.HAProxy()
 	if err != nil {
 		return false, err
 	}
-	vrrpConfig := j.target.Keepalived()
-	if !j.stored {
-		if err := r.Store.Candidate(j.target.Config()); err != nil {
-			return false, err
-		}
+	kept, err := r.keep(j.target)
+	if err != nil {
+		return false, err
 	}
+	reloaded, err = r.act(ctx, proxyConfig, j.target.Keepalived())
+	if err != nil {
+		r.takeBack()
+		return reloaded, err
+	}
+	r.setApplied(j.target)
+	r.settle(r.confirm(j.target, kept))
+	return reloaded, nil
+}
+
+// act gives both daemons their part.
+func (r *Reconciler) act(ctx context.Context, proxyConfig *haproxyv1.Config, vrrpConfig *keepalivedv1.Config) (reloaded bool, err error) {
 	// keepalived's checker takes 20 ms: ask it only about something new, and
 	// before HAProxy is touched.
 	vrrpChanged := !proto.Equal(vrrpConfig, r.keepalived)
@@ -286,10 +304,7 @@ func (r *Reconciler) put(ctx context.Context, j job) (reloaded bool, err error) 
 		}
 		r.keepalived = vrrpConfig
 	}
-	if j.stored {
-		return result.Reloaded, nil
-	}
-	return result.Reloaded, r.Store.Promote()
+	return result.Reloaded, nil
 }
 
 // putBack gives HAProxy the configuration that is in effect again, after

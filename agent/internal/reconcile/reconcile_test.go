@@ -7,6 +7,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/hashicorp/go-hclog"
 
@@ -22,10 +23,14 @@ import (
 // which the reconciler asks them. The daemons themselves are tested beside
 // their drivers and in the lab.
 type recorder struct {
-	mu    sync.Mutex
-	steps []string
+	mu      sync.Mutex
+	steps   []string
+	unsaved string
+	long    bool
 	// fail gives a step its error, once.
 	fail map[string]error
+	// again gives it the error a second time.
+	again map[string]error
 	// begun is closed by the first step, which then waits for proceed.
 	begun, proceed chan struct{}
 }
@@ -41,7 +46,29 @@ func (r *recorder) step(name string) error {
 	r.steps = append(r.steps, name)
 	err := r.fail[name]
 	delete(r.fail, name)
+	if next := r.again[name]; err != nil && next != nil {
+		r.fail[name] = next
+		delete(r.again, name)
+	}
 	return err
+}
+
+// until is closed when a condition on the recorder holds. Time is synctest's.
+func until(r *recorder, holds func() bool) <-chan struct{} {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			r.mu.Lock()
+			ok := holds()
+			r.mu.Unlock()
+			if ok {
+				return
+			}
+			<-time.After(10 * time.Millisecond)
+		}
+	}()
+	return done
 }
 
 type proxy struct{ *recorder }
@@ -62,12 +89,16 @@ func (v vrrp) Apply(_ context.Context, c *keepalivedv1.Config) (keepalived.Resul
 }
 func (v vrrp) Check(context.Context, *keepalivedv1.Config) error { return v.step("keepalived -t") }
 
-type disk struct{ *recorder }
+type store struct{ *recorder }
 
-func (d disk) Candidate(c *agentv1.NodeConfig) error {
-	return d.step("candidate " + c.GetVersion().GetHash())
+func (s store) Candidate(c *agentv1.NodeConfig) error {
+	return s.step("candidate " + c.GetVersion().GetHash())
 }
-func (d disk) Promote() error { return d.step("promote") }
+func (s store) Promote() error { return s.step("promote") }
+func (s store) Append(u *agentv1.Update) error {
+	return s.step("journal " + u.GetBaseHash() + " to " + u.GetVersion().GetHash())
+}
+func (s store) Long() bool { return s.long }
 
 // wanted is a target with one frontend called hash, one VRRP instance and a
 // backend "pool" with servers.
@@ -94,8 +125,9 @@ func wanted(t *testing.T, hash, instance string, servers ...string) *target.Targ
 func start(t *testing.T, r *recorder, good *target.Target) *Reconciler {
 	t.Helper()
 	reconciler := New(Options{
-		Proxy: proxy{r}, VRRP: vrrp{r}, Store: disk{r}, Good: good,
+		Proxy: proxy{r}, VRRP: vrrp{r}, Store: store{r}, Good: good,
 		Logger: hclog.NewNullLogger(), Problem: func(string) {},
+		Unsaved: func(text string) { r.mu.Lock(); defer r.mu.Unlock(); r.unsaved = text },
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -234,7 +266,7 @@ func TestServersFollowThoughTheStructureFails(t *testing.T) {
 		if o := <-reconciler.Outcomes(); o.Err == nil || o.Target.Hash() != "b" {
 			t.Fatalf("the outcome is %+v", o)
 		}
-		expect(t, r, "candidate b", "keepalived -t", "candidate a+b", "haproxy a web2", "promote")
+		expect(t, r, "candidate b", "keepalived -t", "journal a to a+b", "haproxy a web2")
 		if reconciler.Applied().Hash() != "a+b" {
 			t.Errorf("%q counts as applied", reconciler.Applied().Hash())
 		}

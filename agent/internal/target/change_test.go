@@ -1,0 +1,54 @@
+package target
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/testing/protocmp"
+
+	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
+)
+
+func TestChangeLeadsToTheOther(t *testing.T) {
+	whole := func(hash string, resources ...*agentv1.Resource) *Target {
+		made, err := FromConfig(&agentv1.NodeConfig{Version: &agentv1.Version{Hash: hash}, Resources: resources})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return made
+	}
+	base := whole("base", backend("web"), server("web", "a", 1), server("web", "b", 2))
+	for name, test := range map[string]struct {
+		next      *Target
+		size      int // upserts and removals
+		structure bool
+	}{
+		"only its number":  {whole("n", backend("web"), server("web", "a", 1), server("web", "b", 2)), 0, false},
+		"servers":          {whole("n", backend("web"), server("web", "a", 9), server("web", "c", 3)), 3, false},
+		"a new backend":    {whole("n", backend("web"), backend("mail"), server("web", "a", 1), server("web", "b", 2)), 1, true},
+		"one backend less": {whole("n"), 3, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			change := base.To(test.next)
+			if n := len(change.GetUpserts()) + len(change.GetRemovals()); n != test.size || change.Structure != test.structure {
+				t.Errorf("%d resources, of the structure: %v; want %d, %v", n, change.Structure, test.size, test.structure)
+			}
+			if change.GetBaseHash() != "base" {
+				t.Errorf("the base is %q", change.GetBaseHash())
+			}
+			got, err := base.Apply(change.GetVersion(), change.GetUpserts(), change.GetRemovals())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(test.next.Config(), got.Config(), protocmp.Transform()); d != "" {
+				t.Errorf("it leads elsewhere (-want +got):\n%s", d)
+			}
+		})
+	}
+	changed := proto.CloneOf(backend("web"))
+	changed.GetBackend().Retries = 7
+	if !base.To(whole("n", changed, server("web", "a", 1), server("web", "b", 2))).Structure {
+		t.Error("a changed backend is no structure")
+	}
+}
