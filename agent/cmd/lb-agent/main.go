@@ -37,7 +37,7 @@ func root() *cobra.Command {
 		SilenceErrors: true,
 		Version:       version,
 	}
-	cmd.AddCommand(run(), hook(), &cobra.Command{
+	cmd.AddCommand(run(), hook(), adoptCommand(), &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
 		Args:  cobra.NoArgs,

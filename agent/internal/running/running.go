@@ -1,0 +1,190 @@
+// Package running finds the daemons of this machine that somebody else has
+// started, and the file that each of them reads.
+package running
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// Daemon is a running daemon: the process that was started, not its children.
+type Daemon struct {
+	// PID of the process.
+	PID int
+	// Args is its command line, the program first.
+	Args []string
+	// File is the configuration file that it reads, absolute.
+	File string
+	// Unit is the systemd service that it belongs to; empty: none.
+	Unit string
+}
+
+// proc is where the kernel tells about processes.
+const proc = "/proc"
+
+// HAProxies finds every HAProxy in this network namespace, the oldest first.
+func HAProxies() ([]Daemon, error) { return find(proc, "haproxy", haproxyFile) }
+
+// Keepaliveds finds every keepalived in this network namespace, the oldest
+// first.
+func Keepaliveds() ([]Daemon, error) { return find(proc, "keepalived", keepalivedFile) }
+
+// find looks through all processes. One that ends meanwhile is left out.
+func find(root, name string, file func(args []string) (string, error)) ([]Daemon, error) {
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		return nil, err
+	}
+	here, err := os.Readlink(filepath.Join(root, "self", "ns", "net"))
+	if err != nil {
+		return nil, err
+	}
+	var found []Daemon
+	for _, e := range entries {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil {
+			continue
+		}
+		dir := filepath.Join(root, e.Name())
+		one, err := isFirst(root, dir, name, here)
+		if err == nil && !one {
+			continue
+		}
+		var d *Daemon
+		if err == nil {
+			d, err = describe(dir, pid, file)
+		}
+		if hidden(err) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%s (process %d): %w", name, pid, err)
+		}
+		found = append(found, *d)
+	}
+	return found, nil
+}
+
+// isFirst tells whether a process has that name, is in the network namespace,
+// and was not started by another one of that name.
+func isFirst(root, dir, name, namespace string) (bool, error) {
+	if comm, err := os.ReadFile(filepath.Join(dir, "comm")); err != nil || strings.TrimSpace(string(comm)) != name {
+		return false, err
+	}
+	if where, err := os.Readlink(filepath.Join(dir, "ns", "net")); err != nil || where != namespace {
+		return false, err
+	}
+	stat, err := os.ReadFile(filepath.Join(dir, "stat"))
+	if err != nil {
+		return false, err
+	}
+	// The name in parentheses may hold anything; state and parent follow.
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(fields) < 2 {
+		return false, fmt.Errorf("%s: %q is not what the kernel writes", filepath.Join(dir, "stat"), stat)
+	}
+	if fields[0] == "Z" {
+		return false, nil
+	}
+	parent, err := os.ReadFile(filepath.Join(root, fields[1], "comm"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return true, nil
+	}
+	return strings.TrimSpace(string(parent)) != name, err
+}
+
+// hidden tells whether a process has ended meanwhile, or is none of this user's
+// business.
+func hidden(err error) bool {
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.ESRCH)
+}
+
+func describe(dir string, pid int, file func(args []string) (string, error)) (*Daemon, error) {
+	raw, err := os.ReadFile(filepath.Join(dir, "cmdline"))
+	if err != nil {
+		return nil, err
+	}
+	d := &Daemon{PID: pid, Args: strings.Split(strings.TrimRight(string(raw), "\x00"), "\x00")}
+	if d.File, err = file(d.Args); err != nil {
+		return nil, err
+	}
+	if !filepath.IsAbs(d.File) {
+		cwd, err := os.Readlink(filepath.Join(dir, "cwd"))
+		if err != nil {
+			return nil, err
+		}
+		d.File = filepath.Join(cwd, d.File)
+	}
+	cgroup, err := os.ReadFile(filepath.Join(dir, "cgroup"))
+	if err != nil {
+		return nil, err
+	}
+	d.Unit = unitOf(string(cgroup))
+	return d, nil
+}
+
+// unitOf finds the service in a line such as "0::/system.slice/x.service".
+func unitOf(cgroup string) string {
+	for line := range strings.Lines(cgroup) {
+		for part := range strings.SplitSeq(strings.TrimSpace(line), "/") {
+			if strings.HasSuffix(part, ".service") && !strings.HasPrefix(part, "user@") {
+				return part
+			}
+		}
+	}
+	return ""
+}
+
+// haproxyFile finds the file in HAProxy's command line (manual: management
+// guide, 3).
+func haproxyFile(args []string) (string, error) {
+	var files []string
+	dir := ""
+	for n := 1; n < len(args); n++ {
+		switch args[n] {
+		case "-f":
+			if n++; n < len(args) {
+				files = append(files, args[n])
+			}
+		case "-C":
+			if n++; n < len(args) {
+				dir = args[n]
+			}
+		case "--":
+			files = append(files, args[n+1:]...)
+			n = len(args)
+		}
+	}
+	if len(files) != 1 {
+		return "", fmt.Errorf("reads %d configuration files: Tandem takes over one that reads a single file", len(files))
+	}
+	if filepath.IsAbs(files[0]) {
+		return files[0], nil
+	}
+	return filepath.Join(dir, files[0]), nil
+}
+
+// keepalivedFile finds the file in keepalived's command line, or the one that
+// it reads without being told.
+func keepalivedFile(args []string) (string, error) {
+	file := "/etc/keepalived/keepalived.conf"
+	for n := 1; n < len(args); n++ {
+		switch arg := args[n]; {
+		case (arg == "-f" || arg == "--use-file") && n+1 < len(args):
+			n++
+			file = args[n]
+		case strings.HasPrefix(arg, "--use-file="):
+			file = strings.TrimPrefix(arg, "--use-file=")
+		case strings.HasPrefix(arg, "-f") && len(arg) > 2:
+			file = arg[2:]
+		}
+	}
+	return file, nil
+}

@@ -1,0 +1,96 @@
+package running
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// process is one of a made-up machine.
+type process struct {
+	pid, name, parent, namespace, state, args, cwd, cgroup string
+}
+
+// machine makes a directory like /proc.
+func machine(t *testing.T, processes ...process) string {
+	t.Helper()
+	root := t.TempDir()
+	for _, p := range append(processes, process{pid: "self", name: "lb-agent", parent: "1"}) {
+		dir := filepath.Join(root, p.pid)
+		if err := os.MkdirAll(filepath.Join(dir, "ns"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for name, text := range map[string]string{
+			"comm":    p.name + "\n",
+			"stat":    p.pid + " (" + p.name + ") " + orElse(p.state, "S") + " " + p.parent + " 1 1 0 -1",
+			"cmdline": strings.ReplaceAll(p.args, " ", "\x00") + "\x00",
+			"cgroup":  orElse(p.cgroup, "0::/user.slice/user@0.service/x.scope\n"),
+		} {
+			if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for link, to := range map[string]string{"ns/net": orElse(p.namespace, "net:[1]"), "cwd": orElse(p.cwd, "/")} {
+			if err := os.Symlink(to, filepath.Join(dir, link)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	return root
+}
+
+func orElse(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
+}
+
+func TestFind(t *testing.T) {
+	root := machine(t,
+		process{pid: "10", name: "haproxy", parent: "1", args: "haproxy -Ws -f /etc/haproxy/haproxy.cfg -p /run/x", cgroup: "1:name=systemd:/x\n0::/system.slice/haproxy.service\n"},
+		process{pid: "11", name: "haproxy", parent: "10", args: "haproxy -Ws -f /etc/haproxy/haproxy.cfg"},
+		process{pid: "12", name: "haproxy", parent: "1", namespace: "net:[2]", args: "haproxy -f /other"},
+		process{pid: "13", name: "haproxy", parent: "1", state: "Z"},
+		process{pid: "14", name: "bash", parent: "1", args: "bash haproxy"},
+		process{pid: "15", name: "haproxy", parent: "14", args: "haproxy -D -C /srv -- lb.cfg"},
+		process{pid: "16", name: "haproxy", parent: "1", args: "haproxy -f lb.cfg", cwd: "/home"},
+	)
+	found, err := find(root, "haproxy", haproxyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, d := range found {
+		got = append(got, d.File+" "+d.Unit)
+	}
+	if want := "/etc/haproxy/haproxy.cfg haproxy.service, /srv/lb.cfg , /home/lb.cfg "; strings.Join(got, ", ") != want {
+		t.Errorf("found %q, want %q", strings.Join(got, ", "), want)
+	}
+	if found[0].PID != 10 || len(found[0].Args) != 6 {
+		t.Errorf("first is %+v", found[0])
+	}
+}
+
+func TestSeveralFilesAreRefused(t *testing.T) {
+	root := machine(t, process{pid: "10", name: "haproxy", parent: "1", args: "haproxy -f /a -f /b"})
+	_, err := find(root, "haproxy", haproxyFile)
+	if want := "haproxy (process 10): reads 2 configuration files: Tandem takes over one that reads a single file"; err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+}
+
+func TestKeepalivedFile(t *testing.T) {
+	for args, want := range map[string]string{
+		"keepalived --dont-fork":  "/etc/keepalived/keepalived.conf",
+		"keepalived -n -f /a":     "/a",
+		"keepalived -f/a":         "/a",
+		"keepalived --use-file=x": "x",
+		"keepalived --use-file x": "x",
+	} {
+		if got, err := keepalivedFile(strings.Fields(args)); err != nil || got != want {
+			t.Errorf("%s: %q, %v; want %q", args, got, err, want)
+		}
+	}
+}
