@@ -16,6 +16,7 @@ import (
 	"github.com/tandem-lb/tandem/controlplane/internal/ledger"
 	"github.com/tandem-lb/tandem/controlplane/internal/pki"
 	"github.com/tandem-lb/tandem/controlplane/internal/state"
+	"github.com/tandem-lb/tandem/controlplane/internal/store"
 )
 
 // errorDomain is the domain of every google.rpc.ErrorInfo.
@@ -43,6 +44,7 @@ const (
 	reasonProtocol         = "PROTOCOL_BROKEN"
 	reasonStalled          = "READER_STALLED"
 	reasonStopping         = "STOPPING"
+	reasonNotWritable      = "STORE_NOT_WRITABLE"
 	reasonBusy             = "BUSY"
 	reasonCanceled         = "CANCELED"
 	reasonDeadline         = "DEADLINE_EXCEEDED"
@@ -86,6 +88,7 @@ var known = []struct {
 	{events.ErrExpired, codes.OutOfRange, reasonEventsExpired},
 	{ledger.ErrRevisionGone, codes.NotFound, reasonRevisionGone},
 	{ledger.ErrStopped, codes.Unavailable, reasonStopping},
+	{store.ErrNotWritable, codes.Unavailable, reasonNotWritable},
 	{context.Canceled, codes.Canceled, reasonCanceled},
 	{context.DeadlineExceeded, codes.DeadlineExceeded, reasonDeadline},
 }
@@ -108,6 +111,9 @@ func statusOf(err error) *status.Status {
 	var f *failure
 	if errors.As(err, &f) {
 		return withDetails(status.New(f.code, err.Error()), &errdetails.ErrorInfo{Reason: f.reason, Domain: errorDomain, Metadata: f.metadata})
+	}
+	if errors.Is(err, store.ErrNotWritable) {
+		err = fmt.Errorf("%w: free space on the controller's disk, or make it writable; the nodes keep serving what they have", err)
 	}
 	for _, k := range known {
 		if errors.Is(err, k.err) {

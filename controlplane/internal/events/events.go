@@ -17,9 +17,10 @@ import (
 	"github.com/hashicorp/go-hclog"
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
 	bolt "go.etcd.io/bbolt"
-	berrors "go.etcd.io/bbolt/errors"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/tandem-lb/tandem/controlplane/internal/boltfile"
 )
 
 // ErrExpired means that events after the given one are no longer kept, or that
@@ -61,7 +62,7 @@ type Options struct {
 // Log is the event log of all clusters. Its methods may be called from any
 // goroutine; that of Run alone writes.
 type Log struct {
-	db    *bolt.DB
+	db    *boltfile.File
 	log   hclog.Logger
 	keep  uint64
 	epoch string
@@ -89,42 +90,57 @@ func Open(path string, o Options) (*Log, error) {
 	if o.Logger == nil {
 		o.Logger = hclog.NewNullLogger()
 	}
-	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second, FreelistType: bolt.FreelistMapType})
-	if errors.Is(err, berrors.ErrTimeout) {
-		return nil, fmt.Errorf("event log %s: another process has it open", path)
-	}
+	db, err := boltfile.Open(path, prepare)
 	if err != nil {
 		return nil, fmt.Errorf("event log %s: %w", path, err)
 	}
 	l := &Log{db: db, log: o.Logger, keep: uint64(o.Keep),
 		queue: make(chan entry, queueDepth), written: map[string]chan struct{}{}}
-	if err := db.Update(l.prepare); err != nil {
+	if err := l.identify(); err != nil {
 		_ = db.Close()
 		return nil, fmt.Errorf("event log %s: %w", path, err)
 	}
 	return l, nil
 }
 
-// prepare makes the buckets of a new file and mints its epoch.
-func (l *Log) prepare(tx *bolt.Tx) error {
-	for _, name := range [][]byte{eventsBucket, positionsBucket} {
+// prepare makes the buckets that the file lacks, and mints the epoch of a new
+// one.
+func prepare(tx *bolt.Tx) error {
+	for _, name := range [][]byte{eventsBucket, positionsBucket, metaBucket} {
 		if _, err := tx.CreateBucketIfNotExists(name); err != nil {
 			return err
 		}
 	}
-	meta, err := tx.CreateBucketIfNotExists(metaBucket)
-	if err != nil {
+	meta := tx.Bucket(metaBucket)
+	if meta.Get(epochKey) != nil {
+		return nil
+	}
+	b := make([]byte, 8)
+	_, _ = rand.Read(b) // never fails
+	return meta.Put(epochKey, fmt.Appendf(nil, "%x", b))
+}
+
+// prepared tells whether the file has its buckets. An older version's lacks some.
+func prepared(tx *bolt.Tx) bool {
+	return tx.Bucket(eventsBucket) != nil && tx.Bucket(positionsBucket) != nil && tx.Bucket(metaBucket) != nil
+}
+
+// identify reads what the file is. It writes only what an older version's file
+// lacks, so that a full disk keeps no controller from starting.
+func (l *Log) identify() error {
+	whole := false
+	if err := l.db.View(func(tx *bolt.Tx) error { whole = prepared(tx); return nil }); err != nil {
 		return err
 	}
-	if meta.Get(epochKey) == nil {
-		b := make([]byte, 8)
-		_, _ = rand.Read(b) // never fails
-		if err := meta.Put(epochKey, fmt.Appendf(nil, "%x", b)); err != nil {
+	if !whole {
+		if err := l.db.Update(prepare); err != nil {
 			return err
 		}
 	}
-	l.epoch = string(meta.Get(epochKey))
-	return nil
+	return l.db.View(func(tx *bolt.Tx) error {
+		l.epoch = string(tx.Bucket(metaBucket).Get(epochKey))
+		return nil
+	})
 }
 
 // Close closes the file, after Run has returned.
@@ -249,7 +265,7 @@ func lostEvent(cluster string, n uint64) entry {
 	return entry{cluster: cluster, event: &tandemv1.Event{
 		Time: now, ReceiveTime: now, Subject: "clusters/" + cluster,
 		Type: tandemv1.EventType_EVENT_TYPE_CONFIG, Severity: tandemv1.EventSeverity_EVENT_SEVERITY_WARNING,
-		Reason: ReasonEventsLost, Message: fmt.Sprintf("%d events came faster than they could be written and were dropped", n),
+		Reason: ReasonEventsLost, Message: fmt.Sprintf("%d events could not be written in time and were dropped", n),
 	}}
 }
 

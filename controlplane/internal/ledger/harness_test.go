@@ -18,8 +18,9 @@ import (
 // watched is a store that counts commits and does with them what a test says.
 type watched struct {
 	store.Store
-	commits atomic.Int64
-	before  atomic.Pointer[func() error]
+	commits    atomic.Int64
+	before     atomic.Pointer[func() error]
+	afterwards atomic.Bool // before runs after the commit: what it refuses is stored
 }
 
 // intercept makes fn run before each commit; nil: nothing does.
@@ -33,10 +34,18 @@ func (w *watched) intercept(fn func() error) {
 
 func (w *watched) Commit(ctx context.Context, commits []store.Commit) error {
 	w.commits.Add(1)
+	if w.afterwards.Load() {
+		if err := w.Store.Commit(ctx, commits); err != nil {
+			return err
+		}
+	}
 	if before := w.before.Load(); before != nil {
 		if err := (*before)(); err != nil {
 			return err
 		}
+	}
+	if w.afterwards.Load() {
+		return nil
 	}
 	return w.Store.Commit(ctx, commits)
 }

@@ -187,6 +187,48 @@ func TestStoreFails(t *testing.T) {
 	}
 }
 
+// The store may have what it could not say that it has: the ledger then goes on
+// from there, and a request that is repeated is not made twice.
+func TestI2RefusedChangeIsWholeInTheStore(t *testing.T) {
+	r := fresh(t)
+	r.store.afterwards.Store(true)
+	failed := errors.New("input/output error")
+	r.store.intercept(func() error { return failed })
+	q := pool("p")
+	q.RequestID = "id-1"
+	if _, err := r.Commit(context.Background(), DefaultCluster, q); !errors.Is(err, failed) {
+		t.Errorf("got %v", err)
+	}
+	if got := r.head().Revision(); got != 1 {
+		t.Errorf("published revision %d, which may not be durable", got)
+	}
+	r.store.intercept(nil)
+	if res := r.commit(q); !res.Repeated || res.Revision.GetNumber() != 2 {
+		t.Errorf("repeated %v, revision %d; want the first one's, 2", res.Repeated, res.Revision.GetNumber())
+	}
+	if res := r.commit(pool("q")); res.Revision.GetNumber() != 3 {
+		t.Errorf("the next is revision %d, want 3", res.Revision.GetNumber())
+	}
+}
+
+// A cluster whose removal could not be told is gone all the same.
+func TestI2RefusedRemovalIsWholeInTheStore(t *testing.T) {
+	r := fresh(t)
+	r.store.afterwards.Store(true)
+	r.store.intercept(func() error { return errors.New("input/output error") })
+	if _, err := r.DeleteCluster(context.Background(), DefaultCluster, "", Request{}); err == nil {
+		t.Error("no error")
+	}
+	r.store.intercept(nil)
+	var refused *state.Error
+	if _, err := r.Commit(context.Background(), DefaultCluster, pool("p")); !errors.As(err, &refused) || refused.Code != state.NotFound {
+		t.Errorf("got %v", err)
+	}
+	if got := r.Clusters(); len(got) != 0 {
+		t.Errorf("clusters: %v", got)
+	}
+}
+
 func TestRevisionsAreListed(t *testing.T) {
 	r := fresh(t)
 	for i := range 5 {

@@ -38,6 +38,7 @@ type job struct {
 type writer struct {
 	ended    map[string]uint64    // last revisions of deleted clusters
 	requests map[string]*requests // by cluster
+	unsure   bool                 // whether the last changes are in the store
 }
 
 // Run makes changes until ctx ends. It is called once.
@@ -98,11 +99,16 @@ func (l *Ledger) expire(ctx context.Context) time.Duration {
 // carryOut makes the changes of jobs: in order, in one transaction. It finishes each.
 func (l *Ledger) carryOut(ctx context.Context, jobs []*job) {
 	b := &batch{Ledger: l, heads: map[string]*state.Config{}, now: time.Now()}
-	for _, j := range jobs {
-		j.err = b.add(j)
+	err := l.catchUp(ctx)
+	if err == nil {
+		for _, j := range jobs {
+			j.err = b.add(j)
+		}
+		err = b.write(ctx)
 	}
-	if err := b.write(ctx); err != nil {
-		l.log.Error("changes could not be stored", "changes", len(b.commits), "error", err)
+	if err != nil {
+		l.unsure = true
+		l.log.Error("changes could not be stored", "changes", len(jobs), "error", err)
 		for _, j := range jobs { // all were judged by what has not come to be
 			j.result, j.err = Result{}, fmt.Errorf("the change could not be stored: %w", err)
 		}
@@ -115,6 +121,38 @@ func (l *Ledger) carryOut(ctx context.Context, jobs []*job) {
 			close(j.finished)
 		}
 	}
+}
+
+// catchUp publishes, after changes that could not be stored, what the store has
+// of them: they are absent or whole.
+func (l *Ledger) catchUp(ctx context.Context) error {
+	if !l.unsure {
+		return nil
+	}
+	if err := l.store.Settle(ctx); err != nil {
+		return err
+	}
+	heads, err := l.store.Heads(ctx)
+	if err != nil {
+		return err
+	}
+	for _, h := range heads {
+		known := l.ended[h.Cluster]
+		if c, err := l.Head(h.Cluster); err == nil {
+			known = c.Revision()
+		}
+		if h.Revision == known {
+			continue
+		}
+		if err := l.load(ctx, h); err != nil {
+			return err
+		}
+		if h.Deleted {
+			l.publish([]*state.Config{state.New(h.Cluster, l.Epoch(), h.Revision)})
+		}
+	}
+	l.unsure = false
+	return nil
 }
 
 // batch is the changes of one transaction in the making.

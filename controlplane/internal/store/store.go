@@ -19,6 +19,9 @@ var (
 	ErrConflict = errors.New("the head has moved")
 	// ErrExists means that a record to create exists.
 	ErrExists = errors.New("exists")
+	// ErrNotWritable means that a change could not be made durable, say because
+	// the disk is full. It is absent or whole, and Settle tells which.
+	ErrNotWritable = errors.New("the store could not be written")
 )
 
 // Head is where a cluster is.
@@ -78,6 +81,11 @@ type Store interface {
 	Revision(ctx context.Context, cluster string, number uint64) (*tandemv1.Revision, error)
 	// Revisions lists revisions, the newest first. Their changes carry names only.
 	Revisions(ctx context.Context, cluster string, q Query) ([]*tandemv1.Revision, error)
+
+	// Settle makes certain what is durable after ErrNotWritable: what is read
+	// from then on is on disk. It costs nothing otherwise. ErrNotWritable while
+	// the store still cannot be written.
+	Settle(ctx context.Context) error
 
 	Records
 

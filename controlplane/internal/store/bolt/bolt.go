@@ -7,13 +7,10 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"time"
 
 	bolt "go.etcd.io/bbolt"
-	berrors "go.etcd.io/bbolt/errors"
 
+	"github.com/tandem-lb/tandem/controlplane/internal/boltfile"
 	"github.com/tandem-lb/tandem/controlplane/internal/store"
 )
 
@@ -49,7 +46,7 @@ type Options struct {
 // Store is a store.Store in one file. Close it before another process opens
 // the file.
 type Store struct {
-	db    *bolt.DB
+	db    *boltfile.File
 	epoch string
 	keep  uint64
 }
@@ -62,15 +59,15 @@ func Open(path string, o Options) (*Store, error) {
 	if o.KeepRevisions == 0 {
 		o.KeepRevisions = 10_000
 	}
-	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second, FreelistType: bolt.FreelistMapType})
-	if errors.Is(err, berrors.ErrTimeout) {
-		return nil, fmt.Errorf("store %s: another process has it open: only one controller may use a data directory", path)
+	db, err := boltfile.Open(path, prepare)
+	if errors.Is(err, boltfile.ErrInUse) {
+		return nil, fmt.Errorf("store %s: %w: only one controller may use a data directory", path, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("store %s: %w", path, err)
 	}
 	s := &Store{db: db, keep: o.KeepRevisions}
-	if err := s.prepare(filepath.Dir(path)); err != nil {
+	if err := db.View(s.identify); err != nil {
 		_ = db.Close()
 		return nil, fmt.Errorf("store %s: %w", path, err)
 	}
@@ -78,44 +75,34 @@ func Open(path string, o Options) (*Store, error) {
 }
 
 // prepare makes the buckets of a new file and mints its epoch.
-func (s *Store) prepare(dir string) error {
-	err := s.db.Update(func(tx *bolt.Tx) error {
-		for _, b := range [][]byte{metaBucket, clustersBucket, recordsBucket} {
-			if _, err := tx.CreateBucketIfNotExists(b); err != nil {
-				return err
-			}
+func prepare(tx *bolt.Tx) error {
+	for _, b := range [][]byte{metaBucket, clustersBucket, recordsBucket} {
+		if _, err := tx.CreateBucketIfNotExists(b); err != nil {
+			return err
 		}
-		meta := tx.Bucket(metaBucket)
-		switch v := meta.Get(formatKey); {
-		case v == nil:
-			if err := errors.Join(meta.Put(formatKey, []byte(format)), meta.Put(epochKey, newEpoch())); err != nil {
-				return err
-			}
-		case string(v) != format:
-			return fmt.Errorf("it has format %q and this controller knows %q: use the version that made it", v, format)
-		}
-		s.epoch = string(meta.Get(epochKey))
-		return nil
-	})
-	if err != nil {
-		return err
 	}
-	return syncDir(dir)
+	meta := tx.Bucket(metaBucket)
+	return errors.Join(meta.Put(formatKey, []byte(format)), meta.Put(epochKey, newEpoch()))
+}
+
+// identify reads what the file is. It writes nothing: a full disk keeps no
+// controller from starting.
+func (s *Store) identify(tx *bolt.Tx) error {
+	meta := tx.Bucket(metaBucket)
+	if meta == nil {
+		return errors.New("it is no store of a controller")
+	}
+	if v := meta.Get(formatKey); string(v) != format {
+		return fmt.Errorf("it has format %q and this controller knows %q: use the version that made it", v, format)
+	}
+	s.epoch = string(meta.Get(epochKey))
+	return nil
 }
 
 func newEpoch() []byte {
 	b := make([]byte, 8)
 	_, _ = rand.Read(b) // never fails
 	return fmt.Appendf(nil, "%x", b)
-}
-
-// syncDir makes the name of a new file durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // Epoch was minted when the file was made.
@@ -132,10 +119,26 @@ func (s *Store) view(ctx context.Context, fn func(*bolt.Tx) error) error {
 	return s.db.View(fn)
 }
 
-// update runs fn in a transaction that is durable when update returns nil.
+// update runs fn in a transaction that is durable when update returns nil. The
+// error is fn's own, or store.ErrNotWritable.
 func (s *Store) update(ctx context.Context, fn func(*bolt.Tx) error) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	return s.db.Update(fn)
+	return notWritable(s.db.Update(fn))
+}
+
+// Settle makes certain what is durable after a change has failed.
+func (s *Store) Settle(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return notWritable(s.db.Settle())
+}
+
+func notWritable(err error) error {
+	if failed, ok := errors.AsType[*boltfile.NotWritableError](err); ok {
+		return fmt.Errorf("%w: %w", store.ErrNotWritable, failed)
+	}
+	return err
 }

@@ -3,6 +3,7 @@ package bolt
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -42,19 +43,23 @@ func victim(path string) error {
 		base = heads[0].Revision
 	}
 	for ; ; base++ {
-		number := uint32(base + 1)
-		r := &tandemv1.Revision{Number: base + 1}
-		for i := range width {
-			r.Changes = append(r.Changes, &tandemv1.Change{Name: fmt.Sprintf("r%03d", i),
-				After: &tandemv1.Resource{Kind: &tandemv1.Resource_Backend{Backend: &tandemv1.Backend{Weight: &number}}}})
-		}
-		k := store.Commit{Cluster: "a", Base: base, Revision: r,
-			Secrets: map[string]string{"s": fmt.Sprint(number)}, Counters: state.Counters{Backend: number}}
-		if err := s.Commit(ctx, []store.Commit{k}); err != nil {
+		if err := s.Commit(ctx, []store.Commit{after(base)}); err != nil {
 			return err
 		}
-		fmt.Println(number)
+		fmt.Println(base + 1)
 	}
+}
+
+// after is a revision that sets everything to its number.
+func after(base uint64) store.Commit {
+	number := uint32(base + 1)
+	r := &tandemv1.Revision{Number: base + 1}
+	for i := range width {
+		r.Changes = append(r.Changes, &tandemv1.Change{Name: fmt.Sprintf("r%03d", i),
+			After: &tandemv1.Resource{Kind: &tandemv1.Resource_Backend{Backend: &tandemv1.Backend{Weight: &number}}}})
+	}
+	return store.Commit{Cluster: "a", Base: base, Revision: r,
+		Secrets: map[string]string{"s": fmt.Sprint(number)}, Counters: state.Counters{Backend: number}}
 }
 
 // TestI2KilledAtAnyTime kills a committing process again and again: what it
@@ -114,30 +119,43 @@ func killAfter(t *testing.T, path string, n int, random *rand.Rand) uint64 {
 // check returns the head, and fails when the content is not exactly its.
 func check(t *testing.T, path string) uint64 {
 	t.Helper()
-	s, err := Open(path, Options{})
+	head, err := whole(path)
 	if err != nil {
 		t.Fatal(err)
+	}
+	return head
+}
+
+// whole returns the head, 0 if there is none; the error tells that the content
+// is not exactly its.
+func whole(path string) (uint64, error) {
+	s, err := Open(path, Options{})
+	if err != nil {
+		return 0, err
 	}
 	defer s.Close()
 	ctx := context.Background()
 	head, content, err := s.Content(ctx, "a")
+	if errors.Is(err, store.ErrNotFound) {
+		return 0, nil
+	}
 	if err != nil {
-		t.Fatal(err)
+		return 0, err
 	}
 	if len(content.Resources) != width {
-		t.Errorf("%d resources, want %d", len(content.Resources), width)
+		return 0, fmt.Errorf("%d resources, want %d", len(content.Resources), width)
 	}
 	for i, r := range content.Resources {
 		if w := uint64(r.GetBackend().GetWeight()); w != head.Revision {
-			t.Fatalf("resource %d is of revision %d and the head is %d", i, w, head.Revision)
+			return 0, fmt.Errorf("resource %d is of revision %d and the head is %d", i, w, head.Revision)
 		}
 	}
 	if content.Secrets["s"] != fmt.Sprint(head.Revision) || uint64(content.Counters.Backend) != head.Revision {
-		t.Errorf("secrets %v and counters %v are not of revision %d", content.Secrets, content.Counters, head.Revision)
+		return 0, fmt.Errorf("secrets %v and counters %v are not of revision %d", content.Secrets, content.Counters, head.Revision)
 	}
 	r, err := s.Revision(ctx, "a", head.Revision)
 	if err != nil || len(r.GetChanges()) != width {
-		t.Errorf("revision %d has %d changes: %v", head.Revision, len(r.GetChanges()), err)
+		return 0, fmt.Errorf("revision %d has %d changes: %w", head.Revision, len(r.GetChanges()), err)
 	}
-	return head.Revision
+	return head.Revision, nil
 }
