@@ -23,9 +23,10 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	if err := root().ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "lb-agent:", err)
+		text, code := outcome(err)
+		fmt.Fprintln(os.Stderr, "lb-agent:", text)
 		stop()
-		os.Exit(1)
+		os.Exit(code)
 	}
 }
 
@@ -42,6 +43,10 @@ func root() *cobra.Command {
 		Short: "Print the version",
 		Args:  cobra.NoArgs,
 		Run:   func(cmd *cobra.Command, _ []string) { fmt.Fprintln(cmd.OutOrStdout(), version) },
+	})
+	cmd.AddCommand(breakGlass()...)
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return usagef("%w\nsee \"%s --help\"", err, cmd.CommandPath())
 	})
 	return cmd
 }

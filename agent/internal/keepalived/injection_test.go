@@ -96,6 +96,8 @@ func expected(c *keepalivedv1.Config) []string {
 		}
 		add("track_file")
 		add("track_file / score")
+		add("track_file / away.%s", i.GetName())
+		track("away." + i.GetName())
 		if i.GetFailBack() != keepalivedv1.FailBack_FAIL_BACK_AUTOMATIC {
 			add("track_file / standby.%s", i.GetName())
 			track("standby." + i.GetName())

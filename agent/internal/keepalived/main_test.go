@@ -29,6 +29,9 @@ type request struct {
 	Apply  json.RawMessage `json:",omitempty"` // keepalivedv1.Config
 	Check  json.RawMessage `json:",omitempty"`
 	Health *bool           `json:",omitempty"`
+	// Failover of a VIP, with a lease of FailoverFor.
+	Failover    string        `json:",omitempty"`
+	FailoverFor time.Duration `json:",omitempty"`
 }
 
 // reply of a node, one a line on its standard output. One without ID is an
@@ -133,6 +136,8 @@ func serve(ctx context.Context, d *Driver, line []byte) reply {
 		}
 	case r.Health != nil:
 		err = d.SetHealth(*r.Health)
+	case r.Failover != "":
+		err = d.Failover(ctx, r.Failover, r.FailoverFor)
 	}
 	answer := reply{Answer: true, Reloaded: result.Reloaded}
 	snapshot := d.Snapshot()

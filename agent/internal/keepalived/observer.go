@@ -207,8 +207,17 @@ func (o *observer) snapshot() *Snapshot {
 		StartTime: o.startTime,
 		Message:   o.message,
 		Score:     o.scores.total(),
+		Health:    o.scores.health(),
+		Drain:     o.scores.drained(),
 	}
+	now := time.Now()
 	for _, w := range o.watched {
+		if b := o.scores.standby[w.name]; b != nil {
+			w.FailBack = b.value(now)
+		}
+		if a := o.scores.away[w.name]; a.value(now) != 0 {
+			w.Failover, w.FailoverEnd = a.value(now), a.until
+		}
 		s.Instances = append(s.Instances, w.InstanceStatus)
 	}
 	return s

@@ -29,6 +29,9 @@ const scoreFile = "score"
 // hold dots, so no instance's file is called like the node's.
 func standbyFile(instance string) string { return "standby." + instance }
 
+// awayFile is the track file of an instance for failovers by hand.
+func awayFile(instance string) string { return "away." + instance }
+
 // render writes keepalived.conf. It is pure: the same input gives the same
 // bytes, which is how a needless reload is avoided.
 func render(in *intent, l layout) []byte {
@@ -37,6 +40,7 @@ func render(in *intent, l layout) []byte {
 	renderGlobal(&w, in.routerID, l)
 	renderTrackFile(&w, l, scoreFile)
 	for i := range in.instances {
+		renderTrackFile(&w, l, awayFile(in.instances[i].name))
 		if in.instances[i].sticky() {
 			renderTrackFile(&w, l, standbyFile(in.instances[i].name))
 		}
@@ -101,7 +105,7 @@ vrrp_instance %s {
 	if len(i.extra) > 0 {
 		renderBlock(w, "virtual_ipaddress_excluded", i.extra...)
 	}
-	tracked := []string{scoreFile}
+	tracked := []string{scoreFile, awayFile(i.name)}
 	if i.sticky() {
 		tracked = append(tracked, standbyFile(i.name))
 	}

@@ -1,6 +1,7 @@
 package keepalived
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
 	"os"
@@ -24,6 +25,7 @@ const (
 	unhealthyScore = -100
 	drainScore     = -50
 	standbyScore   = -22
+	failoverScore  = -50 // a drain of one instance, for a while
 )
 
 // scores writes the track files. keepalived sees each rename at once.
@@ -34,6 +36,7 @@ type scores struct {
 	fresh   bool                // what the files hold is of an earlier keepalived
 	wasWell bool                // at the last write
 	standby map[string]*standby // by the names of sticky instances
+	away    map[string]*away    // by the names of all instances
 	written map[string]int      // what the files hold
 }
 
@@ -52,7 +55,7 @@ func newScores(p paths) (*scores, error) {
 	drain, err := isDrained(p.drained)
 	return &scores{
 		dir: p.trackDir, drain: drain, fresh: true,
-		standby: make(map[string]*standby), written: make(map[string]int),
+		standby: make(map[string]*standby), away: make(map[string]*away), written: make(map[string]int),
 	}, err
 }
 
@@ -106,26 +109,34 @@ func (s *scores) read(name string) (int, bool) {
 }
 
 // total is the node's own score.
-func (s *scores) total() int {
-	total := 0
-	if !s.healthy {
-		total += unhealthyScore
+func (s *scores) total() int { return s.health() + s.drained() }
+
+// health is the proxy's part of total.
+func (s *scores) health() int {
+	if s.healthy {
+		return 0
 	}
+	return unhealthyScore
+}
+
+// drained is the drain's part of total.
+func (s *scores) drained() int {
 	if s.drain {
-		total += drainScore
+		return drainScore
 	}
-	return total
+	return 0
 }
 
 // well tells whether the node as a whole could hold a VIP.
 func (s *scores) well() bool { return s.healthy && !s.drain }
 
-// set makes the scores those of the instances: one standby a sticky one. An
-// instance that was there before keeps its time.
+// set makes the scores those of the instances: one away each, and one standby a
+// sticky one. An instance that was there before keeps its time.
 func (s *scores) set(instances []instance, now time.Time) {
-	old := s.standby
-	s.standby = make(map[string]*standby)
+	old, left := s.standby, s.away
+	s.standby, s.away = make(map[string]*standby), make(map[string]*away)
 	for _, i := range instances {
+		s.away[i.name] = cmp.Or(left[i.name], &away{})
 		if !i.sticky() {
 			continue
 		}
@@ -148,11 +159,17 @@ func (s *scores) forget(now time.Time) {
 	for _, b := range s.standby {
 		b.master, b.ready, b.well = false, false, now
 	}
+	for _, a := range s.away {
+		a.end()
+	}
 }
 
 // role notes what an instance is now. Whoever was no holder must be well for
 // the whole delay, from the last time that it was not.
 func (s *scores) role(name string, state InstanceState, now time.Time) {
+	if a := s.away[name]; a != nil {
+		a.role(state)
+	}
 	b := s.standby[name]
 	if b == nil {
 		return
@@ -176,12 +193,19 @@ func (b *standby) value(now time.Time) int {
 // next is when a value changes by time alone; zero when none will.
 func (s *scores) next(now time.Time) time.Time {
 	var next time.Time
-	for _, b := range s.standby {
-		if b.never || b.value(now) == 0 {
-			continue
-		}
-		if due := b.well.Add(b.delay); next.IsZero() || due.Before(next) {
+	sooner := func(due time.Time) {
+		if next.IsZero() || due.Before(next) {
 			next = due
+		}
+	}
+	for _, b := range s.standby {
+		if !b.never && b.value(now) != 0 {
+			sooner(b.well.Add(b.delay))
+		}
+	}
+	for _, a := range s.away {
+		if a.value(now) != 0 {
+			sooner(a.until)
 		}
 	}
 	return next
@@ -197,6 +221,9 @@ func (s *scores) write(now time.Time) error {
 			b.well = now
 		}
 		want[standbyFile(name)] = b.value(now)
+	}
+	for name, a := range s.away {
+		want[awayFile(name)] = a.value(now)
 	}
 	var failed []error
 	for name, score := range want {
@@ -230,8 +257,9 @@ func (s *scores) tidy() error {
 	}
 	var failed []error
 	for _, e := range entries {
-		name, ok := strings.CutPrefix(e.Name(), standbyFile(""))
-		if !ok || s.standby[name] != nil {
+		standby, isStandby := strings.CutPrefix(e.Name(), standbyFile(""))
+		away, isAway := strings.CutPrefix(e.Name(), awayFile(""))
+		if !isStandby && !isAway || isStandby && s.standby[standby] != nil || isAway && s.away[away] != nil {
 			continue
 		}
 		delete(s.written, e.Name())

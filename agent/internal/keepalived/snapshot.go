@@ -48,6 +48,8 @@ type Snapshot struct {
 	Message string
 	// Score is what health and drain add to every priority, 0 or below.
 	Score int
+	// Health and Drain are the parts of Score.
+	Health, Drain int
 	// Instances in order of their names.
 	Instances []InstanceStatus
 }
@@ -64,6 +66,12 @@ type InstanceStatus struct {
 	// Holds tells whether the kernel has the anchor address now, whatever
 	// keepalived says.
 	Holds bool
+	// FailBack is what the fail-back policy adds to the priority, 0 or below.
+	FailBack int
+	// Failover is what a failover by hand adds to it until FailoverEnd; 0:
+	// there is none.
+	Failover    int
+	FailoverEnd time.Time
 }
 
 // Event is a change. Exactly one of the fields beside Time is set.

@@ -214,6 +214,8 @@ func TestScoresKeepTheirOrder(t *testing.T) {
 			"a drained standby beats a holder without a proxy":   {low + drainScore + standbyScore, base + unhealthyScore},
 			"the better of two nodes without a proxy is chosen":  {base + unhealthyScore, low + unhealthyScore},
 			"the better of two drained nodes is chosen":          {base + drainScore, low + drainScore},
+			"a healthy standby takes over in a failover":         {low + standbyScore, base + failoverScore},
+			"a failover goes to no node without a proxy":         {low + failoverScore + standbyScore, base + unhealthyScore},
 			"drained without a proxy is worse than either alone": {low + unhealthyScore, base + unhealthyScore + drainScore},
 		} {
 			if clamp(pair[0]) <= clamp(pair[1]) {
@@ -221,7 +223,7 @@ func TestScoresKeepTheirOrder(t *testing.T) {
 			}
 		}
 	}
-	if worst := unhealthyScore + drainScore; worst <= -254 {
+	if worst := unhealthyScore + drainScore + standbyScore + failoverScore; worst <= -254 {
 		t.Errorf("the worst score, %d, is FAULT", worst)
 	}
 }
@@ -282,6 +284,53 @@ func TestStandby(t *testing.T) {
 	}
 	if left, err := filepath.Glob(filepath.Join(dir, "standby.*")); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+// A failover ends by itself: when its time is over, when this node has to hold
+// the VIP again, and with keepalived.
+func TestFailoverEnds(t *testing.T) {
+	start := time.Unix(1000, 0)
+	for name, test := range map[string]struct {
+		after time.Duration
+		do    func(*scores, time.Time)
+		want  int
+	}{
+		"not before its time":      {59 * time.Second, func(s *scores, now time.Time) { s.role("web", InstanceBackup, now) }, failoverScore},
+		"with its time":            {time.Minute, func(*scores, time.Time) {}, 0},
+		"not while nobody took it": {time.Second, func(s *scores, now time.Time) { s.role("web", InstanceMaster, now) }, failoverScore},
+		"when the VIP comes back": {time.Second, func(s *scores, now time.Time) {
+			s.role("web", InstanceBackup, now)
+			s.role("web", InstanceMaster, now)
+		}, 0},
+		"with keepalived": {time.Second, func(s *scores, now time.Time) { s.forget(now) }, 0},
+		"not with a change of another instance": {time.Second, func(s *scores, now time.Time) {
+			s.set([]instance{{name: "mail"}, {name: "web"}}, now)
+		}, failoverScore},
+	} {
+		dir := t.TempDir()
+		s, err := newScores(paths{trackDir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.healthy = true
+		s.set([]instance{{name: "web", failBack: keepalivedv1.FailBack_FAIL_BACK_AUTOMATIC}}, start)
+		s.role("web", InstanceMaster, start)
+		s.away["web"].begin(start.Add(time.Minute))
+		if err := s.write(start); err != nil {
+			t.Fatal(err)
+		}
+		if got, due := score(t, dir, "away.web"), s.next(start); got != failoverScore || !due.Equal(start.Add(time.Minute)) {
+			t.Errorf("%s: began with %d until %v", name, got, due)
+		}
+		now := start.Add(test.after)
+		test.do(s, now)
+		if err := s.write(now); err != nil {
+			t.Fatal(err)
+		}
+		if got := score(t, dir, "away.web"); got != test.want {
+			t.Errorf("%s: %d, want %d", name, got, test.want)
+		}
 	}
 }
 

@@ -17,8 +17,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tandem-lb/tandem/agent/internal/cache"
+	"github.com/tandem-lb/tandem/agent/internal/drift"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy"
 	"github.com/tandem-lb/tandem/agent/internal/keepalived"
+	"github.com/tandem-lb/tandem/agent/internal/local"
 	"github.com/tandem-lb/tandem/agent/internal/reconcile"
 	"github.com/tandem-lb/tandem/agent/internal/report"
 	"github.com/tandem-lb/tandem/agent/internal/settings"
@@ -45,11 +47,21 @@ func Run(ctx context.Context, s *settings.Settings, version string, logger hclog
 	if err := n.drivers(s); err != nil {
 		return err
 	}
-	reconciler, err := n.reconciler(s)
+	changes, err := n.changes(s)
 	if err != nil {
 		return err
 	}
-	up := uplink.New(uplink.Options{
+	reconciler, err := n.reconciler(s, changes)
+	if err != nil {
+		return err
+	}
+	var up *uplink.Uplink
+	here := local.New(local.Options{
+		Path: local.Socket(s.RunDir), Node: s.Node, Version: version,
+		Changes: changes, Reconciler: reconciler, VRRP: n.vrrp, Report: n.report,
+		Session: func() uplink.Status { return up.Status() },
+	})
+	up = uplink.New(uplink.Options{
 		Node:        s.Node,
 		Controllers: s.Controllers,
 		TokenFile:   s.JoinTokenFile,
@@ -58,10 +70,11 @@ func Run(ctx context.Context, s *settings.Settings, version string, logger hclog
 		Interfaces:  s.Networks,
 		Report:      n.report,
 		Reconciler:  reconciler,
+		Drift:       here,
 		Logger:      logger.Named("uplink"),
 	})
 	group, ctx := errgroup.WithContext(ctx)
-	for _, part := range []func(context.Context) error{n.report.Run, n.proxy.Run, n.vrrp.Run, reconciler.Run, up.Run} {
+	for _, part := range []func(context.Context) error{n.report.Run, n.proxy.Run, n.vrrp.Run, reconciler.Run, changes.Run, here.Run, up.Run} {
 		group.Go(func() error { return part(ctx) })
 	}
 	return group.Wait()
@@ -102,7 +115,7 @@ func (n *node) drivers(s *settings.Settings) (err error) {
 
 // reconciler makes the reconciler, with the last good target where there is
 // one that can be read.
-func (n *node) reconciler(s *settings.Settings) (*reconcile.Reconciler, error) {
+func (n *node) reconciler(s *settings.Settings, changes *drift.Set) (*reconcile.Reconciler, error) {
 	store, err := cache.New(s.StateDir)
 	if err != nil {
 		return nil, err
@@ -112,11 +125,23 @@ func (n *node) reconciler(s *settings.Settings) (*reconcile.Reconciler, error) {
 		return nil, err
 	}
 	return reconcile.New(reconcile.Options{
-		Proxy: n.proxy, VRRP: n.vrrp, Store: store, Good: good,
+		Proxy: n.proxy, VRRP: n.vrrp, Store: store, Good: good, Overlay: changes,
 		Logger:  n.logger.Named("reconcile"),
 		Problem: func(text string) { n.report.Problem("target", text) },
 		Unsaved: func(text string) { n.report.Unsaved("disk", text) },
 	}), nil
+}
+
+// changes reads what operators have changed on the node itself. Damaged ones
+// are told and left: nobody knows any more what they were.
+func (n *node) changes(s *settings.Settings) (*drift.Set, error) {
+	changes, err := drift.Load(s.StateDir, n.report)
+	if errors.Is(err, drift.ErrCorrupt) {
+		n.logger.Error("local changes ignored", "error", err)
+		n.report.Note(fmt.Sprintf("%v: what was changed on the node itself is no longer in effect", err))
+		return changes, nil
+	}
+	return changes, err
 }
 
 // good reads the last good target. A damaged one is told and left: the daemons

@@ -42,6 +42,15 @@ type Store interface {
 	Long() bool
 }
 
+// Overlay is what lies on top of every target: what operators have changed on
+// the node itself.
+type Overlay interface {
+	// Over returns what is to be in effect for a target.
+	Over(t *target.Target) *target.Target
+	// Settle is told of a target that is in effect.
+	Settle(t *target.Target)
+}
+
 // Outcome is what became of a target.
 type Outcome struct {
 	Nonce    string
@@ -54,11 +63,13 @@ type Outcome struct {
 
 // Options of a Reconciler.
 type Options struct {
-	Proxy  Proxy
-	VRRP   VRRP
-	Store  Store
-	Good   *target.Target // the last good one from disk; nil: none
-	Logger hclog.Logger
+	Proxy Proxy
+	VRRP  VRRP
+	Store Store
+	// Overlay; nil: none.
+	Overlay Overlay
+	Good    *target.Target // the last good one from disk; nil: none
+	Logger  hclog.Logger
 	// Problem tells what keeps the newest target from being in effect, "" when
 	// nothing does. It must not block.
 	Problem func(text string)
@@ -77,7 +88,8 @@ const (
 // methods are safe for concurrent use and do not block.
 type Reconciler struct {
 	Options
-	mailbox  chan job      // depth one, the newest
+	mailbox  chan job // depth one, the newest
+	again    chan chan error
 	outcomes chan Outcome  // depth one, the newest
 	begun    chan struct{} // closed when the good target has been tried
 
@@ -104,8 +116,11 @@ const maxRecent = 4
 
 // New returns a reconciler; Run does the work.
 func New(o Options) *Reconciler {
+	if o.Overlay == nil {
+		o.Overlay = bare{}
+	}
 	return &Reconciler{
-		Options: o, mailbox: make(chan job, 1), outcomes: make(chan Outcome, 1), begun: make(chan struct{}),
+		Options: o, mailbox: make(chan job, 1), again: make(chan chan error), outcomes: make(chan Outcome, 1), begun: make(chan struct{}),
 		disk: newDisk(o.Good),
 	}
 }
@@ -193,6 +208,13 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			delay.Reset()
 		case <-retry:
 			current = failing
+		case done := <-r.again:
+			j, err := r.renew(ctx)
+			done <- err
+			if err != nil && retry == nil {
+				failing, retry = j, time.After(delay.NextBackOff())
+			}
+			continue
 		case <-r.disk.due:
 			r.settle(r.save(r.Applied()))
 			continue
@@ -266,7 +288,8 @@ func (r *Reconciler) follow(ctx context.Context, t *target.Target) {
 
 // put is the way of one target: durable, daemons, good.
 func (r *Reconciler) put(ctx context.Context, j job) (reloaded bool, err error) {
-	proxyConfig, err := j.target.HAProxy()
+	effective := r.Overlay.Over(j.target)
+	proxyConfig, err := effective.HAProxy()
 	if err != nil {
 		return false, err
 	}
@@ -274,13 +297,14 @@ func (r *Reconciler) put(ctx context.Context, j job) (reloaded bool, err error) 
 	if err != nil {
 		return false, err
 	}
-	reloaded, err = r.act(ctx, proxyConfig, j.target.Keepalived())
+	reloaded, err = r.act(ctx, proxyConfig, effective.Keepalived())
 	if err != nil {
 		r.takeBack()
 		return reloaded, err
 	}
 	r.setApplied(j.target)
 	r.settle(r.confirm(j.target, kept))
+	r.Overlay.Settle(j.target)
 	return reloaded, nil
 }
 
@@ -314,7 +338,7 @@ func (r *Reconciler) putBack(ctx context.Context) error {
 	if applied == nil {
 		return nil
 	}
-	config, err := applied.HAProxy()
+	config, err := r.Overlay.Over(applied).HAProxy()
 	if err != nil {
 		return err
 	}

@@ -124,8 +124,14 @@ func wanted(t *testing.T, hash, instance string, servers ...string) *target.Targ
 // start runs a reconciler in the synctest bubble.
 func start(t *testing.T, r *recorder, good *target.Target) *Reconciler {
 	t.Helper()
+	return startOver(t, r, good, nil)
+}
+
+// startOver is start with an overlay.
+func startOver(t *testing.T, r *recorder, good *target.Target, o Overlay) *Reconciler {
+	t.Helper()
 	reconciler := New(Options{
-		Proxy: proxy{r}, VRRP: vrrp{r}, Store: store{r}, Good: good,
+		Proxy: proxy{r}, VRRP: vrrp{r}, Store: store{r}, Good: good, Overlay: o,
 		Logger: hclog.NewNullLogger(), Problem: func(string) {},
 		Unsaved: func(text string) { r.mu.Lock(); defer r.mu.Unlock(); r.unsaved = text },
 	})

@@ -37,6 +37,7 @@ type state struct {
 	reloads             uint64
 	problems            map[string]string
 	unsaved             map[string]bool // keys of problems
+	local               []*agentv1.LocalChange
 }
 
 // New returns an empty report whose events end with the agent. bootID scopes

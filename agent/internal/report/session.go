@@ -59,9 +59,9 @@ func (r *Report) observation() *agentv1.Observation {
 	return o
 }
 
-// whole makes everything count as not seen yet. Call it under the lock.
-func (r *Report) whole() {
-	r.changed = &agentv1.Observation{
+// present is the whole state but backends. Call it under the lock.
+func (r *Report) present() *agentv1.Observation {
+	return &agentv1.Observation{
 		Whole:         true,
 		Haproxy:       r.state.haproxy,
 		Keepalived:    r.state.keepalived,
@@ -70,7 +70,13 @@ func (r *Report) whole() {
 		Problems:      r.problems(),
 		Reloads:       proto.Uint64(r.state.reloads),
 		NotPersistent: proto.Bool(len(r.state.unsaved) > 0),
+		LocalChanges:  &agentv1.LocalChangeSet{Changes: r.state.local},
 	}
+}
+
+// whole makes everything count as not seen yet. Call it under the lock.
+func (r *Report) whole() {
+	r.changed = r.present()
 	r.backends = make(map[string]bool, len(r.state.backends))
 	for key := range r.state.backends {
 		r.backends[key] = true

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
@@ -62,7 +63,7 @@ func (s *session) greet(ctx context.Context) error {
 		BootId:        s.Report.BootID(),
 		SessionId:     rand.Text(),
 		Applied:       &agentv1.Version{},
-		Capabilities:  []string{"command/check"},
+		Capabilities:  []string{"command/check", "command/discard"},
 		Interfaces:    s.Interfaces,
 		NotPersistent: s.Report.NotPersistent(),
 	}
@@ -101,6 +102,7 @@ func (s *session) welcome(w *agentv1.Welcome) {
 			s.addresses = append(s.addresses, address)
 		}
 	}
+	s.board.connected(strings.TrimPrefix(s.conn.Target(), direct))
 	s.Report.Begin(w.GetLastEvent())
 	s.Logger.Info("session with the controller", "address", s.conn.Target(), "controller_version", w.GetControllerVersion())
 }

@@ -111,6 +111,8 @@ func (s *session) execute(ctx context.Context, c *agentv1.Command) error {
 			return err
 		}
 		return s.Reconciler.Check(ctx, t)
+	case c.GetDiscard() != nil:
+		return s.Drift.DiscardFor(ctx, c.GetDiscard())
 	default:
 		return errors.New("this agent does not know the command: it needs a newer lb-agent")
 	}

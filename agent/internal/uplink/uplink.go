@@ -35,6 +35,15 @@ const (
 	maxDelay = 10 * time.Second
 )
 
+// direct keeps gRPC from resolving an address by itself.
+const direct = "passthrough:///"
+
+// Drift is what operators have changed on the node itself.
+type Drift interface {
+	// DiscardFor ends local changes, for an operator of the controller.
+	DiscardFor(ctx context.Context, c *agentv1.DiscardCommand) error
+}
+
 // Reconciler is what the uplink needs of the one who applies targets.
 type Reconciler interface {
 	// Known returns the target with that hash, nil when it is not at hand.
@@ -61,6 +70,7 @@ type Options struct {
 	Interfaces  map[string]string // by network
 	Report      *report.Report
 	Reconciler  Reconciler
+	Drift       Drift
 	Logger      hclog.Logger
 }
 
@@ -69,6 +79,7 @@ type Uplink struct {
 	Options
 	identity  *identity.Identity
 	addresses []string
+	board     board
 }
 
 // New returns an uplink; Run does the work.
@@ -99,6 +110,7 @@ func (u *Uplink) Run(ctx context.Context) error {
 		if welcomed {
 			delay.Reset()
 		}
+		u.board.lost(address, describe(err))
 		wait := delay.NextBackOff()
 		u.Logger.Warn("no session with the controller", "address", address, "error", describe(err), "retry_in", wait.Round(time.Millisecond))
 		select {
@@ -128,7 +140,7 @@ func (u *Uplink) attempt(ctx context.Context, address string) (welcomed bool, er
 		}
 		u.Logger.Info("joined the cluster", "controller", address)
 	}
-	conn, err := grpc.NewClient("passthrough:///"+address,
+	conn, err := grpc.NewClient(direct+address,
 		grpc.WithTransportCredentials(credentials.NewTLS(u.identity.TLS())),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/tandem-lb/tandem/controlplane/internal/state"
 	haproxyv1 "github.com/tandem-lb/tandem/gen/tandem/agent/haproxy/v1"
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
@@ -278,7 +280,7 @@ func server(pool string, b *tandemv1.Backend) (*agentv1.Resource, error) {
 	switch admin := state.EffectiveState(b); admin {
 	case "ready":
 	case "drain":
-		s.Weight = 0
+		s.ReadyWeight, s.Weight = proto.Uint32(s.GetWeight()), 0
 	case "maintenance":
 		s.Maintenance = true
 	default:

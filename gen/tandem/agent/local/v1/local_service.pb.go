@@ -514,7 +514,10 @@ type SetDrainResponse struct {
 	// change that is in effect now; absent: it is what the controller wants.
 	Change *v1.LocalChange `protobuf:"bytes,1,opt,name=change,proto3" json:"change,omitempty"`
 	// warning, such as that the change cannot be kept on disk.
-	Warning       string `protobuf:"bytes,2,opt,name=warning,proto3" json:"warning,omitempty"`
+	Warning string `protobuf:"bytes,2,opt,name=warning,proto3" json:"warning,omitempty"`
+	// held are the ids of VIPs that a drained node holds all the same, since no
+	// other node has taken them.
+	Held          []string `protobuf:"bytes,3,rep,name=held,proto3" json:"held,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -561,6 +564,13 @@ func (x *SetDrainResponse) GetWarning() string {
 		return x.Warning
 	}
 	return ""
+}
+
+func (x *SetDrainResponse) GetHeld() []string {
+	if x != nil {
+		return x.Held
+	}
+	return nil
 }
 
 // SetBackendRequest asks for a state or a weight.
@@ -770,7 +780,9 @@ func (x *FailoverRequest) GetReason() string {
 type FailoverResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// vips are the ids of those that another node holds now.
-	Vips          []string `protobuf:"bytes,1,rep,name=vips,proto3" json:"vips,omitempty"`
+	Vips []string `protobuf:"bytes,1,rep,name=vips,proto3" json:"vips,omitempty"`
+	// lease that is in effect.
+	Lease         *durationpb.Duration `protobuf:"bytes,2,opt,name=lease,proto3" json:"lease,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -808,6 +820,13 @@ func (*FailoverResponse) Descriptor() ([]byte, []int) {
 func (x *FailoverResponse) GetVips() []string {
 	if x != nil {
 		return x.Vips
+	}
+	return nil
+}
+
+func (x *FailoverResponse) GetLease() *durationpb.Duration {
+	if x != nil {
+		return x.Lease
 	}
 	return nil
 }
@@ -966,10 +985,11 @@ const file_tandem_agent_local_v1_local_service_proto_rawDesc = "" +
 	"\ffailover_end\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\vfailoverEnd\"?\n" +
 	"\x0fSetDrainRequest\x12\x14\n" +
 	"\x05drain\x18\x01 \x01(\bR\x05drain\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"b\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"v\n" +
 	"\x10SetDrainResponse\x124\n" +
 	"\x06change\x18\x01 \x01(\v2\x1c.tandem.agent.v1.LocalChangeR\x06change\x12\x18\n" +
-	"\awarning\x18\x02 \x01(\tR\awarning\"\xb4\x01\n" +
+	"\awarning\x18\x02 \x01(\tR\awarning\x12\x12\n" +
+	"\x04held\x18\x03 \x03(\tR\x04held\"\xb4\x01\n" +
 	"\x11SetBackendRequest\x12\x12\n" +
 	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x18\n" +
 	"\abackend\x18\x02 \x01(\tR\abackend\x121\n" +
@@ -983,9 +1003,10 @@ const file_tandem_agent_local_v1_local_service_proto_rawDesc = "" +
 	"\x0fFailoverRequest\x12\x12\n" +
 	"\x04vips\x18\x01 \x03(\tR\x04vips\x12/\n" +
 	"\x05lease\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05lease\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"&\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"W\n" +
 	"\x10FailoverResponse\x12\x12\n" +
-	"\x04vips\x18\x01 \x03(\tR\x04vips\"B\n" +
+	"\x04vips\x18\x01 \x03(\tR\x04vips\x12/\n" +
+	"\x05lease\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05lease\"B\n" +
 	"\x0eDiscardRequest\x12\x14\n" +
 	"\x05drain\x18\x01 \x01(\bR\x05drain\x12\x1a\n" +
 	"\bbackends\x18\x02 \x03(\tR\bbackends\"c\n" +
@@ -1053,22 +1074,23 @@ var file_tandem_agent_local_v1_local_service_proto_depIdxs = []int32{
 	19, // 12: tandem.agent.local.v1.SetBackendRequest.state:type_name -> tandem.agent.v1.AdminState
 	16, // 13: tandem.agent.local.v1.SetBackendResponse.change:type_name -> tandem.agent.v1.LocalChange
 	20, // 14: tandem.agent.local.v1.FailoverRequest.lease:type_name -> google.protobuf.Duration
-	16, // 15: tandem.agent.local.v1.DiscardResponse.changes:type_name -> tandem.agent.v1.LocalChange
-	0,  // 16: tandem.agent.local.v1.LocalService.GetStatus:input_type -> tandem.agent.local.v1.GetStatusRequest
-	5,  // 17: tandem.agent.local.v1.LocalService.SetDrain:input_type -> tandem.agent.local.v1.SetDrainRequest
-	7,  // 18: tandem.agent.local.v1.LocalService.SetBackend:input_type -> tandem.agent.local.v1.SetBackendRequest
-	9,  // 19: tandem.agent.local.v1.LocalService.Failover:input_type -> tandem.agent.local.v1.FailoverRequest
-	11, // 20: tandem.agent.local.v1.LocalService.Discard:input_type -> tandem.agent.local.v1.DiscardRequest
-	1,  // 21: tandem.agent.local.v1.LocalService.GetStatus:output_type -> tandem.agent.local.v1.GetStatusResponse
-	6,  // 22: tandem.agent.local.v1.LocalService.SetDrain:output_type -> tandem.agent.local.v1.SetDrainResponse
-	8,  // 23: tandem.agent.local.v1.LocalService.SetBackend:output_type -> tandem.agent.local.v1.SetBackendResponse
-	10, // 24: tandem.agent.local.v1.LocalService.Failover:output_type -> tandem.agent.local.v1.FailoverResponse
-	12, // 25: tandem.agent.local.v1.LocalService.Discard:output_type -> tandem.agent.local.v1.DiscardResponse
-	21, // [21:26] is the sub-list for method output_type
-	16, // [16:21] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	20, // 15: tandem.agent.local.v1.FailoverResponse.lease:type_name -> google.protobuf.Duration
+	16, // 16: tandem.agent.local.v1.DiscardResponse.changes:type_name -> tandem.agent.v1.LocalChange
+	0,  // 17: tandem.agent.local.v1.LocalService.GetStatus:input_type -> tandem.agent.local.v1.GetStatusRequest
+	5,  // 18: tandem.agent.local.v1.LocalService.SetDrain:input_type -> tandem.agent.local.v1.SetDrainRequest
+	7,  // 19: tandem.agent.local.v1.LocalService.SetBackend:input_type -> tandem.agent.local.v1.SetBackendRequest
+	9,  // 20: tandem.agent.local.v1.LocalService.Failover:input_type -> tandem.agent.local.v1.FailoverRequest
+	11, // 21: tandem.agent.local.v1.LocalService.Discard:input_type -> tandem.agent.local.v1.DiscardRequest
+	1,  // 22: tandem.agent.local.v1.LocalService.GetStatus:output_type -> tandem.agent.local.v1.GetStatusResponse
+	6,  // 23: tandem.agent.local.v1.LocalService.SetDrain:output_type -> tandem.agent.local.v1.SetDrainResponse
+	8,  // 24: tandem.agent.local.v1.LocalService.SetBackend:output_type -> tandem.agent.local.v1.SetBackendResponse
+	10, // 25: tandem.agent.local.v1.LocalService.Failover:output_type -> tandem.agent.local.v1.FailoverResponse
+	12, // 26: tandem.agent.local.v1.LocalService.Discard:output_type -> tandem.agent.local.v1.DiscardResponse
+	22, // [22:27] is the sub-list for method output_type
+	17, // [17:22] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_tandem_agent_local_v1_local_service_proto_init() }
