@@ -11,6 +11,7 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 
+	"github.com/tandem-lb/tandem/agent/internal/haproxy/access"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy/config"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy/plan"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy/runtime"
@@ -118,6 +119,7 @@ func (d *Driver) applyRuntime(ctx context.Context, file *config.File, p plan.Pla
 // may be older.
 func (d *Driver) confirmed(file *config.File) error {
 	d.target, d.good = file, file.Text
+	d.access.Use(destinations[file.LocalLog], file.JSONLog)
 	if d.kept == file.Structure {
 		return nil
 	}
@@ -126,6 +128,13 @@ func (d *Driver) confirmed(file *config.File) error {
 	}
 	d.kept = file.Structure
 	return nil
+}
+
+// destinations of the access log; there is no other that can be rendered.
+var destinations = map[haproxyv1.LocalLog]access.Destination{
+	haproxyv1.LocalLog_LOCAL_LOG_SYSLOG:   access.Syslog,
+	haproxyv1.LocalLog_LOCAL_LOG_JOURNALD: access.Journald,
+	haproxyv1.LocalLog_LOCAL_LOG_FILE:     access.File,
 }
 
 // lastGood returns the last file that was in effect; nil when there is none.

@@ -18,8 +18,10 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tandem-lb/tandem/agent/internal/daemon"
+	"github.com/tandem-lb/tandem/agent/internal/haproxy/access"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy/config"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy/runtime"
+	"github.com/tandem-lb/tandem/agent/internal/logfile"
 	haproxyv1 "github.com/tandem-lb/tandem/gen/tandem/agent/haproxy/v1"
 )
 
@@ -32,6 +34,8 @@ type Options struct {
 	// User and Group are whom the workers run as when the agent is root; empty:
 	// haproxy, where that exists.
 	User, Group string
+	// AccessLog is the file for requests, where one is wanted.
+	AccessLog logfile.Options
 	// Logger must not be nil.
 	Logger hclog.Logger
 	// Notify is told of changes in the order in which they happen, before
@@ -56,9 +60,10 @@ type Driver struct {
 	binary binary
 	paths  paths
 	env    config.Environment
-	owner  *user.User // whom the event socket belongs to; nil: the agent
+	owner  *user.User // whom the sockets in the jail belong to; nil: the agent
 	client *runtime.Client
 	board  *board
+	access *access.Log
 	kick   chan struct{} // depth one: poll now
 	exits  chan *daemon.Process
 	jobs   chan func(run context.Context) // for Run's goroutine
@@ -103,7 +108,7 @@ func New(o Options) (*Driver, error) {
 		retry:   newRetry(),
 	}
 	d.env = config.Environment{
-		EventSocket: paths.events,
+		EventSocket: paths.events, AccessSocket: paths.access,
 		StatsSocket: paths.stats,
 		StateFile:   paths.states,
 		NoIPv6:      !haveIPv6(),
@@ -113,12 +118,28 @@ func New(o Options) (*Driver, error) {
 			return nil, fmt.Errorf("haproxy: %w", err)
 		}
 	}
+	uid, gid, err := d.socketOwner()
+	if err != nil {
+		return nil, fmt.Errorf("haproxy: %w", err)
+	}
+	d.access = access.New(access.Options{
+		Socket: paths.access, UID: uid, GID: gid, File: o.AccessLog, Tell: d.board.tellAccessLog,
+	})
 	return d, nil
+}
+
+// socketOwner is whom the sockets in the jail belong to; -1: the agent itself.
+func (d *Driver) socketOwner() (uid, gid int, err error) {
+	if d.owner == nil {
+		return -1, -1, nil
+	}
+	_, err = fmt.Sscan(d.owner.Uid+" "+d.owner.Gid, &uid, &gid)
+	return uid, gid, err
 }
 
 // dropPrivileges has the workers run as someone else, in an empty directory.
 func (d *Driver) dropPrivileges(name, group string) error {
-	d.env.Chroot, d.env.EventSocket = d.paths.jail, "/events.sock"
+	d.env.Chroot, d.env.EventSocket, d.env.AccessSocket = d.paths.jail, "/events.sock", "/access.sock"
 	who, err := user.Lookup(cmpOr(name, "haproxy"))
 	if err != nil {
 		if name == "" {
@@ -228,6 +249,7 @@ func (d *Driver) Run(ctx context.Context) error {
 	}
 	d.group, ctx = errgroup.WithContext(ctx)
 	d.group.Go(func() error { return d.hear(ctx, events) })
+	d.group.Go(func() error { return d.access.Run(ctx) })
 	d.group.Go(func() error { return d.own(ctx) })
 	return d.group.Wait()
 }

@@ -19,8 +19,9 @@ type paths struct {
 	candidate string // state: what its checker reads
 	good      string // state: the last file that was in effect
 
-	jail   string // run: the workers' root directory, holds nothing but events
+	jail   string // run: the workers' root directory, holds nothing but sockets
 	events string // run: datagram socket for health events
+	access string // run: stream socket for requests
 	master string // run: HAProxy's master socket
 	stats  string // run: HAProxy's socket for people
 	states string // run: servers' states on their way to the next worker
@@ -40,6 +41,7 @@ func makePaths(stateDir, runDir string) (paths, error) {
 		good:      filepath.Join(state, "good.cfg"),
 		jail:      filepath.Join(run, "jail"),
 		events:    filepath.Join(run, "jail", "events.sock"),
+		access:    filepath.Join(run, "jail", "access.sock"),
 		master:    masterSocket(runDir),
 		stats:     filepath.Join(run, "stats.sock"),
 		states:    filepath.Join(run, "servers.state"),

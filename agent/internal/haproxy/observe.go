@@ -30,12 +30,9 @@ func (d *Driver) listen() (*net.UnixConn, error) {
 		return nil, err
 	}
 	err = os.Chmod(d.paths.events, 0o600)
-	if d.owner != nil && err == nil {
-		var uid, gid int
-		_, err = fmt.Sscan(d.owner.Uid+" "+d.owner.Gid, &uid, &gid)
-		if err == nil {
-			err = os.Chown(d.paths.events, uid, gid)
-		}
+	uid, gid, ownerErr := d.socketOwner()
+	if err = errors.Join(err, ownerErr); err == nil {
+		err = os.Chown(d.paths.events, uid, gid)
 	}
 	if err == nil {
 		err = events.SetReadBuffer(1 << 20)

@@ -34,8 +34,11 @@ type rig struct {
 	driver *Driver
 	stop   func() // ends the driver, not HAProxy
 
+	accessLog string // its path
+
 	mu     sync.Mutex
 	events []Event
+	times  []time.Time // of all events, also of those that a test has removed
 }
 
 // newRig starts a driver. Its HAProxy is killed when the test ends.
@@ -71,11 +74,13 @@ func newRig(t *testing.T) *rig {
 func (r *rig) startDriver(o Options) {
 	r.t.Helper()
 	o.StateDir, o.RunDir = r.dir+"/state", r.dir+"/run"
+	o.AccessLog = accessFile(r.dir)
+	r.accessLog = o.AccessLog.Path
 	o.Logger = hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: testWriter{r.t}})
 	o.Notify = func(e Event) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.events = append(r.events, e)
+		r.events, r.times = append(r.events, e), append(r.times, time.Now())
 	}
 	driver, err := New(o)
 	if err != nil {
@@ -256,6 +261,7 @@ type web struct {
 	address *net.TCPAddr
 	server  *http.Server
 	sick    atomic.Bool
+	failed  atomic.Int64  // when it last failed a check, in nanoseconds
 	hold    chan struct{} // requests wait for its end; nil: they do not
 }
 
@@ -276,6 +282,7 @@ func (w *web) ServeHTTP(answer http.ResponseWriter, request *http.Request) {
 	_, _ = io.Copy(io.Discard, request.Body)
 	switch {
 	case request.URL.Path == "/health" && w.sick.Load():
+		w.failed.Store(time.Now().UnixNano())
 		answer.WriteHeader(http.StatusServiceUnavailable)
 	case request.URL.Path == "/hold" && w.hold != nil:
 		<-w.hold

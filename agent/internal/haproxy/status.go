@@ -67,7 +67,8 @@ type Snapshot struct {
 	Servers []Server
 }
 
-// Event is a DaemonChanged, ServerChanged, ServerRemoved or Reloaded.
+// Event is a DaemonChanged, ServerChanged, ServerRemoved, Reloaded or
+// AccessLogLost.
 type Event interface{ event() }
 
 // DaemonChanged tells the new state of the process.
@@ -82,6 +83,11 @@ type ServerRemoved struct{ Backend, Name string }
 // Reloaded tells how many reloads have succeeded.
 type Reloaded struct{ Count uint64 }
 
+// AccessLogLost tells that lines of the access log were lost, at most once a
+// minute; an empty text that a minute went by without a loss.
+type AccessLogLost struct{ Text string }
+
+func (AccessLogLost) event() {}
 func (DaemonChanged) event() {}
 func (ServerChanged) event() {}
 func (ServerRemoved) event() {}
@@ -168,6 +174,11 @@ func (b *board) reloaded() {
 		b.reloads++
 		return []Event{Reloaded{b.reloads}}
 	})
+}
+
+// tellAccessLog tells what the access log says of losses.
+func (b *board) tellAccessLog(text string) {
+	b.change(func() []Event { return []Event{AccessLogLost{text}} })
 }
 
 // now is to be asked before HAProxy is, and given to set with what it says.

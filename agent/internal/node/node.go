@@ -102,13 +102,14 @@ func (n *node) drivers(s *settings.Settings) (err error) {
 		return err
 	}
 	n.proxy, err = haproxy.New(haproxy.Options{
-		Binary:   s.HAProxy.Binary,
-		StateDir: s.StateDir,
-		RunDir:   s.RunDir,
-		User:     s.HAProxy.User,
-		Group:    s.HAProxy.Group,
-		Logger:   n.logger.Named("haproxy"),
-		Notify:   n.fromHAProxy,
+		Binary:    s.HAProxy.Binary,
+		StateDir:  s.StateDir,
+		RunDir:    s.RunDir,
+		User:      s.HAProxy.User,
+		Group:     s.HAProxy.Group,
+		AccessLog: s.Logs.File("access.log"),
+		Logger:    n.logger.Named("haproxy"),
+		Notify:    n.fromHAProxy,
 	})
 	return err
 }

@@ -30,6 +30,11 @@ func (n *node) fromHAProxy(event haproxy.Event) {
 		n.report.RemoveBackend(e.Backend, e.Name)
 	case haproxy.Reloaded:
 		n.report.Reloads(e.Count)
+	case haproxy.AccessLogLost:
+		if e.Text != "" {
+			n.logger.Warn(e.Text)
+		}
+		n.report.Problem("access log", e.Text)
 	}
 }
 

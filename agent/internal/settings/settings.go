@@ -2,16 +2,20 @@
 package settings
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 
 	"sigs.k8s.io/yaml"
+
+	"github.com/tandem-lb/tandem/agent/internal/logfile"
 )
 
 // Settings is the agent's configuration file.
@@ -38,6 +42,8 @@ type Settings struct {
 	HAProxy HAProxy `json:"haproxy"`
 	// Keepalived says how keepalived is run.
 	Keepalived Keepalived `json:"keepalived"`
+	// Logs says where log files lie and how they are rotated.
+	Logs Logs `json:"logs"`
 	// LogLevel is trace, debug, info (the default), warn or error.
 	LogLevel string `json:"log_level"`
 }
@@ -56,6 +62,23 @@ type HAProxy struct {
 type Keepalived struct {
 	// Binary is a path, or a name to look up in PATH; by default "keepalived".
 	Binary string `json:"binary"`
+}
+
+// Logs says where log files lie and how they are rotated.
+type Logs struct {
+	// Directory of access.log and keepalived-state.log; by default
+	// /var/log/tandem.
+	Directory string `json:"directory"`
+	// MaxSizeMB is the size in MiB, 1 to 100,000, at which a file is rotated; by
+	// default 100.
+	MaxSizeMB int64 `json:"max_size_mb"`
+	// Keep is how many older files stay beside each, 1 to 1000; by default 5.
+	Keep int `json:"keep"`
+}
+
+// File is the log file of that name.
+func (l Logs) File(name string) logfile.Options {
+	return logfile.Options{Path: filepath.Join(l.Directory, name), MaxSize: l.MaxSizeMB << 20, Keep: l.Keep}
 }
 
 // FrontNetwork is the network of a VIP that names none.
@@ -103,6 +126,9 @@ func (s *Settings) complete() error {
 	s.Runner = orDefault(s.Runner, "exec")
 	s.HAProxy.Binary = orDefault(s.HAProxy.Binary, "haproxy")
 	s.Keepalived.Binary = orDefault(s.Keepalived.Binary, "keepalived")
+	s.Logs.Directory = orDefault(s.Logs.Directory, "/var/log/tandem")
+	s.Logs.MaxSizeMB = cmp.Or(s.Logs.MaxSizeMB, 100)
+	s.Logs.Keep = cmp.Or(s.Logs.Keep, 5)
 	s.LogLevel = orDefault(s.LogLevel, "info")
 	if s.Networks == nil {
 		s.Networks = make(map[string]string)
@@ -148,8 +174,22 @@ func (s *Settings) check() error {
 	if s.Runner != "exec" {
 		errs = append(errs, fmt.Errorf("runner: %q must be exec", s.Runner))
 	}
+	errs = append(errs, s.Logs.check()...)
 	if !slices.Contains([]string{"trace", "debug", "info", "warn", "error"}, s.LogLevel) {
 		errs = append(errs, fmt.Errorf("log_level: %q must be trace, debug, info, warn or error", s.LogLevel))
 	}
 	return errors.Join(errs...)
+}
+
+func (l Logs) check() (errs []error) {
+	if !filepath.IsAbs(l.Directory) {
+		errs = append(errs, fmt.Errorf("logs.directory: %q must begin with /, such as /var/log/tandem", l.Directory))
+	}
+	if l.MaxSizeMB < 1 || l.MaxSizeMB > 100_000 {
+		errs = append(errs, fmt.Errorf("logs.max_size_mb: %d must be 1 to 100000", l.MaxSizeMB))
+	}
+	if l.Keep < 1 || l.Keep > 1000 {
+		errs = append(errs, fmt.Errorf("logs.keep: %d must be 1 to 1000", l.Keep))
+	}
+	return errs
 }

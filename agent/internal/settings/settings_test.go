@@ -27,6 +27,9 @@ func TestReadFillsInDefaults(t *testing.T) {
 	if s.Runner != "exec" || s.HAProxy.Binary != "haproxy" || s.StateDir == "" || s.RunDir == "" {
 		t.Errorf("defaults are missing: %+v", s)
 	}
+	if got := s.Logs.File("access.log"); got.Path != "/var/log/tandem/access.log" || got.MaxSize != 100<<20 || got.Keep != 5 {
+		t.Errorf("access log: %+v", got)
+	}
 }
 
 func TestReadNamesWhatIsWrong(t *testing.T) {
@@ -41,6 +44,9 @@ func TestReadNamesWhatIsWrong(t *testing.T) {
 		good + "intreface: eth0\n":             "intreface",
 		good + "node: b\n":                     "node",
 		good + "log_level: loud\n":             `log_level: "loud" must be`,
+		good + "logs: {directory: var/log}\n":  `logs.directory: "var/log" must begin with /`,
+		good + "logs: {max_size_mb: -1}\n":     "logs.max_size_mb: -1 must be 1 to 100000",
+		good + "logs: {keep: 1001}\n":          "logs.keep: 1001 must be 1 to 1000",
 	} {
 		if _, err := read(t, text); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q gives %v, want an error with %q", text, err, want)

@@ -32,7 +32,9 @@ var clusterFields = []fields.Field{
 	{Flag: "stats-path", Path: "stats_page.path", Usage: "path of the statistics page (default /stats)"},
 	{Flag: "stats-realm", Path: "stats_page.realm", Usage: "what the statistics page's password prompt shows"},
 	{Flag: "stats-refresh", Path: "stats_page.refresh", Usage: "how often the statistics page reloads itself (default 30s)"},
-	{Flag: "log-target", Path: "logging.target", Usage: "syslog server for the access log, ADDRESS:PORT (default: none)"},
+	{Flag: "log-target", Path: "logging.target", Usage: "where the access log goes: file, journald, syslog or a syslog server's ADDRESS:PORT (default: none)"},
+	{Flag: "log-format", Path: "logging.format", Usage: "haproxy or json (default haproxy)", Values: []string{"haproxy", "json"}},
+	{Flag: "log-query", Path: "logging.query", Usage: "log query strings, which may hold secrets (default: true with haproxy, false with json)"},
 	{Flag: "log-facility", Path: "logging.facility", Usage: "syslog facility (default local0)"},
 }
 
@@ -122,6 +124,7 @@ from an argument. A user of the statistics page that is there already gets the
 new password, others stay.`,
 		Example: `  lbctl cluster set --stats-user admin --stats-password-file stats.password
   lbctl cluster set --connect-timeout 5s --retries 3
+  lbctl cluster set --log-target file --log-format json
   lbctl cluster set --unset stats-page`,
 		Args:              arguments("[CLUSTER]"),
 		ValidArgsFunction: a.firstName(listClusters),

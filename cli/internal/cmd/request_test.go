@@ -66,6 +66,7 @@ func TestRequests(t *testing.T) {
 		"cluster set --stats-user admin --stats-password-file " + password,
 		"cluster set other --stats-user new --stats-password-file - --stats-port 9000",
 		"cluster set --client-timeout 30s --listener-max-connections 500 --max-connections 5000 --log-target 127.0.0.1:514",
+		"cluster set --log-target file --log-format json --log-query=false",
 		"cluster set --vrrp-password-file " + password,
 		"cluster set --unset stats-page,vrrp-version",
 		"cluster list",

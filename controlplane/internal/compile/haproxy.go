@@ -98,12 +98,8 @@ func (m *proxyMemo) compileServers(t Target) ([]*part, error) {
 }
 
 func haproxyGlobal(c *state.Config) *agentv1.Resource {
-	logging := state.EffectiveLogging(c)
-	g := &haproxyv1.Global{
-		MaxConnections: state.EffectiveMaxConnections(c),
-		LogTarget:      logging.GetTarget(),
-		LogFacility:    logging.GetFacility(),
-	}
+	g := &haproxyv1.Global{MaxConnections: state.EffectiveMaxConnections(c)}
+	setLogging(g, state.EffectiveLogging(c))
 	if page := state.EffectiveStatsPage(c); page != nil {
 		address, err := netip.ParseAddr(page.GetAddress())
 		g.Stats = &haproxyv1.Stats{
@@ -120,6 +116,31 @@ func haproxyGlobal(c *state.Config) *agentv1.Resource {
 		}
 	}
 	return &agentv1.Resource{Key: "haproxy/global", Body: &agentv1.Resource_HaproxyGlobal{HaproxyGlobal: g}}
+}
+
+// setLogging resolves where and how requests are logged. What is as it was
+// before there was a choice leaves the fields of the choice zero.
+func setLogging(g *haproxyv1.Global, l *tandemv1.Logging) {
+	g.LogFacility = l.GetFacility()
+	local, isLocal := localLogs[l.GetTarget()]
+	switch {
+	case l.GetTarget() == "":
+		return
+	case isLocal:
+		g.LogLocal = local
+	default:
+		g.LogTarget = l.GetTarget()
+	}
+	if l.GetFormat() == "json" {
+		g.LogFormat = haproxyv1.LogFormat_LOG_FORMAT_JSON
+	}
+	g.LogWithoutQuery = !l.GetQuery()
+}
+
+var localLogs = map[string]haproxyv1.LocalLog{
+	"syslog":   haproxyv1.LocalLog_LOCAL_LOG_SYSLOG,
+	"journald": haproxyv1.LocalLog_LOCAL_LOG_JOURNALD,
+	"file":     haproxyv1.LocalLog_LOCAL_LOG_FILE,
 }
 
 func frontend(c *state.Config, l *tandemv1.Listener) (*agentv1.Resource, error) {

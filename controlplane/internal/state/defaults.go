@@ -132,11 +132,20 @@ func EffectiveStatsPage(c *Config) *tandemv1.StatsPage {
 	}
 }
 
-// EffectiveLogging returns where the access log goes; an empty target means
-// nowhere.
+// EffectiveLogging returns where the access log goes, every field filled in; an
+// empty target means nowhere.
 func EffectiveLogging(c *Config) *tandemv1.Logging {
 	l := c.cluster.GetLogging()
-	return &tandemv1.Logging{Target: l.GetTarget(), Facility: orText(l.GetFacility(), "local0")}
+	e := &tandemv1.Logging{
+		Target:   l.GetTarget(),
+		Facility: orText(l.GetFacility(), "local0"),
+		Format:   orText(l.GetFormat(), "haproxy"),
+		Query:    optional(l, func() *bool { return l.Query }),
+	}
+	if e.Query == nil {
+		e.Query = proto.Bool(e.Format == "haproxy")
+	}
+	return e
 }
 
 // EffectiveCheck returns a pool's health check with every field but host and

@@ -33,7 +33,7 @@ func TestDefaults(t *testing.T) {
 	same("version", uint32(3), EffectiveVrrpVersion(c))
 	same("advert", 100*time.Millisecond, EffectiveAdvertInterval(c, &tandemv1.Vip{}))
 	same("no page", (*tandemv1.StatsPage)(nil), EffectiveStatsPage(c))
-	same("logging", &tandemv1.Logging{Facility: "local0"}, EffectiveLogging(c))
+	same("logging", &tandemv1.Logging{Facility: "local0", Format: "haproxy", Query: proto.Bool(true)}, EffectiveLogging(c))
 	check := &tandemv1.HealthCheck{Interval: dur(2 * time.Second), Timeout: dur(2 * time.Second), Rise: proto.Uint32(2), Fall: proto.Uint32(3)}
 	same("check", check, EffectiveCheck(c, &tandemv1.Pool{}))
 	check.Http = &tandemv1.HttpCheck{Method: "GET", Path: "/", ExpectedStatus: "200-399"}

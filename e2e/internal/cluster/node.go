@@ -43,6 +43,7 @@ func newNode(h *lab.Host, programs Programs, controller Endpoint, token []byte) 
 		"state_dir":       n.StateDir,
 		"run_dir":         n.RunDir,
 		"runner":          "exec",
+		"logs":            map[string]string{"directory": n.LogDir()},
 		"haproxy":         map[string]string{"binary": n.daemon("haproxy")},
 		"keepalived":      map[string]string{"binary": n.daemon("keepalived")},
 	}
@@ -61,6 +62,9 @@ func newNode(h *lab.Host, programs Programs, controller Endpoint, token []byte) 
 		n.Install("keepalived"),
 	)
 }
+
+// LogDir is where the node's access and state logs lie.
+func (n *Node) LogDir() string { return filepath.Join(n.Host.Dir(), "log") }
 
 // daemon is where the agent finds a daemon's program.
 func (n *Node) daemon(name string) string { return filepath.Join(n.Host.RunDir(), "programs", name) }

@@ -380,14 +380,22 @@ func (x *StatsUser) GetPasswordSet() bool {
 	return false
 }
 
-// Logging is where HAProxy sends its access log. Health events reach Tandem
-// by a way of their own, whatever is set here.
+// Logging is where HAProxy's access log goes and what it looks like. Health
+// events reach Tandem by a way of their own, whatever is set here.
 type Logging struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// target is a syslog server, IP:port; empty means no access log.
+	// target is a syslog server, IP:port; or "syslog", "journald" or "file" on
+	// the node itself. Empty means no access log. Where the file lies and when it
+	// is rotated is in the agent's configuration.
 	Target string `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
 	// facility is a syslog facility; empty means local0.
-	Facility      string `protobuf:"bytes,2,opt,name=facility,proto3" json:"facility,omitempty"`
+	Facility string `protobuf:"bytes,2,opt,name=facility,proto3" json:"facility,omitempty"`
+	// format of a line: "haproxy" for HAProxy's own (option httplog or tcplog) or
+	// "json" for one JSON object a request; empty means haproxy.
+	Format string `protobuf:"bytes,3,opt,name=format,proto3" json:"format,omitempty"`
+	// query tells whether query strings are logged, which may hold secrets. Unset
+	// means as the format has it: haproxy with, json without.
+	Query         *bool `protobuf:"varint,4,opt,name=query,proto3,oneof" json:"query,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -436,6 +444,20 @@ func (x *Logging) GetFacility() string {
 	return ""
 }
 
+func (x *Logging) GetFormat() string {
+	if x != nil {
+		return x.Format
+	}
+	return ""
+}
+
+func (x *Logging) GetQuery() bool {
+	if x != nil && x.Query != nil {
+		return *x.Query
+	}
+	return false
+}
+
 var File_tandem_v1_cluster_proto protoreflect.FileDescriptor
 
 const file_tandem_v1_cluster_proto_rawDesc = "" +
@@ -478,11 +500,14 @@ const file_tandem_v1_cluster_proto_rawDesc = "" +
 	"\x0fstats_user.name\x12&must be 1 to 32 letters, digits or ._-\x1a&this.matches('^[A-Za-z0-9._-]{1,32}$')R\x04name\x12\xb6\x01\n" +
 	"\bpassword\x18\x02 \x01(\tB\x99\x01\xe0A\x04\xbaH\x8f\x01\xba\x01\x8b\x01\n" +
 	"\x13stats_user.password\x123must be at most 72 bytes without control characters\x1a?bytes(this).size() <= 72 && !this.matches('[\\\\x00-\\\\x1f\\\\x7f]')\x80\x01\x01R\bpassword\x12&\n" +
-	"\fpassword_set\x18\x03 \x01(\bB\x03\xe0A\x03R\vpasswordSet\"\xfc\x02\n" +
-	"\aLogging\x12\xe7\x01\n" +
-	"\x06target\x18\x01 \x01(\tB\xce\x01\xbaH\xca\x01\xba\x01\xc3\x01\n" +
-	"\x0elogging.target\x12Amust be an IP address and port such as 127.0.0.1:514 or [::1]:514\x1anthis.isHostAndPort(true) && (this.matches('^\\\\[[0-9a-fA-F:.]+\\\\]:') || this.matches('^[0-9]+(\\\\.[0-9]+){3}:'))\xd8\x01\x01R\x06target\x12\x86\x01\n" +
-	"\bfacility\x18\x02 \x01(\tBj\xbaHg\xd8\x01\x01rbR\x04kernR\x04userR\x06daemonR\x04authR\x06syslogR\x06local0R\x06local1R\x06local2R\x06local3R\x06local4R\x06local5R\x06local6R\x06local7R\bfacilityB\x96\x01\n" +
+	"\fpassword_set\x18\x03 \x01(\bB\x03\xe0A\x03R\vpasswordSet\"\xa9\x04\n" +
+	"\aLogging\x12\xbe\x02\n" +
+	"\x06target\x18\x01 \x01(\tB\xa5\x02\xbaH\xa1\x02\xba\x01\x9a\x02\n" +
+	"\x0elogging.target\x12kmust be syslog, journald, file, or a syslog server's IP address and port such as 127.0.0.1:514 or [::1]:514\x1a\x9a\x01this in ['syslog', 'journald', 'file'] || (this.isHostAndPort(true) && (this.matches('^\\\\[[0-9a-fA-F:.]+\\\\]:') || this.matches('^[0-9]+(\\\\.[0-9]+){3}:')))\xd8\x01\x01R\x06target\x12\x86\x01\n" +
+	"\bfacility\x18\x02 \x01(\tBj\xbaHg\xd8\x01\x01rbR\x04kernR\x04userR\x06daemonR\x04authR\x06syslogR\x06local0R\x06local1R\x06local2R\x06local3R\x06local4R\x06local5R\x06local6R\x06local7R\bfacility\x12/\n" +
+	"\x06format\x18\x03 \x01(\tB\x17\xbaH\x14\xd8\x01\x01r\x0fR\ahaproxyR\x04jsonR\x06format\x12\x19\n" +
+	"\x05query\x18\x04 \x01(\bH\x00R\x05query\x88\x01\x01B\b\n" +
+	"\x06_queryB\x96\x01\n" +
 	"\rcom.tandem.v1B\fClusterProtoP\x01Z2github.com/tandem-lb/tandem/gen/tandem/v1;tandemv1\xa2\x02\x03TXX\xaa\x02\tTandem.V1\xca\x02\tTandem\\V1\xe2\x02\x15Tandem\\V1\\GPBMetadata\xea\x02\n" +
 	"Tandem::V1b\x06proto3"
 
@@ -535,6 +560,7 @@ func file_tandem_v1_cluster_proto_init() {
 	file_tandem_v1_cluster_proto_msgTypes[0].OneofWrappers = []any{}
 	file_tandem_v1_cluster_proto_msgTypes[1].OneofWrappers = []any{}
 	file_tandem_v1_cluster_proto_msgTypes[2].OneofWrappers = []any{}
+	file_tandem_v1_cluster_proto_msgTypes[4].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

@@ -22,7 +22,7 @@ var balances = map[haproxyv1.Balance]string{
 
 var methods = []string{"GET", "HEAD", "OPTIONS", "POST", "PUT"}
 
-func renderBackend(w *writer, b *haproxyv1.Backend, env Environment, access []string) {
+func renderBackend(w *writer, b *haproxyv1.Backend, env Environment, access accessLog) {
 	field := "backends[" + b.GetName() + "]."
 	w.section(field+"name", "backend", w.name(field+"name", b.GetName()))
 	w.line("", "mode", w.mode(field+"mode", b.GetMode()))
@@ -44,9 +44,7 @@ func renderBackend(w *writer, b *haproxyv1.Backend, env Environment, access []st
 	// Notices are what happens to servers; requests are logged below that, by
 	// frontends, and never get here.
 	w.line("event socket", "log", w.quoted("event socket", env.EventSocket), "len", "4096", "format", "rfc3164", "daemon", "notice")
-	if access != nil {
-		w.line("", access...)
-	}
+	access.renderServers(w)
 	if check := b.GetCheck(); check != nil {
 		w.checks[b.GetName()] = renderCheck(w, field+"check.", check)
 	}

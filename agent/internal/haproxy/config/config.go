@@ -31,6 +31,8 @@ type Environment struct {
 	// EventSocket is the datagram socket for health events, as HAProxy sees it
 	// after chroot.
 	EventSocket string
+	// AccessSocket is the stream socket for requests, likewise.
+	AccessSocket string
 	// StatsSocket is the socket of the newest worker, for people.
 	StatsSocket string
 	// StateFile holds the servers' states across a reload.
@@ -54,6 +56,10 @@ type File struct {
 	Servers []Server
 	// Binds of all frontends.
 	Binds []Bind
+	// LocalLog is where on the node requests are logged, and JSONLog whether as
+	// JSON.
+	LocalLog haproxyv1.LocalLog
+	JSONLog  bool
 
 	checks   map[string]string
 	backends map[string]bool
@@ -128,5 +134,8 @@ func Render(c *haproxyv1.Config, env Environment) (*File, error) {
 	if w.err != nil {
 		return nil, w.err
 	}
-	return w.file(), nil
+	file := w.file()
+	file.LocalLog = c.GetGlobal().GetLogLocal()
+	file.JSONLog = c.GetGlobal().GetLogFormat() == haproxyv1.LogFormat_LOG_FORMAT_JSON
+	return file, nil
 }

@@ -22,7 +22,7 @@ var update = flag.Bool("update", false, "write the golden files")
 
 // environment as a driver that is root makes it.
 var environment = Environment{
-	EventSocket: "/events.sock",
+	EventSocket: "/events.sock", AccessSocket: "/access.sock",
 	StatsSocket: "/run/tandem/haproxy/stats.sock",
 	StateFile:   "/run/tandem/haproxy/servers.state",
 	Chroot:      "/run/tandem/haproxy/jail",
@@ -112,6 +112,12 @@ func TestGolden(t *testing.T) {
 	ours := environment
 	ours.Chroot, ours.User, ours.Group, ours.NoIPv6 = "", "", "", true
 	ours.EventSocket = "/home/it's/events.sock"
+	logged := func(change func(*haproxyv1.Global)) *haproxyv1.Config {
+		c := everything()
+		c.Global.LogTarget, c.Global.LogLocal = "", haproxyv1.LocalLog_LOCAL_LOG_FILE
+		change(c.Global)
+		return c
+	}
 	for name, test := range map[string]struct {
 		config *haproxyv1.Config
 		env    Environment
@@ -119,7 +125,12 @@ func TestGolden(t *testing.T) {
 		"guide":        {guide(), environment},
 		"everything":   {everything(), environment},
 		"unprivileged": {everything(), ours},
-		"empty":        {&haproxyv1.Config{Global: &haproxyv1.Global{MaxConnections: 100}}, environment},
+		"log-file":     {logged(func(g *haproxyv1.Global) { g.LogWithoutQuery = true }), environment},
+		"log-json":     {logged(func(g *haproxyv1.Global) { g.LogFormat = haproxyv1.LogFormat_LOG_FORMAT_JSON }), environment},
+		"log-json-without-query": {logged(func(g *haproxyv1.Global) {
+			g.LogLocal, g.LogFormat, g.LogWithoutQuery = haproxyv1.LocalLog_LOCAL_LOG_JOURNALD, haproxyv1.LogFormat_LOG_FORMAT_JSON, true
+		}), environment},
+		"empty": {&haproxyv1.Config{Global: &haproxyv1.Global{MaxConnections: 100}}, environment},
 	} {
 		t.Run(name, func(t *testing.T) {
 			file, err := Render(test.config, test.env)
@@ -177,10 +188,14 @@ func check(t interface {
 
 func TestRefused(t *testing.T) {
 	for field, breakIt := range map[string]func(c *haproxyv1.Config){
-		"global":                       func(c *haproxyv1.Config) { c.Global = nil },
-		"global.max_connections":       func(c *haproxyv1.Config) { c.Global.MaxConnections = 0 },
-		"global.log_target":            func(c *haproxyv1.Config) { c.Global.LogTarget = "127.0.0.1" },
-		"global.log_facility":          func(c *haproxyv1.Config) { c.Global.LogFacility = "local0 debug" },
+		"global":                 func(c *haproxyv1.Config) { c.Global = nil },
+		"global.max_connections": func(c *haproxyv1.Config) { c.Global.MaxConnections = 0 },
+		"global.log_target":      func(c *haproxyv1.Config) { c.Global.LogTarget = "127.0.0.1" },
+		"global.log_facility":    func(c *haproxyv1.Config) { c.Global.LogFacility = "local0 debug" },
+		"global.log_format":      func(c *haproxyv1.Config) { c.Global.LogFormat = 99 },
+		"global.log_local": func(c *haproxyv1.Config) {
+			c.Global.LogTarget, c.Global.LogLocal = "", 99
+		},
 		"global.stats.path":            func(c *haproxyv1.Config) { c.Global.Stats.Path = "stats" },
 		"global.stats.realm":           func(c *haproxyv1.Config) { c.Global.Stats.Realm = "a\nb" },
 		"global.stats.bind.port":       func(c *haproxyv1.Config) { c.Global.Stats.Bind.Port = 0 },

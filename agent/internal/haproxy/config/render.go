@@ -59,11 +59,11 @@ func render(w *writer, c *haproxyv1.Config, env Environment) {
 }
 
 // renderGlobal goes on with the global section that file begins. It returns
-// the words of a line that logs to the syslog server, none without one.
-func renderGlobal(w *writer, g *haproxyv1.Global, env Environment) (access []string) {
+// how requests are logged.
+func renderGlobal(w *writer, g *haproxyv1.Global, env Environment) accessLog {
 	if g == nil {
 		w.fail("global", "is missing")
-		return nil
+		return accessLog{}
 	}
 	w.line("global.max_connections", "maxconn", w.number("global.max_connections", g.GetMaxConnections(), 1, maxConnections))
 	w.line("", "log-tag", "haproxy")
@@ -80,16 +80,7 @@ func renderGlobal(w *writer, g *haproxyv1.Global, env Environment) (access []str
 	if env.Group != "" {
 		w.line("group", "group", w.quoted("group", env.Group))
 	}
-	if g.GetLogTarget() == "" {
-		return nil
-	}
-	target, err := netip.ParseAddrPort(g.GetLogTarget())
-	if err != nil || target.Port() == 0 || target.Addr().Zone() != "" {
-		w.fail("global.log_target", "is %q and must be IP:port, such as 127.0.0.1:514", g.GetLogTarget())
-		return nil
-	}
-	facility := w.oneOf("global.log_facility", g.GetLogFacility(), facilities)
-	return []string{"log", quote(target.String()), "len", "8192", "format", "rfc3164", facility, "info"}
+	return renderAccessLog(w, g, env)
 }
 
 func renderStats(w *writer, s *haproxyv1.Stats, env Environment) {
@@ -129,7 +120,7 @@ func renderStats(w *writer, s *haproxyv1.Stats, env Environment) {
 	}
 }
 
-func renderFrontend(w *writer, f *haproxyv1.Frontend, env Environment, access []string) {
+func renderFrontend(w *writer, f *haproxyv1.Frontend, env Environment, access accessLog) {
 	field := "frontends[" + f.GetName() + "]."
 	w.section(field+"name", "frontend", w.name(field+"name", f.GetName()))
 	w.line("", "mode", w.mode(field+"mode", f.GetMode()))
@@ -142,9 +133,7 @@ func renderFrontend(w *writer, f *haproxyv1.Frontend, env Environment, access []
 	w.line("", "maxconn", w.number(field+"max_connections", f.GetMaxConnections(), 1, maxConnections))
 	w.line("", "timeout", "client", w.duration(field+"client_timeout", f.GetClientTimeout()))
 	w.line("", "option", "dontlognull")
-	if access != nil {
-		w.line("", access...)
-	}
+	access.renderLog(w)
 	if f.GetMode() == haproxyv1.Mode_MODE_HTTP {
 		// Without idle-close-on-response a reload closes connections that a
 		// client is about to use again.
@@ -154,12 +143,8 @@ func renderFrontend(w *writer, f *haproxyv1.Frontend, env Environment, access []
 		if f.GetForwardedFor() {
 			w.line("", "option", "forwardfor", "except", "127.0.0.0/8")
 		}
-		if access != nil {
-			w.line("", "option", "httplog")
-		}
-	} else if access != nil {
-		w.line("", "option", "tcplog")
 	}
+	access.renderFormat(w, f.GetMode())
 	w.line("", "default_backend", w.name(field+"default_backend", f.GetDefaultBackend()))
 }
 

@@ -22,6 +22,112 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// LocalLog is a place on the node that takes log lines.
+type LocalLog int32
+
+const (
+	// LOCAL_LOG_UNSPECIFIED is none.
+	LocalLog_LOCAL_LOG_UNSPECIFIED LocalLog = 0
+	// LOCAL_LOG_SYSLOG is the machine's syslog socket.
+	LocalLog_LOCAL_LOG_SYSLOG LocalLog = 1
+	// LOCAL_LOG_JOURNALD is journald's socket for syslog lines.
+	LocalLog_LOCAL_LOG_JOURNALD LocalLog = 2
+	// LOCAL_LOG_FILE is the file that the agent's configuration names.
+	LocalLog_LOCAL_LOG_FILE LocalLog = 3
+)
+
+// Enum value maps for LocalLog.
+var (
+	LocalLog_name = map[int32]string{
+		0: "LOCAL_LOG_UNSPECIFIED",
+		1: "LOCAL_LOG_SYSLOG",
+		2: "LOCAL_LOG_JOURNALD",
+		3: "LOCAL_LOG_FILE",
+	}
+	LocalLog_value = map[string]int32{
+		"LOCAL_LOG_UNSPECIFIED": 0,
+		"LOCAL_LOG_SYSLOG":      1,
+		"LOCAL_LOG_JOURNALD":    2,
+		"LOCAL_LOG_FILE":        3,
+	}
+)
+
+func (x LocalLog) Enum() *LocalLog {
+	p := new(LocalLog)
+	*p = x
+	return p
+}
+
+func (x LocalLog) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (LocalLog) Descriptor() protoreflect.EnumDescriptor {
+	return file_tandem_agent_haproxy_v1_haproxy_proto_enumTypes[0].Descriptor()
+}
+
+func (LocalLog) Type() protoreflect.EnumType {
+	return &file_tandem_agent_haproxy_v1_haproxy_proto_enumTypes[0]
+}
+
+func (x LocalLog) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use LocalLog.Descriptor instead.
+func (LocalLog) EnumDescriptor() ([]byte, []int) {
+	return file_tandem_agent_haproxy_v1_haproxy_proto_rawDescGZIP(), []int{0}
+}
+
+// LogFormat is what a line of the access log looks like.
+type LogFormat int32
+
+const (
+	// LOG_FORMAT_UNSPECIFIED is HAProxy's own: option httplog or tcplog.
+	LogFormat_LOG_FORMAT_UNSPECIFIED LogFormat = 0
+	// LOG_FORMAT_JSON is one JSON object.
+	LogFormat_LOG_FORMAT_JSON LogFormat = 1
+)
+
+// Enum value maps for LogFormat.
+var (
+	LogFormat_name = map[int32]string{
+		0: "LOG_FORMAT_UNSPECIFIED",
+		1: "LOG_FORMAT_JSON",
+	}
+	LogFormat_value = map[string]int32{
+		"LOG_FORMAT_UNSPECIFIED": 0,
+		"LOG_FORMAT_JSON":        1,
+	}
+)
+
+func (x LogFormat) Enum() *LogFormat {
+	p := new(LogFormat)
+	*p = x
+	return p
+}
+
+func (x LogFormat) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (LogFormat) Descriptor() protoreflect.EnumDescriptor {
+	return file_tandem_agent_haproxy_v1_haproxy_proto_enumTypes[1].Descriptor()
+}
+
+func (LogFormat) Type() protoreflect.EnumType {
+	return &file_tandem_agent_haproxy_v1_haproxy_proto_enumTypes[1]
+}
+
+func (x LogFormat) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use LogFormat.Descriptor instead.
+func (LogFormat) EnumDescriptor() ([]byte, []int) {
+	return file_tandem_agent_haproxy_v1_haproxy_proto_rawDescGZIP(), []int{1}
+}
+
 // Mode is what a proxy speaks.
 type Mode int32
 
@@ -59,11 +165,11 @@ func (x Mode) String() string {
 }
 
 func (Mode) Descriptor() protoreflect.EnumDescriptor {
-	return file_tandem_agent_haproxy_v1_haproxy_proto_enumTypes[0].Descriptor()
+	return file_tandem_agent_haproxy_v1_haproxy_proto_enumTypes[2].Descriptor()
 }
 
 func (Mode) Type() protoreflect.EnumType {
-	return &file_tandem_agent_haproxy_v1_haproxy_proto_enumTypes[0]
+	return &file_tandem_agent_haproxy_v1_haproxy_proto_enumTypes[2]
 }
 
 func (x Mode) Number() protoreflect.EnumNumber {
@@ -72,7 +178,7 @@ func (x Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Mode.Descriptor instead.
 func (Mode) EnumDescriptor() ([]byte, []int) {
-	return file_tandem_agent_haproxy_v1_haproxy_proto_rawDescGZIP(), []int{0}
+	return file_tandem_agent_haproxy_v1_haproxy_proto_rawDescGZIP(), []int{2}
 }
 
 // Balance is how a backend picks a server.
@@ -128,11 +234,11 @@ func (x Balance) String() string {
 }
 
 func (Balance) Descriptor() protoreflect.EnumDescriptor {
-	return file_tandem_agent_haproxy_v1_haproxy_proto_enumTypes[1].Descriptor()
+	return file_tandem_agent_haproxy_v1_haproxy_proto_enumTypes[3].Descriptor()
 }
 
 func (Balance) Type() protoreflect.EnumType {
-	return &file_tandem_agent_haproxy_v1_haproxy_proto_enumTypes[1]
+	return &file_tandem_agent_haproxy_v1_haproxy_proto_enumTypes[3]
 }
 
 func (x Balance) Number() protoreflect.EnumNumber {
@@ -141,7 +247,7 @@ func (x Balance) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Balance.Descriptor instead.
 func (Balance) EnumDescriptor() ([]byte, []int) {
-	return file_tandem_agent_haproxy_v1_haproxy_proto_rawDescGZIP(), []int{1}
+	return file_tandem_agent_haproxy_v1_haproxy_proto_rawDescGZIP(), []int{3}
 }
 
 // Config is everything that HAProxy on one node shall do. Every value is
@@ -219,9 +325,16 @@ type Global struct {
 	// log_facility is its syslog facility.
 	LogFacility string `protobuf:"bytes,3,opt,name=log_facility,json=logFacility,proto3" json:"log_facility,omitempty"`
 	// stats is the statistics page; absent: none.
-	Stats         *Stats `protobuf:"bytes,4,opt,name=stats,proto3" json:"stats,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Stats *Stats `protobuf:"bytes,4,opt,name=stats,proto3" json:"stats,omitempty"`
+	// log_local is where on the node itself requests are logged; log_target is
+	// empty then.
+	LogLocal LocalLog `protobuf:"varint,5,opt,name=log_local,json=logLocal,proto3,enum=tandem.agent.haproxy.v1.LocalLog" json:"log_local,omitempty"`
+	// log_format is what a line looks like.
+	LogFormat LogFormat `protobuf:"varint,6,opt,name=log_format,json=logFormat,proto3,enum=tandem.agent.haproxy.v1.LogFormat" json:"log_format,omitempty"`
+	// log_without_query leaves query strings out.
+	LogWithoutQuery bool `protobuf:"varint,7,opt,name=log_without_query,json=logWithoutQuery,proto3" json:"log_without_query,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Global) Reset() {
@@ -280,6 +393,27 @@ func (x *Global) GetStats() *Stats {
 		return x.Stats
 	}
 	return nil
+}
+
+func (x *Global) GetLogLocal() LocalLog {
+	if x != nil {
+		return x.LogLocal
+	}
+	return LocalLog_LOCAL_LOG_UNSPECIFIED
+}
+
+func (x *Global) GetLogFormat() LogFormat {
+	if x != nil {
+		return x.LogFormat
+	}
+	return LogFormat_LOG_FORMAT_UNSPECIFIED
+}
+
+func (x *Global) GetLogWithoutQuery() bool {
+	if x != nil {
+		return x.LogWithoutQuery
+	}
+	return false
 }
 
 // Stats is the statistics page.
@@ -1048,13 +1182,17 @@ const file_tandem_agent_haproxy_v1_haproxy_proto_rawDesc = "" +
 	"\x06Config\x127\n" +
 	"\x06global\x18\x01 \x01(\v2\x1f.tandem.agent.haproxy.v1.GlobalR\x06global\x12?\n" +
 	"\tfrontends\x18\x02 \x03(\v2!.tandem.agent.haproxy.v1.FrontendR\tfrontends\x12<\n" +
-	"\bbackends\x18\x03 \x03(\v2 .tandem.agent.haproxy.v1.BackendR\bbackends\"\xa9\x01\n" +
+	"\bbackends\x18\x03 \x03(\v2 .tandem.agent.haproxy.v1.BackendR\bbackends\"\xd8\x02\n" +
 	"\x06Global\x12'\n" +
 	"\x0fmax_connections\x18\x01 \x01(\rR\x0emaxConnections\x12\x1d\n" +
 	"\n" +
 	"log_target\x18\x02 \x01(\tR\tlogTarget\x12!\n" +
 	"\flog_facility\x18\x03 \x01(\tR\vlogFacility\x124\n" +
-	"\x05stats\x18\x04 \x01(\v2\x1e.tandem.agent.haproxy.v1.StatsR\x05stats\"\xce\x01\n" +
+	"\x05stats\x18\x04 \x01(\v2\x1e.tandem.agent.haproxy.v1.StatsR\x05stats\x12>\n" +
+	"\tlog_local\x18\x05 \x01(\x0e2!.tandem.agent.haproxy.v1.LocalLogR\blogLocal\x12A\n" +
+	"\n" +
+	"log_format\x18\x06 \x01(\x0e2\".tandem.agent.haproxy.v1.LogFormatR\tlogFormat\x12*\n" +
+	"\x11log_without_query\x18\a \x01(\bR\x0flogWithoutQuery\"\xce\x01\n" +
 	"\x05Stats\x121\n" +
 	"\x04bind\x18\x01 \x01(\v2\x1d.tandem.agent.haproxy.v1.BindR\x04bind\x12\x12\n" +
 	"\x04path\x18\x02 \x01(\tR\x04path\x12\x14\n" +
@@ -1120,7 +1258,15 @@ const file_tandem_agent_haproxy_v1_haproxy_proto_rawDesc = "" +
 	"\x06backup\x18\t \x01(\bR\x06backup\x12&\n" +
 	"\fready_weight\x18\n" +
 	" \x01(\rH\x00R\vreadyWeight\x88\x01\x01B\x0f\n" +
-	"\r_ready_weight*9\n" +
+	"\r_ready_weight*g\n" +
+	"\bLocalLog\x12\x19\n" +
+	"\x15LOCAL_LOG_UNSPECIFIED\x10\x00\x12\x14\n" +
+	"\x10LOCAL_LOG_SYSLOG\x10\x01\x12\x16\n" +
+	"\x12LOCAL_LOG_JOURNALD\x10\x02\x12\x12\n" +
+	"\x0eLOCAL_LOG_FILE\x10\x03*<\n" +
+	"\tLogFormat\x12\x1a\n" +
+	"\x16LOG_FORMAT_UNSPECIFIED\x10\x00\x12\x13\n" +
+	"\x0fLOG_FORMAT_JSON\x10\x01*9\n" +
 	"\x04Mode\x12\x14\n" +
 	"\x10MODE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tMODE_HTTP\x10\x01\x12\f\n" +
@@ -1147,51 +1293,55 @@ func file_tandem_agent_haproxy_v1_haproxy_proto_rawDescGZIP() []byte {
 	return file_tandem_agent_haproxy_v1_haproxy_proto_rawDescData
 }
 
-var file_tandem_agent_haproxy_v1_haproxy_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_tandem_agent_haproxy_v1_haproxy_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
 var file_tandem_agent_haproxy_v1_haproxy_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_tandem_agent_haproxy_v1_haproxy_proto_goTypes = []any{
-	(Mode)(0),                   // 0: tandem.agent.haproxy.v1.Mode
-	(Balance)(0),                // 1: tandem.agent.haproxy.v1.Balance
-	(*Config)(nil),              // 2: tandem.agent.haproxy.v1.Config
-	(*Global)(nil),              // 3: tandem.agent.haproxy.v1.Global
-	(*Stats)(nil),               // 4: tandem.agent.haproxy.v1.Stats
-	(*User)(nil),                // 5: tandem.agent.haproxy.v1.User
-	(*Frontend)(nil),            // 6: tandem.agent.haproxy.v1.Frontend
-	(*Bind)(nil),                // 7: tandem.agent.haproxy.v1.Bind
-	(*Backend)(nil),             // 8: tandem.agent.haproxy.v1.Backend
-	(*Check)(nil),               // 9: tandem.agent.haproxy.v1.Check
-	(*HttpCheck)(nil),           // 10: tandem.agent.haproxy.v1.HttpCheck
-	(*Server)(nil),              // 11: tandem.agent.haproxy.v1.Server
-	(*durationpb.Duration)(nil), // 12: google.protobuf.Duration
+	(LocalLog)(0),               // 0: tandem.agent.haproxy.v1.LocalLog
+	(LogFormat)(0),              // 1: tandem.agent.haproxy.v1.LogFormat
+	(Mode)(0),                   // 2: tandem.agent.haproxy.v1.Mode
+	(Balance)(0),                // 3: tandem.agent.haproxy.v1.Balance
+	(*Config)(nil),              // 4: tandem.agent.haproxy.v1.Config
+	(*Global)(nil),              // 5: tandem.agent.haproxy.v1.Global
+	(*Stats)(nil),               // 6: tandem.agent.haproxy.v1.Stats
+	(*User)(nil),                // 7: tandem.agent.haproxy.v1.User
+	(*Frontend)(nil),            // 8: tandem.agent.haproxy.v1.Frontend
+	(*Bind)(nil),                // 9: tandem.agent.haproxy.v1.Bind
+	(*Backend)(nil),             // 10: tandem.agent.haproxy.v1.Backend
+	(*Check)(nil),               // 11: tandem.agent.haproxy.v1.Check
+	(*HttpCheck)(nil),           // 12: tandem.agent.haproxy.v1.HttpCheck
+	(*Server)(nil),              // 13: tandem.agent.haproxy.v1.Server
+	(*durationpb.Duration)(nil), // 14: google.protobuf.Duration
 }
 var file_tandem_agent_haproxy_v1_haproxy_proto_depIdxs = []int32{
-	3,  // 0: tandem.agent.haproxy.v1.Config.global:type_name -> tandem.agent.haproxy.v1.Global
-	6,  // 1: tandem.agent.haproxy.v1.Config.frontends:type_name -> tandem.agent.haproxy.v1.Frontend
-	8,  // 2: tandem.agent.haproxy.v1.Config.backends:type_name -> tandem.agent.haproxy.v1.Backend
-	4,  // 3: tandem.agent.haproxy.v1.Global.stats:type_name -> tandem.agent.haproxy.v1.Stats
-	7,  // 4: tandem.agent.haproxy.v1.Stats.bind:type_name -> tandem.agent.haproxy.v1.Bind
-	12, // 5: tandem.agent.haproxy.v1.Stats.refresh:type_name -> google.protobuf.Duration
-	5,  // 6: tandem.agent.haproxy.v1.Stats.users:type_name -> tandem.agent.haproxy.v1.User
-	0,  // 7: tandem.agent.haproxy.v1.Frontend.mode:type_name -> tandem.agent.haproxy.v1.Mode
-	7,  // 8: tandem.agent.haproxy.v1.Frontend.binds:type_name -> tandem.agent.haproxy.v1.Bind
-	12, // 9: tandem.agent.haproxy.v1.Frontend.client_timeout:type_name -> google.protobuf.Duration
-	12, // 10: tandem.agent.haproxy.v1.Frontend.http_request_timeout:type_name -> google.protobuf.Duration
-	12, // 11: tandem.agent.haproxy.v1.Frontend.http_keep_alive_timeout:type_name -> google.protobuf.Duration
-	0,  // 12: tandem.agent.haproxy.v1.Backend.mode:type_name -> tandem.agent.haproxy.v1.Mode
-	1,  // 13: tandem.agent.haproxy.v1.Backend.balance:type_name -> tandem.agent.haproxy.v1.Balance
-	12, // 14: tandem.agent.haproxy.v1.Backend.connect_timeout:type_name -> google.protobuf.Duration
-	12, // 15: tandem.agent.haproxy.v1.Backend.server_timeout:type_name -> google.protobuf.Duration
-	12, // 16: tandem.agent.haproxy.v1.Backend.queue_timeout:type_name -> google.protobuf.Duration
-	9,  // 17: tandem.agent.haproxy.v1.Backend.check:type_name -> tandem.agent.haproxy.v1.Check
-	11, // 18: tandem.agent.haproxy.v1.Backend.servers:type_name -> tandem.agent.haproxy.v1.Server
-	10, // 19: tandem.agent.haproxy.v1.Check.http:type_name -> tandem.agent.haproxy.v1.HttpCheck
-	12, // 20: tandem.agent.haproxy.v1.Check.interval:type_name -> google.protobuf.Duration
-	12, // 21: tandem.agent.haproxy.v1.Check.timeout:type_name -> google.protobuf.Duration
-	22, // [22:22] is the sub-list for method output_type
-	22, // [22:22] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	5,  // 0: tandem.agent.haproxy.v1.Config.global:type_name -> tandem.agent.haproxy.v1.Global
+	8,  // 1: tandem.agent.haproxy.v1.Config.frontends:type_name -> tandem.agent.haproxy.v1.Frontend
+	10, // 2: tandem.agent.haproxy.v1.Config.backends:type_name -> tandem.agent.haproxy.v1.Backend
+	6,  // 3: tandem.agent.haproxy.v1.Global.stats:type_name -> tandem.agent.haproxy.v1.Stats
+	0,  // 4: tandem.agent.haproxy.v1.Global.log_local:type_name -> tandem.agent.haproxy.v1.LocalLog
+	1,  // 5: tandem.agent.haproxy.v1.Global.log_format:type_name -> tandem.agent.haproxy.v1.LogFormat
+	9,  // 6: tandem.agent.haproxy.v1.Stats.bind:type_name -> tandem.agent.haproxy.v1.Bind
+	14, // 7: tandem.agent.haproxy.v1.Stats.refresh:type_name -> google.protobuf.Duration
+	7,  // 8: tandem.agent.haproxy.v1.Stats.users:type_name -> tandem.agent.haproxy.v1.User
+	2,  // 9: tandem.agent.haproxy.v1.Frontend.mode:type_name -> tandem.agent.haproxy.v1.Mode
+	9,  // 10: tandem.agent.haproxy.v1.Frontend.binds:type_name -> tandem.agent.haproxy.v1.Bind
+	14, // 11: tandem.agent.haproxy.v1.Frontend.client_timeout:type_name -> google.protobuf.Duration
+	14, // 12: tandem.agent.haproxy.v1.Frontend.http_request_timeout:type_name -> google.protobuf.Duration
+	14, // 13: tandem.agent.haproxy.v1.Frontend.http_keep_alive_timeout:type_name -> google.protobuf.Duration
+	2,  // 14: tandem.agent.haproxy.v1.Backend.mode:type_name -> tandem.agent.haproxy.v1.Mode
+	3,  // 15: tandem.agent.haproxy.v1.Backend.balance:type_name -> tandem.agent.haproxy.v1.Balance
+	14, // 16: tandem.agent.haproxy.v1.Backend.connect_timeout:type_name -> google.protobuf.Duration
+	14, // 17: tandem.agent.haproxy.v1.Backend.server_timeout:type_name -> google.protobuf.Duration
+	14, // 18: tandem.agent.haproxy.v1.Backend.queue_timeout:type_name -> google.protobuf.Duration
+	11, // 19: tandem.agent.haproxy.v1.Backend.check:type_name -> tandem.agent.haproxy.v1.Check
+	13, // 20: tandem.agent.haproxy.v1.Backend.servers:type_name -> tandem.agent.haproxy.v1.Server
+	12, // 21: tandem.agent.haproxy.v1.Check.http:type_name -> tandem.agent.haproxy.v1.HttpCheck
+	14, // 22: tandem.agent.haproxy.v1.Check.interval:type_name -> google.protobuf.Duration
+	14, // 23: tandem.agent.haproxy.v1.Check.timeout:type_name -> google.protobuf.Duration
+	24, // [24:24] is the sub-list for method output_type
+	24, // [24:24] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_tandem_agent_haproxy_v1_haproxy_proto_init() }
@@ -1205,7 +1355,7 @@ func file_tandem_agent_haproxy_v1_haproxy_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tandem_agent_haproxy_v1_haproxy_proto_rawDesc), len(file_tandem_agent_haproxy_v1_haproxy_proto_rawDesc)),
-			NumEnums:      2,
+			NumEnums:      4,
 			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
