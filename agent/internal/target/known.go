@@ -19,8 +19,9 @@ func (e *UnknownError) Error() string {
 	return fmt.Sprintf("this agent does not know %s: it needs a newer lb-agent", e.What)
 }
 
-// checkKnown walks a message and refuses unknown fields and enum values.
-func checkKnown(m proto.Message) error {
+// CheckKnown walks a message and refuses, with an UnknownError, unknown fields
+// and enum values.
+func CheckKnown(m proto.Message) error {
 	return walk(m.ProtoReflect())
 }
 

@@ -21,7 +21,7 @@ type Target struct {
 // FromConfig makes a target of a whole configuration. It refuses what this
 // agent does not understand (see UnknownError) and keys that come twice.
 func FromConfig(c *agentv1.NodeConfig) (*Target, error) {
-	if err := checkKnown(c); err != nil {
+	if err := CheckKnown(c); err != nil {
 		return nil, err
 	}
 	t := &Target{version: c.GetVersion(), resources: make(map[string]*agentv1.Resource, len(c.GetResources()))}
@@ -45,7 +45,7 @@ func (t *Target) Apply(version *agentv1.Version, upserts []*agentv1.Resource, re
 		delete(next.resources, key)
 	}
 	for _, r := range upserts {
-		if err := checkKnown(r); err != nil {
+		if err := CheckKnown(r); err != nil {
 			return nil, err
 		}
 		if err := checkResource(r); err != nil {

@@ -1,6 +1,7 @@
 package uplink
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -27,14 +28,26 @@ type received struct {
 	err     error
 }
 
-// session is one stream. run's goroutine owns it and alone sends.
+// maxQueue bounds the answers that wait for a controller that does not read:
+// until it does, nothing more is taken from it.
+const maxQueue = 64
+
+// session is one stream. run's goroutine owns it.
 type session struct {
 	*Uplink
 	conn     *grpc.ClientConn
 	stream   agentv1.AgentService_SessionClient
+	cancel   context.CancelCauseFunc
 	received chan received
-	results  chan *agentv1.CommandResult
-	assembly assembly
+	outbox   chan *agentv1.SessionRequest // to the one who sends
+	results  chan *agentv1.SessionRequest // of commands
+
+	queue      []*agentv1.SessionRequest // to be sent, in order
+	reporting  bool                      // the report may have something new
+	assembly   assembly
+	controller string        // its version
+	ahead      time.Duration // this node's clock, of the controller's
+	commands   int           // being carried out
 }
 
 // receive hands messages over until the stream ends.
@@ -63,16 +76,15 @@ func (s *session) greet(ctx context.Context) error {
 		BootId:        s.Report.BootID(),
 		SessionId:     rand.Text(),
 		Applied:       &agentv1.Version{},
-		Capabilities:  []string{"command/check", "command/discard"},
+		Capabilities:  capabilities,
 		Interfaces:    s.Interfaces,
 		NotPersistent: s.Report.NotPersistent(),
 	}
 	if t := s.Reconciler.Applied(); t != nil {
 		hello.Applied = t.Version()
 	}
-	if err := s.stream.Send(&agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Hello{Hello: hello}}); err != nil {
-		return s.cause(ctx, err)
-	}
+	// An error of Send is told by receive, with its reason.
+	_ = s.stream.Send(&agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Hello{Hello: hello}})
 	timeout := time.NewTimer(callTimeout)
 	defer timeout.Stop()
 	select {
@@ -103,52 +115,77 @@ func (s *session) welcome(w *agentv1.Welcome) {
 		}
 	}
 	s.board.connected(strings.TrimPrefix(s.conn.Target(), direct))
+	s.controller, s.ahead = w.GetControllerVersion(), aheadOf(w)
 	s.Report.Begin(w.GetLastEvent())
 	s.Logger.Info("session with the controller", "address", s.conn.Target(), "controller_version", w.GetControllerVersion())
 }
 
-// run is the session's one loop.
+// run is the session's one loop. It never waits for the controller to read, so
+// that it always reads itself: two that both wait would do so for ever.
 func (s *session) run(ctx context.Context) error {
+	go s.transmit(ctx)
 	renew := time.NewTimer(time.Until(s.identity.RenewAt()))
 	defer renew.Stop()
 	for {
-		var err error
+		if s.reporting && len(s.queue) == 0 {
+			s.report()
+		}
+		received, outcomes := s.received, s.Reconciler.Outcomes()
+		var outbox chan<- *agentv1.SessionRequest
+		var next *agentv1.SessionRequest
+		if len(s.queue) > 0 {
+			outbox, next = s.outbox, s.queue[0]
+		}
+		if len(s.queue) >= maxQueue {
+			received, outcomes = nil, nil
+		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
-		case r := <-s.received:
-			if err = r.err; err == nil {
-				err = s.handle(ctx, r.message)
+			return context.Cause(ctx)
+		case r := <-received:
+			if r.err != nil {
+				return cmp.Or(context.Cause(ctx), r.err)
 			}
-		case outcome := <-s.Reconciler.Outcomes():
-			err = s.answer(outcome)
+			if err := s.handle(ctx, r.message); err != nil {
+				return err
+			}
+		case outbox <- next:
+			s.queue = s.queue[1:]
+		case outcome := <-outcomes:
+			s.answer(outcome)
 		case result := <-s.results:
-			err = s.stream.Send(&agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Result{Result: result}})
+			s.commands--
+			s.send(result)
 		case <-s.Report.Ready():
-			err = s.report()
+			s.reporting = true
 		case <-renew.C:
 			s.renew(ctx)
 			renew.Reset(max(time.Until(s.identity.RenewAt()), time.Hour))
 		}
-		if err != nil {
-			return s.cause(ctx, err)
-		}
 	}
 }
 
-// cause returns why the stream ended: Send says io.EOF and Recv has the reason.
-func (s *session) cause(ctx context.Context, err error) error {
-	if !errors.Is(err, io.EOF) {
-		return err
-	}
-	select {
-	case r := <-s.received:
-		if r.err != nil {
-			return r.err
+// send queues one message.
+func (s *session) send(m *agentv1.SessionRequest) { s.queue = append(s.queue, m) }
+
+// transmit writes what is queued until ctx ends. A controller that leaves a
+// message unread for sendTimeout loses the session; the next one may be with
+// another controller.
+func (s *session) transmit(ctx context.Context) {
+	stalled := time.AfterFunc(sendTimeout, func() { s.cancel(errStalled) })
+	defer stalled.Stop()
+	for {
+		stalled.Stop()
+		select {
+		case m := <-s.outbox:
+			stalled.Reset(sendTimeout)
+			if err := s.stream.Send(m); err != nil {
+				return // receive has the reason
+			}
+		case <-ctx.Done():
+			return
 		}
-	case <-ctx.Done():
 	}
-	return err
 }
 
 func (s *session) handle(ctx context.Context, m *agentv1.SessionResponse) error {
@@ -169,45 +206,38 @@ func (s *session) handle(ctx context.Context, m *agentv1.SessionResponse) error 
 	}
 }
 
-// report sends what is new of the node's state.
-func (s *session) report() error {
-	for {
-		observation, events := s.Report.Next()
-		if observation == nil && events == nil {
-			return nil
-		}
-		if events != nil {
-			if err := s.stream.Send(&agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Events{Events: events}}); err != nil {
-				return err
-			}
-		}
-		if observation != nil {
-			if err := s.stream.Send(&agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Observation{Observation: observation}}); err != nil {
-				return err
-			}
-		}
+// report queues what is new of the node's state, the next part of it.
+func (s *session) report() {
+	observation, events := s.Report.Next()
+	s.reporting = observation != nil || events != nil
+	if events != nil {
+		s.send(&agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Events{Events: events}})
+	}
+	if observation != nil {
+		s.send(&agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Observation{Observation: observation}})
 	}
 }
 
 // answer sends ack or nack for a target.
-func (s *session) answer(o reconcile.Outcome) error {
+func (s *session) answer(o reconcile.Outcome) {
 	if o.Err == nil {
-		return s.stream.Send(&agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Ack{Ack: &agentv1.Ack{
+		s.send(&agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Ack{Ack: &agentv1.Ack{
 			Nonce: o.Nonce, Version: o.Target.Version(), Reloaded: o.Reloaded, Duration: durationpb.New(o.Duration),
 			NotPersistent: s.Report.NotPersistent(),
 		}}})
+		return
 	}
 	reason := agentv1.NackReason_NACK_REASON_FAILED
 	if o.Refused {
 		reason = agentv1.NackReason_NACK_REASON_REFUSED
 	}
-	return s.nack(&agentv1.Nack{
+	s.nack(&agentv1.Nack{
 		Nonce: o.Nonce, Version: o.Target.Version(), Reason: reason, Message: o.Err.Error(), Retrying: true,
 	})
 }
 
-func (s *session) nack(n *agentv1.Nack) error {
-	return s.stream.Send(&agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Nack{Nack: n}})
+func (s *session) nack(n *agentv1.Nack) {
+	s.send(&agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Nack{Nack: n}})
 }
 
 // renew replaces the certificate. The running session goes on with the old one.

@@ -1,7 +1,6 @@
 package uplink
 
 import (
-	"context"
 	"errors"
 	"fmt"
 
@@ -47,7 +46,8 @@ func (s *session) update(chunk *agentv1.Update) error {
 	next, reason, err := s.next(u)
 	if err != nil {
 		s.Logger.Warn("update refused", "revision", u.GetVersion().GetRuntime(), "error", err)
-		return s.nack(&agentv1.Nack{Nonce: u.GetNonce(), Version: u.GetVersion(), Reason: reason, Message: err.Error()})
+		s.nack(&agentv1.Nack{Nonce: u.GetNonce(), Version: u.GetVersion(), Reason: reason, Message: err.Error()})
+		return nil
 	}
 	s.Reconciler.Submit(u.GetNonce(), next)
 	return nil
@@ -74,8 +74,7 @@ func (s *session) next(u *agentv1.Update) (*target.Target, agentv1.NackReason, e
 		}
 		next, err = base.Apply(u.GetVersion(), u.GetUpserts(), u.GetRemovals())
 	}
-	var unknown *target.UnknownError
-	if errors.As(err, &unknown) {
+	if s.tooNew(&err) {
 		return nil, agentv1.NackReason_NACK_REASON_UNKNOWN_FIELD, err
 	}
 	if err != nil {
@@ -84,36 +83,13 @@ func (s *session) next(u *agentv1.Update) (*target.Target, agentv1.NackReason, e
 	return next, agentv1.NackReason_NACK_REASON_UNSPECIFIED, nil
 }
 
-// command starts a command. It runs beside the session, so that a slow check
-// delays neither targets nor reports; its result comes back through results.
-func (s *session) command(ctx context.Context, c *agentv1.Command) {
-	ctx, cancel := context.WithDeadline(ctx, c.GetDeadline().AsTime())
-	go func() {
-		defer cancel()
-		result := &agentv1.CommandResult{Id: c.GetId()}
-		if err := s.execute(ctx, c); err != nil {
-			result.Error = err.Error()
-		}
-		select {
-		case s.results <- result:
-		case <-ctx.Done():
-		}
-	}()
-}
-
-func (s *session) execute(ctx context.Context, c *agentv1.Command) error {
-	switch {
-	case ctx.Err() != nil:
-		return errors.New("the deadline has passed")
-	case c.GetCheck() != nil:
-		t, err := target.FromConfig(c.GetCheck().GetConfig())
-		if err != nil {
-			return err
-		}
-		return s.Reconciler.Check(ctx, t)
-	case c.GetDiscard() != nil:
-		return s.Drift.DiscardFor(ctx, c.GetDiscard())
-	default:
-		return errors.New("this agent does not know the command: it needs a newer lb-agent")
+// tooNew tells whether an error is that this agent does not know something, and
+// then says which agent does: at the latest that of the controller's version.
+func (s *session) tooNew(err *error) bool {
+	var unknown *target.UnknownError
+	if !errors.As(*err, &unknown) {
+		return false
 	}
+	*err = fmt.Errorf("lb-agent %s does not know %s: it needs agent ≥ %s, the controller's version", s.Version, unknown.What, s.controller)
+	return true
 }

@@ -28,6 +28,8 @@ import (
 const (
 	// callTimeout bounds joining, renewing and the wait for the welcome.
 	callTimeout = 10 * time.Second
+	// sendTimeout bounds how long the controller may leave a message unread.
+	sendTimeout = 30 * time.Second
 	// maxMessage bounds one message from the controller, in bytes.
 	maxMessage = 4 << 20
 	// minDelay and maxDelay bound the wait between two attempts.
@@ -180,13 +182,16 @@ func refuses(err error) bool {
 
 // hold opens the stream and runs the session on it.
 func (u *Uplink) hold(ctx context.Context, conn *grpc.ClientConn) (welcomed bool, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
 	stream, err := agentv1.NewAgentServiceClient(conn).Session(ctx)
 	if err != nil {
 		return false, err
 	}
-	s := &session{Uplink: u, conn: conn, stream: stream, received: make(chan received), results: make(chan *agentv1.CommandResult)}
+	s := &session{
+		Uplink: u, conn: conn, stream: stream, cancel: cancel, received: make(chan received),
+		outbox: make(chan *agentv1.SessionRequest), results: make(chan *agentv1.SessionRequest),
+	}
 	go s.receive(ctx)
 	if err := s.greet(ctx); err != nil {
 		return false, err
@@ -212,6 +217,9 @@ func describe(err error) string {
 		return s.Message()
 	}
 }
+
+// errStalled ends a session whose controller does not read.
+var errStalled = errors.New("the controller left a message unread for 30 s")
 
 // errNoWelcome is returned when a controller says something else first.
 var errNoWelcome = errors.New("the controller did not begin with a welcome")

@@ -66,14 +66,9 @@ func (a *app) readManifest(file string) (*manifest.Manifest, error) {
 }
 
 func apply(ctx context.Context, s *session, c *change, config *tandemv1.ClusterConfig) error {
-	cluster := s.cluster
-	// The file says which cluster it is for, unless the command line does.
-	if named := config.GetCluster().GetName(); named != "" && s.flags.Cluster == "" {
-		full, err := name.Cluster(named)
-		if err != nil {
-			return err
-		}
-		cluster = full
+	cluster, err := s.clusterOf(config)
+	if err != nil {
+		return err
 	}
 	request := &tandemv1.ApplyConfigRequest{Parent: cluster, Config: config, Etag: c.etag}
 	c.stamp(request)
@@ -92,6 +87,15 @@ func apply(ctx context.Context, s *session, c *change, config *tandemv1.ClusterC
 		return s.finish(ctx, c, cluster, what("cluster", cluster)+" is like that already", header)
 	}
 	return s.finish(ctx, c, cluster, what("cluster", cluster)+" changed", header)
+}
+
+// clusterOf is the cluster that a file is for: the file says it, unless the
+// command line does.
+func (s *session) clusterOf(config *tandemv1.ClusterConfig) (string, error) {
+	if named := config.GetCluster().GetName(); named != "" && s.flags.Cluster == "" {
+		return name.Cluster(named)
+	}
+	return s.cluster, nil
 }
 
 func (a *app) exportCommand() *cobra.Command {

@@ -57,6 +57,7 @@ func TestMistypedCommandLines(t *testing.T) {
 		{"cluster set --stats-password-file f", "--stats-user is missing"},
 		{"cluster set --stats-user admin", "no terminal to ask on"},
 		{"apply", "-f is missing"},
+		{"plan", "-f is missing"},
 		{"history --limit 0", "--limit must be 1 to 1000"},
 		{"events --tail 2000", "--tail must be 1 to 1000"},
 		{"--cluster a/b pool list", "cluster must be its id"},
@@ -311,4 +312,29 @@ func TestCompletion(t *testing.T) {
 	}
 	expect(t, r.run("", "__complete", "--server", "127.0.0.1:1", "pool", "show", ""), 0, ":4\n", "")
 	expect(t, r.run("", "completion", "bash"), 0, "bash completion V2 for lbctl", "")
+}
+
+func TestPlanShowsWhatTheNodesSay(t *testing.T) {
+	r := newRecorder(t)
+	file := r.write("c.yaml", "pools:\n- name: p\n  retries: 3\n")
+	check := func(node string, verdict tandemv1.NodeVerdict, message string) *tandemv1.NodeCheck {
+		return &tandemv1.NodeCheck{Node: "clusters/default/nodes/" + node, Verdict: verdict, Message: message}
+	}
+	reply := &tandemv1.ApplyConfigResponse{
+		Revision: &tandemv1.Revision{Changes: []*tandemv1.Change{
+			{Name: "clusters/default/pools/p", After: &tandemv1.Resource{Kind: &tandemv1.Resource_Pool{Pool: &tandemv1.Pool{Retries: proto.Uint32(3)}}}},
+		}},
+		NodeChecks: []*tandemv1.NodeCheck{
+			check("a", tandemv1.NodeVerdict_NODE_VERDICT_ACCEPTED, ""),
+			check("b", tandemv1.NodeVerdict_NODE_VERDICT_UNKNOWN, "its agent is not connected"),
+		},
+	}
+	r.replies["ApplyConfig"] = []proto.Message{reply}
+	want := "+ pools/p   retries            3\n\nNODE   VERDICT    MESSAGE\na      accepted\nb      unknown    its agent is not connected\n"
+	expect(t, r.run("", "plan", "-f", file), 0, want, "")
+	reply.NodeChecks[0] = check("a", tandemv1.NodeVerdict_NODE_VERDICT_REFUSED, "[ALERT] one\n[ALERT] two\n")
+	expect(t, r.run("", "plan", "-f", file), 1, "a      refused   [ALERT] one\n                 [ALERT] two\nb ", "error: refused by a\n")
+	expect(t, r.run("", "plan", "-f", file, "-o", "json"), 1, `"verdict": "NODE_VERDICT_REFUSED"`, "error: refused by a\n")
+	reply.Revision, reply.NodeChecks = nil, nil
+	expect(t, r.run("", "plan", "-f", file), 0, "", "cluster default is like that already\nno node has joined yet, so none was asked\n")
 }

@@ -83,6 +83,7 @@ func TestRequests(t *testing.T) {
 		"node undrain lb-master",
 		"node remove lb-master",
 		"--cluster staging node list",
+		"plan -f " + file,
 		"apply -f " + file,
 		"--cluster third apply --dry-run --etag e9 -f " + file,
 		"export",

@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/emptypb"
 
+	"github.com/tandem-lb/tandem/controlplane/internal/fleet"
 	"github.com/tandem-lb/tandem/controlplane/internal/ledger"
 	"github.com/tandem-lb/tandem/controlplane/internal/state"
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
@@ -19,6 +20,7 @@ import (
 type configService struct {
 	tandemv1.UnimplementedConfigServiceServer
 	writer *writer
+	fleet  *fleet.Fleet
 }
 
 func (c *configService) CreateCluster(ctx context.Context, r *tandemv1.CreateClusterRequest) (*tandemv1.Cluster, error) {
@@ -107,11 +109,20 @@ func (c *configService) ApplyConfig(ctx context.Context, r *tandemv1.ApplyConfig
 	if r.GetConfig() == nil {
 		return nil, refuse("config", state.ReasonFieldInvalid, "must be the whole configuration of the cluster")
 	}
+	if r.GetCheckNodes() && !r.GetValidateOnly() {
+		return nil, refuse("check_nodes", state.ReasonFieldInvalid, "needs validate_only: the nodes check every change that is made")
+	}
 	result, err := c.writer.Commit(ctx, name.Cluster, ledgerRequest(ctx, r, state.ApplyConfig(r.GetConfig(), r.GetEtag())))
 	if err != nil {
 		return nil, err
 	}
-	return &tandemv1.ApplyConfigResponse{Revision: result.Revision}, c.writer.announce(ctx, r, result)
+	response := &tandemv1.ApplyConfigResponse{Revision: result.Revision}
+	if r.GetCheckNodes() {
+		if response.NodeChecks, err = c.fleet.Check(ctx, result.Config); err != nil {
+			return nil, err
+		}
+	}
+	return response, c.writer.announce(ctx, r, result)
 }
 
 func (c *configService) ExportConfig(_ context.Context, r *tandemv1.ExportConfigRequest) (*tandemv1.ClusterConfig, error) {

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
@@ -328,5 +329,33 @@ func TestRequestsRepeatedAfterTheClusterIsGone(t *testing.T) {
 		if got := restFault(t, a); a.status != http.StatusNotFound || got.reason != "NOT_FOUND" {
 			t.Errorf("%s again: %d %s; want NOT_FOUND", path, a.status, a.body)
 		}
+	}
+}
+
+// The nodes can be asked about a change that is not made, and about no other.
+func TestApplyAsksTheNodes(t *testing.T) {
+	c := start(t)
+	c.join(t, "lb-master")
+	client := tandemv1.NewConfigServiceClient(c.dial(t))
+	request := &tandemv1.ApplyConfigRequest{Parent: "clusters/default", Config: &tandemv1.ClusterConfig{
+		Pools: []*tandemv1.Pool{{Name: "web_servers"}},
+	}, CheckNodes: true}
+	_, err := client.ApplyConfig(c.admin(t), request)
+	if status.Code(err) != codes.InvalidArgument || !strings.Contains(err.Error(), "check_nodes: needs validate_only") {
+		t.Errorf("checking a change that is made: %v", err)
+	}
+	request.ValidateOnly = true
+	response, err := client.ApplyConfig(c.admin(t), request)
+	must(t, err)
+	checks := response.GetNodeChecks()
+	if len(response.GetRevision().GetChanges()) != 1 || len(checks) != 1 {
+		t.Fatalf("the answer is %v, want one change and one node", response)
+	}
+	if got := checks[0]; got.GetNode() != "clusters/default/nodes/lb-master" ||
+		got.GetVerdict() != tandemv1.NodeVerdict_NODE_VERDICT_UNKNOWN || !strings.Contains(got.GetMessage(), "not connected") {
+		t.Errorf("a node that is not connected says %v", got)
+	}
+	if _, err := client.GetPool(c.admin(t), &tandemv1.GetPoolRequest{Name: "clusters/default/pools/web_servers"}); status.Code(err) != codes.NotFound {
+		t.Errorf("the pool is there: %v", err)
 	}
 }

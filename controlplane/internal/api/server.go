@@ -123,7 +123,7 @@ func (s *Server) grpcOptions(more ...grpc.ServerOption) []grpc.ServerOption {
 func (s *Server) register() {
 	w := &writer{Ledger: s.Ledger, events: s.Events}
 	for _, server := range []*grpc.Server{s.grpc, s.rest} {
-		tandemv1.RegisterConfigServiceServer(server, &configService{writer: w})
+		tandemv1.RegisterConfigServiceServer(server, &configService{writer: w, fleet: s.Fleet})
 		tandemv1.RegisterFleetServiceServer(server, &fleetService{writer: w, fleet: s.Fleet, joinTokens: s.JoinTokens})
 		tandemv1.RegisterEventServiceServer(server, &eventService{ledger: s.Ledger, events: s.Events})
 		tandemv1.RegisterAccessServiceServer(server, &accessService{operators: s.Operators, version: s.Version, logger: s.Logger})

@@ -84,6 +84,8 @@ type agent struct {
 	judge    func(*agentv1.Update) *agentv1.Nack
 	// pause before an update is in effect.
 	pause func() time.Duration
+	// capabilities that its hello tells.
+	capabilities []string
 
 	mu        sync.Mutex
 	pipe      *pipe
@@ -99,7 +101,8 @@ type agent struct {
 }
 
 func (l *lab) agent(node string) *agent {
-	return &agent{l: l, node: node, boot: "boot-" + node, resources: make(map[string]*agentv1.Resource)}
+	return &agent{l: l, node: node, boot: "boot-" + node, resources: make(map[string]*agentv1.Resource),
+		capabilities: []string{"command/check", "command/probe"}}
 }
 
 // connect begins a session and says hello.
@@ -128,7 +131,7 @@ func (a *agent) hello() *agentv1.SessionRequest {
 	defer a.mu.Unlock()
 	return &agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Hello{Hello: &agentv1.Hello{
 		Protocol: 1, AgentVersion: "1.0", BootId: a.boot, SessionId: fmt.Sprintf("%p", a.pipe), Applied: a.version,
-		Capabilities: []string{"command/check"}, Interfaces: map[string]string{"front": "eth0"},
+		Capabilities: a.capabilities, Interfaces: map[string]string{"front": "eth0"},
 		NotPersistent: a.diskFull,
 	}}}
 }

@@ -15,6 +15,8 @@ const (
 	maxText       = 4096 // of what an agent says in words, bytes
 	maxWord       = 128  // of versions and the like, bytes
 	maxInterfaces = 64
+	// maxCapabilities bounds those that an agent may tell.
+	maxCapabilities = 64
 )
 
 // attach makes s the session of its node; an older one ends. It fails with
@@ -64,6 +66,10 @@ func (c *cluster) introduce(s *session, n *node) {
 	h := s.hello
 	n.seen.Store(time.Now().UnixNano())
 	n.agentVersion = bounded(h.GetAgentVersion(), maxWord)
+	n.capabilities = make(map[string]bool)
+	for _, word := range h.GetCapabilities()[:min(len(h.GetCapabilities()), maxCapabilities)] {
+		n.capabilities[bounded(word, maxWord)] = true
+	}
 	n.interfaces = make(map[string]string)
 	for _, network := range slices.Sorted(maps.Keys(h.GetInterfaces())) {
 		if len(n.interfaces) < maxInterfaces {

@@ -61,6 +61,7 @@ type node struct {
 	safe  events.Position // last event that is on disk
 
 	agentVersion string
+	capabilities map[string]bool
 	interfaces   map[string]string
 	observed     observed
 	takeovers    []time.Time // of its session by another one
@@ -190,16 +191,6 @@ func (c *cluster) count() {
 		c.backends += len(c.head.Backends(lastID(p.GetName())))
 	}
 	c.live = c.backends + len(c.head.Nodes()) + len(c.head.Vips())
-}
-
-// session returns a node's session, nil if it has none.
-func (c *cluster) session(id string) *session {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if n := c.nodes[id]; n != nil {
-		return n.session
-	}
-	return nil
 }
 
 // close ends all sessions and watches.

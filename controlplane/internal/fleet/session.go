@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/tandem-lb/tandem/controlplane/internal/compile"
 	"github.com/tandem-lb/tandem/controlplane/internal/events"
@@ -203,6 +204,7 @@ func (s *session) welcome() error {
 		ControllerVersion: s.cluster.options.Version,
 		Controllers:       s.cluster.options.Controllers,
 		LastEvent:         eventAck(s.resume),
+		Time:              timestamppb.Now(),
 	}}})
 }
 

@@ -26,6 +26,65 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// NodeVerdict is whether a node would take a configuration.
+type NodeVerdict int32
+
+const (
+	// NODE_VERDICT_UNSPECIFIED is not used.
+	NodeVerdict_NODE_VERDICT_UNSPECIFIED NodeVerdict = 0
+	// NODE_VERDICT_ACCEPTED means that both daemons' checkers accept it.
+	NodeVerdict_NODE_VERDICT_ACCEPTED NodeVerdict = 1
+	// NODE_VERDICT_REFUSED means that a checker refuses it, or that the node
+	// lacks what it needs, such as an interface.
+	NodeVerdict_NODE_VERDICT_REFUSED NodeVerdict = 2
+	// NODE_VERDICT_UNKNOWN means that the node did not say: its agent is not
+	// connected, too old, or too slow.
+	NodeVerdict_NODE_VERDICT_UNKNOWN NodeVerdict = 3
+)
+
+// Enum value maps for NodeVerdict.
+var (
+	NodeVerdict_name = map[int32]string{
+		0: "NODE_VERDICT_UNSPECIFIED",
+		1: "NODE_VERDICT_ACCEPTED",
+		2: "NODE_VERDICT_REFUSED",
+		3: "NODE_VERDICT_UNKNOWN",
+	}
+	NodeVerdict_value = map[string]int32{
+		"NODE_VERDICT_UNSPECIFIED": 0,
+		"NODE_VERDICT_ACCEPTED":    1,
+		"NODE_VERDICT_REFUSED":     2,
+		"NODE_VERDICT_UNKNOWN":     3,
+	}
+)
+
+func (x NodeVerdict) Enum() *NodeVerdict {
+	p := new(NodeVerdict)
+	*p = x
+	return p
+}
+
+func (x NodeVerdict) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (NodeVerdict) Descriptor() protoreflect.EnumDescriptor {
+	return file_tandem_v1_config_service_proto_enumTypes[0].Descriptor()
+}
+
+func (NodeVerdict) Type() protoreflect.EnumType {
+	return &file_tandem_v1_config_service_proto_enumTypes[0]
+}
+
+func (x NodeVerdict) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use NodeVerdict.Descriptor instead.
+func (NodeVerdict) EnumDescriptor() ([]byte, []int) {
+	return file_tandem_v1_config_service_proto_rawDescGZIP(), []int{0}
+}
+
 // CreateClusterRequest asks for a new cluster.
 type CreateClusterRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2306,7 +2365,10 @@ type ApplyConfigRequest struct {
 	// random UUID.
 	RequestId string `protobuf:"bytes,11,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	// message is a note that the revision keeps.
-	Message       string `protobuf:"bytes,12,opt,name=message,proto3" json:"message,omitempty"`
+	Message string `protobuf:"bytes,12,opt,name=message,proto3" json:"message,omitempty"`
+	// check_nodes has every node's own daemons check the configuration as well.
+	// It needs validate_only.
+	CheckNodes    bool `protobuf:"varint,13,opt,name=check_nodes,json=checkNodes,proto3" json:"check_nodes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2383,11 +2445,21 @@ func (x *ApplyConfigRequest) GetMessage() string {
 	return ""
 }
 
+func (x *ApplyConfigRequest) GetCheckNodes() bool {
+	if x != nil {
+		return x.CheckNodes
+	}
+	return false
+}
+
 // ApplyConfigResponse tells what an apply did.
 type ApplyConfigResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// revision that holds the change; absent when nothing differed.
-	Revision      *Revision `protobuf:"bytes,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision *Revision `protobuf:"bytes,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// node_checks is what the nodes' own checkers say, if that was asked; in
+	// order of the nodes' numbers.
+	NodeChecks    []*NodeCheck `protobuf:"bytes,2,rep,name=node_checks,json=nodeChecks,proto3" json:"node_checks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2429,6 +2501,78 @@ func (x *ApplyConfigResponse) GetRevision() *Revision {
 	return nil
 }
 
+func (x *ApplyConfigResponse) GetNodeChecks() []*NodeCheck {
+	if x != nil {
+		return x.NodeChecks
+	}
+	return nil
+}
+
+// NodeCheck is what the checkers of one node's daemons say about a
+// configuration that is not in effect there.
+type NodeCheck struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// node is the name of the node.
+	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// verdict of the node.
+	Verdict NodeVerdict `protobuf:"varint,2,opt,name=verdict,proto3,enum=tandem.v1.NodeVerdict" json:"verdict,omitempty"`
+	// message is why, in the daemon's own words; empty when accepted.
+	Message       string `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeCheck) Reset() {
+	*x = NodeCheck{}
+	mi := &file_tandem_v1_config_service_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeCheck) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeCheck) ProtoMessage() {}
+
+func (x *NodeCheck) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_v1_config_service_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeCheck.ProtoReflect.Descriptor instead.
+func (*NodeCheck) Descriptor() ([]byte, []int) {
+	return file_tandem_v1_config_service_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *NodeCheck) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *NodeCheck) GetVerdict() NodeVerdict {
+	if x != nil {
+		return x.Verdict
+	}
+	return NodeVerdict_NODE_VERDICT_UNSPECIFIED
+}
+
+func (x *NodeCheck) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
 // ExportConfigRequest names a cluster.
 type ExportConfigRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2440,7 +2584,7 @@ type ExportConfigRequest struct {
 
 func (x *ExportConfigRequest) Reset() {
 	*x = ExportConfigRequest{}
-	mi := &file_tandem_v1_config_service_proto_msgTypes[34]
+	mi := &file_tandem_v1_config_service_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2452,7 +2596,7 @@ func (x *ExportConfigRequest) String() string {
 func (*ExportConfigRequest) ProtoMessage() {}
 
 func (x *ExportConfigRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_v1_config_service_proto_msgTypes[34]
+	mi := &file_tandem_v1_config_service_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2465,7 +2609,7 @@ func (x *ExportConfigRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportConfigRequest.ProtoReflect.Descriptor instead.
 func (*ExportConfigRequest) Descriptor() ([]byte, []int) {
-	return file_tandem_v1_config_service_proto_rawDescGZIP(), []int{34}
+	return file_tandem_v1_config_service_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ExportConfigRequest) GetParent() string {
@@ -2490,7 +2634,7 @@ type ListRevisionsRequest struct {
 
 func (x *ListRevisionsRequest) Reset() {
 	*x = ListRevisionsRequest{}
-	mi := &file_tandem_v1_config_service_proto_msgTypes[35]
+	mi := &file_tandem_v1_config_service_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2502,7 +2646,7 @@ func (x *ListRevisionsRequest) String() string {
 func (*ListRevisionsRequest) ProtoMessage() {}
 
 func (x *ListRevisionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_v1_config_service_proto_msgTypes[35]
+	mi := &file_tandem_v1_config_service_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2515,7 +2659,7 @@ func (x *ListRevisionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevisionsRequest.ProtoReflect.Descriptor instead.
 func (*ListRevisionsRequest) Descriptor() ([]byte, []int) {
-	return file_tandem_v1_config_service_proto_rawDescGZIP(), []int{35}
+	return file_tandem_v1_config_service_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListRevisionsRequest) GetParent() string {
@@ -2552,7 +2696,7 @@ type ListRevisionsResponse struct {
 
 func (x *ListRevisionsResponse) Reset() {
 	*x = ListRevisionsResponse{}
-	mi := &file_tandem_v1_config_service_proto_msgTypes[36]
+	mi := &file_tandem_v1_config_service_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2564,7 +2708,7 @@ func (x *ListRevisionsResponse) String() string {
 func (*ListRevisionsResponse) ProtoMessage() {}
 
 func (x *ListRevisionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_v1_config_service_proto_msgTypes[36]
+	mi := &file_tandem_v1_config_service_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2577,7 +2721,7 @@ func (x *ListRevisionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevisionsResponse.ProtoReflect.Descriptor instead.
 func (*ListRevisionsResponse) Descriptor() ([]byte, []int) {
-	return file_tandem_v1_config_service_proto_rawDescGZIP(), []int{36}
+	return file_tandem_v1_config_service_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListRevisionsResponse) GetRevisions() []*Revision {
@@ -2605,7 +2749,7 @@ type GetRevisionRequest struct {
 
 func (x *GetRevisionRequest) Reset() {
 	*x = GetRevisionRequest{}
-	mi := &file_tandem_v1_config_service_proto_msgTypes[37]
+	mi := &file_tandem_v1_config_service_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2617,7 +2761,7 @@ func (x *GetRevisionRequest) String() string {
 func (*GetRevisionRequest) ProtoMessage() {}
 
 func (x *GetRevisionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_v1_config_service_proto_msgTypes[37]
+	mi := &file_tandem_v1_config_service_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2630,7 +2774,7 @@ func (x *GetRevisionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRevisionRequest.ProtoReflect.Descriptor instead.
 func (*GetRevisionRequest) Descriptor() ([]byte, []int) {
-	return file_tandem_v1_config_service_proto_rawDescGZIP(), []int{37}
+	return file_tandem_v1_config_service_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GetRevisionRequest) GetName() string {
@@ -2870,7 +3014,7 @@ const file_tandem_v1_config_service_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\v \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x12\xa6\x01\n" +
 	"\amessage\x18\f \x01(\tB\x8b\x01\xbaH\x87\x01\xba\x01\x83\x01\n" +
-	"\amessage\x125must be at most 1024 bytes without control characters\x1aAbytes(this).size() <= 1024 && !this.matches('[\\\\x00-\\\\x1f\\\\x7f]')R\amessage\"\xfd\x02\n" +
+	"\amessage\x125must be at most 1024 bytes without control characters\x1aAbytes(this).size() <= 1024 && !this.matches('[\\\\x00-\\\\x1f\\\\x7f]')R\amessage\"\x9e\x03\n" +
 	"\x12ApplyConfigRequest\x12\x1b\n" +
 	"\x06parent\x18\x01 \x01(\tB\x03\xe0A\x02R\x06parent\x125\n" +
 	"\x06config\x18\x02 \x01(\v2\x18.tandem.v1.ClusterConfigB\x03\xe0A\x02R\x06config\x12\x1c\n" +
@@ -2880,9 +3024,17 @@ const file_tandem_v1_config_service_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\v \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x12\xa6\x01\n" +
 	"\amessage\x18\f \x01(\tB\x8b\x01\xbaH\x87\x01\xba\x01\x83\x01\n" +
-	"\amessage\x125must be at most 1024 bytes without control characters\x1aAbytes(this).size() <= 1024 && !this.matches('[\\\\x00-\\\\x1f\\\\x7f]')R\amessage\"F\n" +
+	"\amessage\x125must be at most 1024 bytes without control characters\x1aAbytes(this).size() <= 1024 && !this.matches('[\\\\x00-\\\\x1f\\\\x7f]')R\amessage\x12\x1f\n" +
+	"\vcheck_nodes\x18\r \x01(\bR\n" +
+	"checkNodes\"}\n" +
 	"\x13ApplyConfigResponse\x12/\n" +
-	"\brevision\x18\x01 \x01(\v2\x13.tandem.v1.RevisionR\brevision\"2\n" +
+	"\brevision\x18\x01 \x01(\v2\x13.tandem.v1.RevisionR\brevision\x125\n" +
+	"\vnode_checks\x18\x02 \x03(\v2\x14.tandem.v1.NodeCheckR\n" +
+	"nodeChecks\"k\n" +
+	"\tNodeCheck\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x120\n" +
+	"\averdict\x18\x02 \x01(\x0e2\x16.tandem.v1.NodeVerdictR\averdict\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\"2\n" +
 	"\x13ExportConfigRequest\x12\x1b\n" +
 	"\x06parent\x18\x01 \x01(\tB\x03\xe0A\x02R\x06parent\"\x85\x01\n" +
 	"\x14ListRevisionsRequest\x12\x1b\n" +
@@ -2895,7 +3047,12 @@ const file_tandem_v1_config_service_proto_rawDesc = "" +
 	"\trevisions\x18\x01 \x03(\v2\x13.tandem.v1.RevisionR\trevisions\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"-\n" +
 	"\x12GetRevisionRequest\x12\x17\n" +
-	"\x04name\x18\x01 \x01(\tB\x03\xe0A\x02R\x04name2\x83\x1c\n" +
+	"\x04name\x18\x01 \x01(\tB\x03\xe0A\x02R\x04name*z\n" +
+	"\vNodeVerdict\x12\x1c\n" +
+	"\x18NODE_VERDICT_UNSPECIFIED\x10\x00\x12\x19\n" +
+	"\x15NODE_VERDICT_ACCEPTED\x10\x01\x12\x18\n" +
+	"\x14NODE_VERDICT_REFUSED\x10\x02\x12\x18\n" +
+	"\x14NODE_VERDICT_UNKNOWN\x10\x032\x83\x1c\n" +
 	"\rConfigService\x12c\n" +
 	"\rCreateCluster\x12\x1f.tandem.v1.CreateClusterRequest\x1a\x12.tandem.v1.Cluster\"\x1d\x82\xd3\xe4\x93\x02\x17:\acluster\"\f/v1/clusters\x12]\n" +
 	"\n" +
@@ -2953,150 +3110,155 @@ func file_tandem_v1_config_service_proto_rawDescGZIP() []byte {
 	return file_tandem_v1_config_service_proto_rawDescData
 }
 
-var file_tandem_v1_config_service_proto_msgTypes = make([]protoimpl.MessageInfo, 38)
+var file_tandem_v1_config_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_tandem_v1_config_service_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
 var file_tandem_v1_config_service_proto_goTypes = []any{
-	(*CreateClusterRequest)(nil),  // 0: tandem.v1.CreateClusterRequest
-	(*GetClusterRequest)(nil),     // 1: tandem.v1.GetClusterRequest
-	(*ListClustersRequest)(nil),   // 2: tandem.v1.ListClustersRequest
-	(*ListClustersResponse)(nil),  // 3: tandem.v1.ListClustersResponse
-	(*UpdateClusterRequest)(nil),  // 4: tandem.v1.UpdateClusterRequest
-	(*DeleteClusterRequest)(nil),  // 5: tandem.v1.DeleteClusterRequest
-	(*CreateVipRequest)(nil),      // 6: tandem.v1.CreateVipRequest
-	(*GetVipRequest)(nil),         // 7: tandem.v1.GetVipRequest
-	(*ListVipsRequest)(nil),       // 8: tandem.v1.ListVipsRequest
-	(*ListVipsResponse)(nil),      // 9: tandem.v1.ListVipsResponse
-	(*UpdateVipRequest)(nil),      // 10: tandem.v1.UpdateVipRequest
-	(*DeleteVipRequest)(nil),      // 11: tandem.v1.DeleteVipRequest
-	(*CreateListenerRequest)(nil), // 12: tandem.v1.CreateListenerRequest
-	(*GetListenerRequest)(nil),    // 13: tandem.v1.GetListenerRequest
-	(*ListListenersRequest)(nil),  // 14: tandem.v1.ListListenersRequest
-	(*ListListenersResponse)(nil), // 15: tandem.v1.ListListenersResponse
-	(*UpdateListenerRequest)(nil), // 16: tandem.v1.UpdateListenerRequest
-	(*DeleteListenerRequest)(nil), // 17: tandem.v1.DeleteListenerRequest
-	(*CreatePoolRequest)(nil),     // 18: tandem.v1.CreatePoolRequest
-	(*GetPoolRequest)(nil),        // 19: tandem.v1.GetPoolRequest
-	(*ListPoolsRequest)(nil),      // 20: tandem.v1.ListPoolsRequest
-	(*ListPoolsResponse)(nil),     // 21: tandem.v1.ListPoolsResponse
-	(*UpdatePoolRequest)(nil),     // 22: tandem.v1.UpdatePoolRequest
-	(*DeletePoolRequest)(nil),     // 23: tandem.v1.DeletePoolRequest
-	(*CreateBackendRequest)(nil),  // 24: tandem.v1.CreateBackendRequest
-	(*GetBackendRequest)(nil),     // 25: tandem.v1.GetBackendRequest
-	(*ListBackendsRequest)(nil),   // 26: tandem.v1.ListBackendsRequest
-	(*ListBackendsResponse)(nil),  // 27: tandem.v1.ListBackendsResponse
-	(*UpdateBackendRequest)(nil),  // 28: tandem.v1.UpdateBackendRequest
-	(*DeleteBackendRequest)(nil),  // 29: tandem.v1.DeleteBackendRequest
-	(*UpdateOverrideRequest)(nil), // 30: tandem.v1.UpdateOverrideRequest
-	(*DeleteOverrideRequest)(nil), // 31: tandem.v1.DeleteOverrideRequest
-	(*ApplyConfigRequest)(nil),    // 32: tandem.v1.ApplyConfigRequest
-	(*ApplyConfigResponse)(nil),   // 33: tandem.v1.ApplyConfigResponse
-	(*ExportConfigRequest)(nil),   // 34: tandem.v1.ExportConfigRequest
-	(*ListRevisionsRequest)(nil),  // 35: tandem.v1.ListRevisionsRequest
-	(*ListRevisionsResponse)(nil), // 36: tandem.v1.ListRevisionsResponse
-	(*GetRevisionRequest)(nil),    // 37: tandem.v1.GetRevisionRequest
-	(*Cluster)(nil),               // 38: tandem.v1.Cluster
-	(*fieldmaskpb.FieldMask)(nil), // 39: google.protobuf.FieldMask
-	(*Vip)(nil),                   // 40: tandem.v1.Vip
-	(*Listener)(nil),              // 41: tandem.v1.Listener
-	(*Pool)(nil),                  // 42: tandem.v1.Pool
-	(*Backend)(nil),               // 43: tandem.v1.Backend
-	(*Override)(nil),              // 44: tandem.v1.Override
-	(*ClusterConfig)(nil),         // 45: tandem.v1.ClusterConfig
-	(*Revision)(nil),              // 46: tandem.v1.Revision
-	(*emptypb.Empty)(nil),         // 47: google.protobuf.Empty
+	(NodeVerdict)(0),              // 0: tandem.v1.NodeVerdict
+	(*CreateClusterRequest)(nil),  // 1: tandem.v1.CreateClusterRequest
+	(*GetClusterRequest)(nil),     // 2: tandem.v1.GetClusterRequest
+	(*ListClustersRequest)(nil),   // 3: tandem.v1.ListClustersRequest
+	(*ListClustersResponse)(nil),  // 4: tandem.v1.ListClustersResponse
+	(*UpdateClusterRequest)(nil),  // 5: tandem.v1.UpdateClusterRequest
+	(*DeleteClusterRequest)(nil),  // 6: tandem.v1.DeleteClusterRequest
+	(*CreateVipRequest)(nil),      // 7: tandem.v1.CreateVipRequest
+	(*GetVipRequest)(nil),         // 8: tandem.v1.GetVipRequest
+	(*ListVipsRequest)(nil),       // 9: tandem.v1.ListVipsRequest
+	(*ListVipsResponse)(nil),      // 10: tandem.v1.ListVipsResponse
+	(*UpdateVipRequest)(nil),      // 11: tandem.v1.UpdateVipRequest
+	(*DeleteVipRequest)(nil),      // 12: tandem.v1.DeleteVipRequest
+	(*CreateListenerRequest)(nil), // 13: tandem.v1.CreateListenerRequest
+	(*GetListenerRequest)(nil),    // 14: tandem.v1.GetListenerRequest
+	(*ListListenersRequest)(nil),  // 15: tandem.v1.ListListenersRequest
+	(*ListListenersResponse)(nil), // 16: tandem.v1.ListListenersResponse
+	(*UpdateListenerRequest)(nil), // 17: tandem.v1.UpdateListenerRequest
+	(*DeleteListenerRequest)(nil), // 18: tandem.v1.DeleteListenerRequest
+	(*CreatePoolRequest)(nil),     // 19: tandem.v1.CreatePoolRequest
+	(*GetPoolRequest)(nil),        // 20: tandem.v1.GetPoolRequest
+	(*ListPoolsRequest)(nil),      // 21: tandem.v1.ListPoolsRequest
+	(*ListPoolsResponse)(nil),     // 22: tandem.v1.ListPoolsResponse
+	(*UpdatePoolRequest)(nil),     // 23: tandem.v1.UpdatePoolRequest
+	(*DeletePoolRequest)(nil),     // 24: tandem.v1.DeletePoolRequest
+	(*CreateBackendRequest)(nil),  // 25: tandem.v1.CreateBackendRequest
+	(*GetBackendRequest)(nil),     // 26: tandem.v1.GetBackendRequest
+	(*ListBackendsRequest)(nil),   // 27: tandem.v1.ListBackendsRequest
+	(*ListBackendsResponse)(nil),  // 28: tandem.v1.ListBackendsResponse
+	(*UpdateBackendRequest)(nil),  // 29: tandem.v1.UpdateBackendRequest
+	(*DeleteBackendRequest)(nil),  // 30: tandem.v1.DeleteBackendRequest
+	(*UpdateOverrideRequest)(nil), // 31: tandem.v1.UpdateOverrideRequest
+	(*DeleteOverrideRequest)(nil), // 32: tandem.v1.DeleteOverrideRequest
+	(*ApplyConfigRequest)(nil),    // 33: tandem.v1.ApplyConfigRequest
+	(*ApplyConfigResponse)(nil),   // 34: tandem.v1.ApplyConfigResponse
+	(*NodeCheck)(nil),             // 35: tandem.v1.NodeCheck
+	(*ExportConfigRequest)(nil),   // 36: tandem.v1.ExportConfigRequest
+	(*ListRevisionsRequest)(nil),  // 37: tandem.v1.ListRevisionsRequest
+	(*ListRevisionsResponse)(nil), // 38: tandem.v1.ListRevisionsResponse
+	(*GetRevisionRequest)(nil),    // 39: tandem.v1.GetRevisionRequest
+	(*Cluster)(nil),               // 40: tandem.v1.Cluster
+	(*fieldmaskpb.FieldMask)(nil), // 41: google.protobuf.FieldMask
+	(*Vip)(nil),                   // 42: tandem.v1.Vip
+	(*Listener)(nil),              // 43: tandem.v1.Listener
+	(*Pool)(nil),                  // 44: tandem.v1.Pool
+	(*Backend)(nil),               // 45: tandem.v1.Backend
+	(*Override)(nil),              // 46: tandem.v1.Override
+	(*ClusterConfig)(nil),         // 47: tandem.v1.ClusterConfig
+	(*Revision)(nil),              // 48: tandem.v1.Revision
+	(*emptypb.Empty)(nil),         // 49: google.protobuf.Empty
 }
 var file_tandem_v1_config_service_proto_depIdxs = []int32{
-	38, // 0: tandem.v1.CreateClusterRequest.cluster:type_name -> tandem.v1.Cluster
-	38, // 1: tandem.v1.ListClustersResponse.clusters:type_name -> tandem.v1.Cluster
-	38, // 2: tandem.v1.UpdateClusterRequest.cluster:type_name -> tandem.v1.Cluster
-	39, // 3: tandem.v1.UpdateClusterRequest.update_mask:type_name -> google.protobuf.FieldMask
-	40, // 4: tandem.v1.CreateVipRequest.vip:type_name -> tandem.v1.Vip
-	40, // 5: tandem.v1.ListVipsResponse.vips:type_name -> tandem.v1.Vip
-	40, // 6: tandem.v1.UpdateVipRequest.vip:type_name -> tandem.v1.Vip
-	39, // 7: tandem.v1.UpdateVipRequest.update_mask:type_name -> google.protobuf.FieldMask
-	41, // 8: tandem.v1.CreateListenerRequest.listener:type_name -> tandem.v1.Listener
-	41, // 9: tandem.v1.ListListenersResponse.listeners:type_name -> tandem.v1.Listener
-	41, // 10: tandem.v1.UpdateListenerRequest.listener:type_name -> tandem.v1.Listener
-	39, // 11: tandem.v1.UpdateListenerRequest.update_mask:type_name -> google.protobuf.FieldMask
-	42, // 12: tandem.v1.CreatePoolRequest.pool:type_name -> tandem.v1.Pool
-	42, // 13: tandem.v1.ListPoolsResponse.pools:type_name -> tandem.v1.Pool
-	42, // 14: tandem.v1.UpdatePoolRequest.pool:type_name -> tandem.v1.Pool
-	39, // 15: tandem.v1.UpdatePoolRequest.update_mask:type_name -> google.protobuf.FieldMask
-	43, // 16: tandem.v1.CreateBackendRequest.backend:type_name -> tandem.v1.Backend
-	43, // 17: tandem.v1.ListBackendsResponse.backends:type_name -> tandem.v1.Backend
-	43, // 18: tandem.v1.UpdateBackendRequest.backend:type_name -> tandem.v1.Backend
-	39, // 19: tandem.v1.UpdateBackendRequest.update_mask:type_name -> google.protobuf.FieldMask
-	44, // 20: tandem.v1.UpdateOverrideRequest.override:type_name -> tandem.v1.Override
-	39, // 21: tandem.v1.UpdateOverrideRequest.update_mask:type_name -> google.protobuf.FieldMask
-	45, // 22: tandem.v1.ApplyConfigRequest.config:type_name -> tandem.v1.ClusterConfig
-	46, // 23: tandem.v1.ApplyConfigResponse.revision:type_name -> tandem.v1.Revision
-	46, // 24: tandem.v1.ListRevisionsResponse.revisions:type_name -> tandem.v1.Revision
-	0,  // 25: tandem.v1.ConfigService.CreateCluster:input_type -> tandem.v1.CreateClusterRequest
-	1,  // 26: tandem.v1.ConfigService.GetCluster:input_type -> tandem.v1.GetClusterRequest
-	2,  // 27: tandem.v1.ConfigService.ListClusters:input_type -> tandem.v1.ListClustersRequest
-	4,  // 28: tandem.v1.ConfigService.UpdateCluster:input_type -> tandem.v1.UpdateClusterRequest
-	5,  // 29: tandem.v1.ConfigService.DeleteCluster:input_type -> tandem.v1.DeleteClusterRequest
-	6,  // 30: tandem.v1.ConfigService.CreateVip:input_type -> tandem.v1.CreateVipRequest
-	7,  // 31: tandem.v1.ConfigService.GetVip:input_type -> tandem.v1.GetVipRequest
-	8,  // 32: tandem.v1.ConfigService.ListVips:input_type -> tandem.v1.ListVipsRequest
-	10, // 33: tandem.v1.ConfigService.UpdateVip:input_type -> tandem.v1.UpdateVipRequest
-	11, // 34: tandem.v1.ConfigService.DeleteVip:input_type -> tandem.v1.DeleteVipRequest
-	12, // 35: tandem.v1.ConfigService.CreateListener:input_type -> tandem.v1.CreateListenerRequest
-	13, // 36: tandem.v1.ConfigService.GetListener:input_type -> tandem.v1.GetListenerRequest
-	14, // 37: tandem.v1.ConfigService.ListListeners:input_type -> tandem.v1.ListListenersRequest
-	16, // 38: tandem.v1.ConfigService.UpdateListener:input_type -> tandem.v1.UpdateListenerRequest
-	17, // 39: tandem.v1.ConfigService.DeleteListener:input_type -> tandem.v1.DeleteListenerRequest
-	18, // 40: tandem.v1.ConfigService.CreatePool:input_type -> tandem.v1.CreatePoolRequest
-	19, // 41: tandem.v1.ConfigService.GetPool:input_type -> tandem.v1.GetPoolRequest
-	20, // 42: tandem.v1.ConfigService.ListPools:input_type -> tandem.v1.ListPoolsRequest
-	22, // 43: tandem.v1.ConfigService.UpdatePool:input_type -> tandem.v1.UpdatePoolRequest
-	23, // 44: tandem.v1.ConfigService.DeletePool:input_type -> tandem.v1.DeletePoolRequest
-	24, // 45: tandem.v1.ConfigService.CreateBackend:input_type -> tandem.v1.CreateBackendRequest
-	25, // 46: tandem.v1.ConfigService.GetBackend:input_type -> tandem.v1.GetBackendRequest
-	26, // 47: tandem.v1.ConfigService.ListBackends:input_type -> tandem.v1.ListBackendsRequest
-	28, // 48: tandem.v1.ConfigService.UpdateBackend:input_type -> tandem.v1.UpdateBackendRequest
-	29, // 49: tandem.v1.ConfigService.DeleteBackend:input_type -> tandem.v1.DeleteBackendRequest
-	30, // 50: tandem.v1.ConfigService.UpdateOverride:input_type -> tandem.v1.UpdateOverrideRequest
-	31, // 51: tandem.v1.ConfigService.DeleteOverride:input_type -> tandem.v1.DeleteOverrideRequest
-	32, // 52: tandem.v1.ConfigService.ApplyConfig:input_type -> tandem.v1.ApplyConfigRequest
-	34, // 53: tandem.v1.ConfigService.ExportConfig:input_type -> tandem.v1.ExportConfigRequest
-	35, // 54: tandem.v1.ConfigService.ListRevisions:input_type -> tandem.v1.ListRevisionsRequest
-	37, // 55: tandem.v1.ConfigService.GetRevision:input_type -> tandem.v1.GetRevisionRequest
-	38, // 56: tandem.v1.ConfigService.CreateCluster:output_type -> tandem.v1.Cluster
-	38, // 57: tandem.v1.ConfigService.GetCluster:output_type -> tandem.v1.Cluster
-	3,  // 58: tandem.v1.ConfigService.ListClusters:output_type -> tandem.v1.ListClustersResponse
-	38, // 59: tandem.v1.ConfigService.UpdateCluster:output_type -> tandem.v1.Cluster
-	47, // 60: tandem.v1.ConfigService.DeleteCluster:output_type -> google.protobuf.Empty
-	40, // 61: tandem.v1.ConfigService.CreateVip:output_type -> tandem.v1.Vip
-	40, // 62: tandem.v1.ConfigService.GetVip:output_type -> tandem.v1.Vip
-	9,  // 63: tandem.v1.ConfigService.ListVips:output_type -> tandem.v1.ListVipsResponse
-	40, // 64: tandem.v1.ConfigService.UpdateVip:output_type -> tandem.v1.Vip
-	47, // 65: tandem.v1.ConfigService.DeleteVip:output_type -> google.protobuf.Empty
-	41, // 66: tandem.v1.ConfigService.CreateListener:output_type -> tandem.v1.Listener
-	41, // 67: tandem.v1.ConfigService.GetListener:output_type -> tandem.v1.Listener
-	15, // 68: tandem.v1.ConfigService.ListListeners:output_type -> tandem.v1.ListListenersResponse
-	41, // 69: tandem.v1.ConfigService.UpdateListener:output_type -> tandem.v1.Listener
-	47, // 70: tandem.v1.ConfigService.DeleteListener:output_type -> google.protobuf.Empty
-	42, // 71: tandem.v1.ConfigService.CreatePool:output_type -> tandem.v1.Pool
-	42, // 72: tandem.v1.ConfigService.GetPool:output_type -> tandem.v1.Pool
-	21, // 73: tandem.v1.ConfigService.ListPools:output_type -> tandem.v1.ListPoolsResponse
-	42, // 74: tandem.v1.ConfigService.UpdatePool:output_type -> tandem.v1.Pool
-	47, // 75: tandem.v1.ConfigService.DeletePool:output_type -> google.protobuf.Empty
-	43, // 76: tandem.v1.ConfigService.CreateBackend:output_type -> tandem.v1.Backend
-	43, // 77: tandem.v1.ConfigService.GetBackend:output_type -> tandem.v1.Backend
-	27, // 78: tandem.v1.ConfigService.ListBackends:output_type -> tandem.v1.ListBackendsResponse
-	43, // 79: tandem.v1.ConfigService.UpdateBackend:output_type -> tandem.v1.Backend
-	47, // 80: tandem.v1.ConfigService.DeleteBackend:output_type -> google.protobuf.Empty
-	44, // 81: tandem.v1.ConfigService.UpdateOverride:output_type -> tandem.v1.Override
-	47, // 82: tandem.v1.ConfigService.DeleteOverride:output_type -> google.protobuf.Empty
-	33, // 83: tandem.v1.ConfigService.ApplyConfig:output_type -> tandem.v1.ApplyConfigResponse
-	45, // 84: tandem.v1.ConfigService.ExportConfig:output_type -> tandem.v1.ClusterConfig
-	36, // 85: tandem.v1.ConfigService.ListRevisions:output_type -> tandem.v1.ListRevisionsResponse
-	46, // 86: tandem.v1.ConfigService.GetRevision:output_type -> tandem.v1.Revision
-	56, // [56:87] is the sub-list for method output_type
-	25, // [25:56] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	40, // 0: tandem.v1.CreateClusterRequest.cluster:type_name -> tandem.v1.Cluster
+	40, // 1: tandem.v1.ListClustersResponse.clusters:type_name -> tandem.v1.Cluster
+	40, // 2: tandem.v1.UpdateClusterRequest.cluster:type_name -> tandem.v1.Cluster
+	41, // 3: tandem.v1.UpdateClusterRequest.update_mask:type_name -> google.protobuf.FieldMask
+	42, // 4: tandem.v1.CreateVipRequest.vip:type_name -> tandem.v1.Vip
+	42, // 5: tandem.v1.ListVipsResponse.vips:type_name -> tandem.v1.Vip
+	42, // 6: tandem.v1.UpdateVipRequest.vip:type_name -> tandem.v1.Vip
+	41, // 7: tandem.v1.UpdateVipRequest.update_mask:type_name -> google.protobuf.FieldMask
+	43, // 8: tandem.v1.CreateListenerRequest.listener:type_name -> tandem.v1.Listener
+	43, // 9: tandem.v1.ListListenersResponse.listeners:type_name -> tandem.v1.Listener
+	43, // 10: tandem.v1.UpdateListenerRequest.listener:type_name -> tandem.v1.Listener
+	41, // 11: tandem.v1.UpdateListenerRequest.update_mask:type_name -> google.protobuf.FieldMask
+	44, // 12: tandem.v1.CreatePoolRequest.pool:type_name -> tandem.v1.Pool
+	44, // 13: tandem.v1.ListPoolsResponse.pools:type_name -> tandem.v1.Pool
+	44, // 14: tandem.v1.UpdatePoolRequest.pool:type_name -> tandem.v1.Pool
+	41, // 15: tandem.v1.UpdatePoolRequest.update_mask:type_name -> google.protobuf.FieldMask
+	45, // 16: tandem.v1.CreateBackendRequest.backend:type_name -> tandem.v1.Backend
+	45, // 17: tandem.v1.ListBackendsResponse.backends:type_name -> tandem.v1.Backend
+	45, // 18: tandem.v1.UpdateBackendRequest.backend:type_name -> tandem.v1.Backend
+	41, // 19: tandem.v1.UpdateBackendRequest.update_mask:type_name -> google.protobuf.FieldMask
+	46, // 20: tandem.v1.UpdateOverrideRequest.override:type_name -> tandem.v1.Override
+	41, // 21: tandem.v1.UpdateOverrideRequest.update_mask:type_name -> google.protobuf.FieldMask
+	47, // 22: tandem.v1.ApplyConfigRequest.config:type_name -> tandem.v1.ClusterConfig
+	48, // 23: tandem.v1.ApplyConfigResponse.revision:type_name -> tandem.v1.Revision
+	35, // 24: tandem.v1.ApplyConfigResponse.node_checks:type_name -> tandem.v1.NodeCheck
+	0,  // 25: tandem.v1.NodeCheck.verdict:type_name -> tandem.v1.NodeVerdict
+	48, // 26: tandem.v1.ListRevisionsResponse.revisions:type_name -> tandem.v1.Revision
+	1,  // 27: tandem.v1.ConfigService.CreateCluster:input_type -> tandem.v1.CreateClusterRequest
+	2,  // 28: tandem.v1.ConfigService.GetCluster:input_type -> tandem.v1.GetClusterRequest
+	3,  // 29: tandem.v1.ConfigService.ListClusters:input_type -> tandem.v1.ListClustersRequest
+	5,  // 30: tandem.v1.ConfigService.UpdateCluster:input_type -> tandem.v1.UpdateClusterRequest
+	6,  // 31: tandem.v1.ConfigService.DeleteCluster:input_type -> tandem.v1.DeleteClusterRequest
+	7,  // 32: tandem.v1.ConfigService.CreateVip:input_type -> tandem.v1.CreateVipRequest
+	8,  // 33: tandem.v1.ConfigService.GetVip:input_type -> tandem.v1.GetVipRequest
+	9,  // 34: tandem.v1.ConfigService.ListVips:input_type -> tandem.v1.ListVipsRequest
+	11, // 35: tandem.v1.ConfigService.UpdateVip:input_type -> tandem.v1.UpdateVipRequest
+	12, // 36: tandem.v1.ConfigService.DeleteVip:input_type -> tandem.v1.DeleteVipRequest
+	13, // 37: tandem.v1.ConfigService.CreateListener:input_type -> tandem.v1.CreateListenerRequest
+	14, // 38: tandem.v1.ConfigService.GetListener:input_type -> tandem.v1.GetListenerRequest
+	15, // 39: tandem.v1.ConfigService.ListListeners:input_type -> tandem.v1.ListListenersRequest
+	17, // 40: tandem.v1.ConfigService.UpdateListener:input_type -> tandem.v1.UpdateListenerRequest
+	18, // 41: tandem.v1.ConfigService.DeleteListener:input_type -> tandem.v1.DeleteListenerRequest
+	19, // 42: tandem.v1.ConfigService.CreatePool:input_type -> tandem.v1.CreatePoolRequest
+	20, // 43: tandem.v1.ConfigService.GetPool:input_type -> tandem.v1.GetPoolRequest
+	21, // 44: tandem.v1.ConfigService.ListPools:input_type -> tandem.v1.ListPoolsRequest
+	23, // 45: tandem.v1.ConfigService.UpdatePool:input_type -> tandem.v1.UpdatePoolRequest
+	24, // 46: tandem.v1.ConfigService.DeletePool:input_type -> tandem.v1.DeletePoolRequest
+	25, // 47: tandem.v1.ConfigService.CreateBackend:input_type -> tandem.v1.CreateBackendRequest
+	26, // 48: tandem.v1.ConfigService.GetBackend:input_type -> tandem.v1.GetBackendRequest
+	27, // 49: tandem.v1.ConfigService.ListBackends:input_type -> tandem.v1.ListBackendsRequest
+	29, // 50: tandem.v1.ConfigService.UpdateBackend:input_type -> tandem.v1.UpdateBackendRequest
+	30, // 51: tandem.v1.ConfigService.DeleteBackend:input_type -> tandem.v1.DeleteBackendRequest
+	31, // 52: tandem.v1.ConfigService.UpdateOverride:input_type -> tandem.v1.UpdateOverrideRequest
+	32, // 53: tandem.v1.ConfigService.DeleteOverride:input_type -> tandem.v1.DeleteOverrideRequest
+	33, // 54: tandem.v1.ConfigService.ApplyConfig:input_type -> tandem.v1.ApplyConfigRequest
+	36, // 55: tandem.v1.ConfigService.ExportConfig:input_type -> tandem.v1.ExportConfigRequest
+	37, // 56: tandem.v1.ConfigService.ListRevisions:input_type -> tandem.v1.ListRevisionsRequest
+	39, // 57: tandem.v1.ConfigService.GetRevision:input_type -> tandem.v1.GetRevisionRequest
+	40, // 58: tandem.v1.ConfigService.CreateCluster:output_type -> tandem.v1.Cluster
+	40, // 59: tandem.v1.ConfigService.GetCluster:output_type -> tandem.v1.Cluster
+	4,  // 60: tandem.v1.ConfigService.ListClusters:output_type -> tandem.v1.ListClustersResponse
+	40, // 61: tandem.v1.ConfigService.UpdateCluster:output_type -> tandem.v1.Cluster
+	49, // 62: tandem.v1.ConfigService.DeleteCluster:output_type -> google.protobuf.Empty
+	42, // 63: tandem.v1.ConfigService.CreateVip:output_type -> tandem.v1.Vip
+	42, // 64: tandem.v1.ConfigService.GetVip:output_type -> tandem.v1.Vip
+	10, // 65: tandem.v1.ConfigService.ListVips:output_type -> tandem.v1.ListVipsResponse
+	42, // 66: tandem.v1.ConfigService.UpdateVip:output_type -> tandem.v1.Vip
+	49, // 67: tandem.v1.ConfigService.DeleteVip:output_type -> google.protobuf.Empty
+	43, // 68: tandem.v1.ConfigService.CreateListener:output_type -> tandem.v1.Listener
+	43, // 69: tandem.v1.ConfigService.GetListener:output_type -> tandem.v1.Listener
+	16, // 70: tandem.v1.ConfigService.ListListeners:output_type -> tandem.v1.ListListenersResponse
+	43, // 71: tandem.v1.ConfigService.UpdateListener:output_type -> tandem.v1.Listener
+	49, // 72: tandem.v1.ConfigService.DeleteListener:output_type -> google.protobuf.Empty
+	44, // 73: tandem.v1.ConfigService.CreatePool:output_type -> tandem.v1.Pool
+	44, // 74: tandem.v1.ConfigService.GetPool:output_type -> tandem.v1.Pool
+	22, // 75: tandem.v1.ConfigService.ListPools:output_type -> tandem.v1.ListPoolsResponse
+	44, // 76: tandem.v1.ConfigService.UpdatePool:output_type -> tandem.v1.Pool
+	49, // 77: tandem.v1.ConfigService.DeletePool:output_type -> google.protobuf.Empty
+	45, // 78: tandem.v1.ConfigService.CreateBackend:output_type -> tandem.v1.Backend
+	45, // 79: tandem.v1.ConfigService.GetBackend:output_type -> tandem.v1.Backend
+	28, // 80: tandem.v1.ConfigService.ListBackends:output_type -> tandem.v1.ListBackendsResponse
+	45, // 81: tandem.v1.ConfigService.UpdateBackend:output_type -> tandem.v1.Backend
+	49, // 82: tandem.v1.ConfigService.DeleteBackend:output_type -> google.protobuf.Empty
+	46, // 83: tandem.v1.ConfigService.UpdateOverride:output_type -> tandem.v1.Override
+	49, // 84: tandem.v1.ConfigService.DeleteOverride:output_type -> google.protobuf.Empty
+	34, // 85: tandem.v1.ConfigService.ApplyConfig:output_type -> tandem.v1.ApplyConfigResponse
+	47, // 86: tandem.v1.ConfigService.ExportConfig:output_type -> tandem.v1.ClusterConfig
+	38, // 87: tandem.v1.ConfigService.ListRevisions:output_type -> tandem.v1.ListRevisionsResponse
+	48, // 88: tandem.v1.ConfigService.GetRevision:output_type -> tandem.v1.Revision
+	58, // [58:89] is the sub-list for method output_type
+	27, // [27:58] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_tandem_v1_config_service_proto_init() }
@@ -3116,13 +3278,14 @@ func file_tandem_v1_config_service_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tandem_v1_config_service_proto_rawDesc), len(file_tandem_v1_config_service_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   38,
+			NumEnums:      1,
+			NumMessages:   39,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_tandem_v1_config_service_proto_goTypes,
 		DependencyIndexes: file_tandem_v1_config_service_proto_depIdxs,
+		EnumInfos:         file_tandem_v1_config_service_proto_enumTypes,
 		MessageInfos:      file_tandem_v1_config_service_proto_msgTypes,
 	}.Build()
 	File_tandem_v1_config_service_proto = out.File

@@ -90,6 +90,65 @@ func (NackReason) EnumDescriptor() ([]byte, []int) {
 	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{0}
 }
 
+// CommandOutcome is what became of a command.
+type CommandOutcome int32
+
+const (
+	// COMMAND_OUTCOME_UNSPECIFIED is not sent.
+	CommandOutcome_COMMAND_OUTCOME_UNSPECIFIED CommandOutcome = 0
+	// COMMAND_OUTCOME_DONE means that it worked.
+	CommandOutcome_COMMAND_OUTCOME_DONE CommandOutcome = 1
+	// COMMAND_OUTCOME_FAILED means that it was carried out, and error is its
+	// answer, such as a checker's words.
+	CommandOutcome_COMMAND_OUTCOME_FAILED CommandOutcome = 2
+	// COMMAND_OUTCOME_NOT_DONE means that the agent did not carry it out to its
+	// end: it does not know it, has too many, or the deadline has passed.
+	CommandOutcome_COMMAND_OUTCOME_NOT_DONE CommandOutcome = 3
+)
+
+// Enum value maps for CommandOutcome.
+var (
+	CommandOutcome_name = map[int32]string{
+		0: "COMMAND_OUTCOME_UNSPECIFIED",
+		1: "COMMAND_OUTCOME_DONE",
+		2: "COMMAND_OUTCOME_FAILED",
+		3: "COMMAND_OUTCOME_NOT_DONE",
+	}
+	CommandOutcome_value = map[string]int32{
+		"COMMAND_OUTCOME_UNSPECIFIED": 0,
+		"COMMAND_OUTCOME_DONE":        1,
+		"COMMAND_OUTCOME_FAILED":      2,
+		"COMMAND_OUTCOME_NOT_DONE":    3,
+	}
+)
+
+func (x CommandOutcome) Enum() *CommandOutcome {
+	p := new(CommandOutcome)
+	*p = x
+	return p
+}
+
+func (x CommandOutcome) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (CommandOutcome) Descriptor() protoreflect.EnumDescriptor {
+	return file_tandem_agent_v1_agent_service_proto_enumTypes[1].Descriptor()
+}
+
+func (CommandOutcome) Type() protoreflect.EnumType {
+	return &file_tandem_agent_v1_agent_service_proto_enumTypes[1]
+}
+
+func (x CommandOutcome) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use CommandOutcome.Descriptor instead.
+func (CommandOutcome) EnumDescriptor() ([]byte, []int) {
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{1}
+}
+
 // EnrolRequest asks for a first certificate.
 type EnrolRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1573,7 +1632,9 @@ type CommandResult struct {
 	// error is empty when it worked.
 	Error string `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`
 	// output for people.
-	Output        string `protobuf:"bytes,3,opt,name=output,proto3" json:"output,omitempty"`
+	Output string `protobuf:"bytes,3,opt,name=output,proto3" json:"output,omitempty"`
+	// outcome tells whether error is the command's answer.
+	Outcome       CommandOutcome `protobuf:"varint,4,opt,name=outcome,proto3,enum=tandem.agent.v1.CommandOutcome" json:"outcome,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1627,6 +1688,13 @@ func (x *CommandResult) GetOutput() string {
 		return x.Output
 	}
 	return ""
+}
+
+func (x *CommandResult) GetOutcome() CommandOutcome {
+	if x != nil {
+		return x.Outcome
+	}
+	return CommandOutcome_COMMAND_OUTCOME_UNSPECIFIED
 }
 
 // EventBatch carries events in order. Those that a former start of the agent
@@ -2107,11 +2175,12 @@ const file_tandem_agent_v1_agent_service_proto_rawDesc = "" +
 	"\x0eDiscardCommand\x12\x14\n" +
 	"\x05drain\x18\x01 \x01(\bR\x05drain\x12\x1a\n" +
 	"\bbackends\x18\x02 \x03(\tR\bbackends\x12\x16\n" +
-	"\x06author\x18\x03 \x01(\tR\x06author\"M\n" +
+	"\x06author\x18\x03 \x01(\tR\x06author\"\x88\x01\n" +
 	"\rCommandResult\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x16\n" +
-	"\x06output\x18\x03 \x01(\tR\x06output\"U\n" +
+	"\x06output\x18\x03 \x01(\tR\x06output\x129\n" +
+	"\aoutcome\x18\x04 \x01(\x0e2\x1f.tandem.agent.v1.CommandOutcomeR\aoutcome\"U\n" +
 	"\n" +
 	"EventBatch\x12\x17\n" +
 	"\aboot_id\x18\x01 \x01(\tR\x06bootId\x12.\n" +
@@ -2146,7 +2215,12 @@ const file_tandem_agent_v1_agent_service_proto_rawDesc = "" +
 	"\x19NACK_REASON_UNKNOWN_FIELD\x10\x02\x12\x17\n" +
 	"\x13NACK_REASON_REFUSED\x10\x03\x12\x16\n" +
 	"\x12NACK_REASON_FAILED\x10\x04\x12\x1b\n" +
-	"\x17NACK_REASON_OLD_VERSION\x10\x052\xf0\x01\n" +
+	"\x17NACK_REASON_OLD_VERSION\x10\x05*\x85\x01\n" +
+	"\x0eCommandOutcome\x12\x1f\n" +
+	"\x1bCOMMAND_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14COMMAND_OUTCOME_DONE\x10\x01\x12\x1a\n" +
+	"\x16COMMAND_OUTCOME_FAILED\x10\x02\x12\x1c\n" +
+	"\x18COMMAND_OUTCOME_NOT_DONE\x10\x032\xf0\x01\n" +
 	"\fAgentService\x12F\n" +
 	"\x05Enrol\x12\x1d.tandem.agent.v1.EnrolRequest\x1a\x1e.tandem.agent.v1.EnrolResponse\x12F\n" +
 	"\x05Renew\x12\x1d.tandem.agent.v1.RenewRequest\x1a\x1e.tandem.agent.v1.RenewResponse\x12P\n" +
@@ -2165,98 +2239,100 @@ func file_tandem_agent_v1_agent_service_proto_rawDescGZIP() []byte {
 	return file_tandem_agent_v1_agent_service_proto_rawDescData
 }
 
-var file_tandem_agent_v1_agent_service_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
+var file_tandem_agent_v1_agent_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
 var file_tandem_agent_v1_agent_service_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_tandem_agent_v1_agent_service_proto_goTypes = []any{
 	(NackReason)(0),               // 0: tandem.agent.v1.NackReason
-	(*EnrolRequest)(nil),          // 1: tandem.agent.v1.EnrolRequest
-	(*EnrolResponse)(nil),         // 2: tandem.agent.v1.EnrolResponse
-	(*RenewRequest)(nil),          // 3: tandem.agent.v1.RenewRequest
-	(*RenewResponse)(nil),         // 4: tandem.agent.v1.RenewResponse
-	(*SessionRequest)(nil),        // 5: tandem.agent.v1.SessionRequest
-	(*SessionResponse)(nil),       // 6: tandem.agent.v1.SessionResponse
-	(*IdentityState)(nil),         // 7: tandem.agent.v1.IdentityState
-	(*RenewNow)(nil),              // 8: tandem.agent.v1.RenewNow
-	(*Hello)(nil),                 // 9: tandem.agent.v1.Hello
-	(*Welcome)(nil),               // 10: tandem.agent.v1.Welcome
-	(*Update)(nil),                // 11: tandem.agent.v1.Update
-	(*Ack)(nil),                   // 12: tandem.agent.v1.Ack
-	(*Nack)(nil),                  // 13: tandem.agent.v1.Nack
-	(*Command)(nil),               // 14: tandem.agent.v1.Command
-	(*CheckCommand)(nil),          // 15: tandem.agent.v1.CheckCommand
-	(*ProbeCommand)(nil),          // 16: tandem.agent.v1.ProbeCommand
-	(*FenceCommand)(nil),          // 17: tandem.agent.v1.FenceCommand
-	(*DiscardCommand)(nil),        // 18: tandem.agent.v1.DiscardCommand
-	(*CommandResult)(nil),         // 19: tandem.agent.v1.CommandResult
-	(*EventBatch)(nil),            // 20: tandem.agent.v1.EventBatch
-	(*Event)(nil),                 // 21: tandem.agent.v1.Event
-	(*LocalChangeEnd)(nil),        // 22: tandem.agent.v1.LocalChangeEnd
-	(*EventAck)(nil),              // 23: tandem.agent.v1.EventAck
-	nil,                           // 24: tandem.agent.v1.Hello.InterfacesEntry
-	(*Observation)(nil),           // 25: tandem.agent.v1.Observation
-	(*timestamppb.Timestamp)(nil), // 26: google.protobuf.Timestamp
-	(*Version)(nil),               // 27: tandem.agent.v1.Version
-	(*Resource)(nil),              // 28: tandem.agent.v1.Resource
-	(*durationpb.Duration)(nil),   // 29: google.protobuf.Duration
-	(*NodeConfig)(nil),            // 30: tandem.agent.v1.NodeConfig
-	(*BackendObservation)(nil),    // 31: tandem.agent.v1.BackendObservation
-	(*InstanceObservation)(nil),   // 32: tandem.agent.v1.InstanceObservation
-	(*DaemonObservation)(nil),     // 33: tandem.agent.v1.DaemonObservation
-	(*LocalChange)(nil),           // 34: tandem.agent.v1.LocalChange
+	(CommandOutcome)(0),           // 1: tandem.agent.v1.CommandOutcome
+	(*EnrolRequest)(nil),          // 2: tandem.agent.v1.EnrolRequest
+	(*EnrolResponse)(nil),         // 3: tandem.agent.v1.EnrolResponse
+	(*RenewRequest)(nil),          // 4: tandem.agent.v1.RenewRequest
+	(*RenewResponse)(nil),         // 5: tandem.agent.v1.RenewResponse
+	(*SessionRequest)(nil),        // 6: tandem.agent.v1.SessionRequest
+	(*SessionResponse)(nil),       // 7: tandem.agent.v1.SessionResponse
+	(*IdentityState)(nil),         // 8: tandem.agent.v1.IdentityState
+	(*RenewNow)(nil),              // 9: tandem.agent.v1.RenewNow
+	(*Hello)(nil),                 // 10: tandem.agent.v1.Hello
+	(*Welcome)(nil),               // 11: tandem.agent.v1.Welcome
+	(*Update)(nil),                // 12: tandem.agent.v1.Update
+	(*Ack)(nil),                   // 13: tandem.agent.v1.Ack
+	(*Nack)(nil),                  // 14: tandem.agent.v1.Nack
+	(*Command)(nil),               // 15: tandem.agent.v1.Command
+	(*CheckCommand)(nil),          // 16: tandem.agent.v1.CheckCommand
+	(*ProbeCommand)(nil),          // 17: tandem.agent.v1.ProbeCommand
+	(*FenceCommand)(nil),          // 18: tandem.agent.v1.FenceCommand
+	(*DiscardCommand)(nil),        // 19: tandem.agent.v1.DiscardCommand
+	(*CommandResult)(nil),         // 20: tandem.agent.v1.CommandResult
+	(*EventBatch)(nil),            // 21: tandem.agent.v1.EventBatch
+	(*Event)(nil),                 // 22: tandem.agent.v1.Event
+	(*LocalChangeEnd)(nil),        // 23: tandem.agent.v1.LocalChangeEnd
+	(*EventAck)(nil),              // 24: tandem.agent.v1.EventAck
+	nil,                           // 25: tandem.agent.v1.Hello.InterfacesEntry
+	(*Observation)(nil),           // 26: tandem.agent.v1.Observation
+	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
+	(*Version)(nil),               // 28: tandem.agent.v1.Version
+	(*Resource)(nil),              // 29: tandem.agent.v1.Resource
+	(*durationpb.Duration)(nil),   // 30: google.protobuf.Duration
+	(*NodeConfig)(nil),            // 31: tandem.agent.v1.NodeConfig
+	(*BackendObservation)(nil),    // 32: tandem.agent.v1.BackendObservation
+	(*InstanceObservation)(nil),   // 33: tandem.agent.v1.InstanceObservation
+	(*DaemonObservation)(nil),     // 34: tandem.agent.v1.DaemonObservation
+	(*LocalChange)(nil),           // 35: tandem.agent.v1.LocalChange
 }
 var file_tandem_agent_v1_agent_service_proto_depIdxs = []int32{
-	9,  // 0: tandem.agent.v1.SessionRequest.hello:type_name -> tandem.agent.v1.Hello
-	12, // 1: tandem.agent.v1.SessionRequest.ack:type_name -> tandem.agent.v1.Ack
-	13, // 2: tandem.agent.v1.SessionRequest.nack:type_name -> tandem.agent.v1.Nack
-	19, // 3: tandem.agent.v1.SessionRequest.result:type_name -> tandem.agent.v1.CommandResult
-	20, // 4: tandem.agent.v1.SessionRequest.events:type_name -> tandem.agent.v1.EventBatch
-	25, // 5: tandem.agent.v1.SessionRequest.observation:type_name -> tandem.agent.v1.Observation
-	7,  // 6: tandem.agent.v1.SessionRequest.identity:type_name -> tandem.agent.v1.IdentityState
-	10, // 7: tandem.agent.v1.SessionResponse.welcome:type_name -> tandem.agent.v1.Welcome
-	11, // 8: tandem.agent.v1.SessionResponse.update:type_name -> tandem.agent.v1.Update
-	14, // 9: tandem.agent.v1.SessionResponse.command:type_name -> tandem.agent.v1.Command
-	23, // 10: tandem.agent.v1.SessionResponse.event_ack:type_name -> tandem.agent.v1.EventAck
-	8,  // 11: tandem.agent.v1.SessionResponse.renew:type_name -> tandem.agent.v1.RenewNow
-	26, // 12: tandem.agent.v1.IdentityState.expire_time:type_name -> google.protobuf.Timestamp
-	27, // 13: tandem.agent.v1.Hello.applied:type_name -> tandem.agent.v1.Version
-	24, // 14: tandem.agent.v1.Hello.interfaces:type_name -> tandem.agent.v1.Hello.InterfacesEntry
-	7,  // 15: tandem.agent.v1.Hello.identity:type_name -> tandem.agent.v1.IdentityState
-	23, // 16: tandem.agent.v1.Welcome.last_event:type_name -> tandem.agent.v1.EventAck
-	26, // 17: tandem.agent.v1.Welcome.time:type_name -> google.protobuf.Timestamp
-	27, // 18: tandem.agent.v1.Update.version:type_name -> tandem.agent.v1.Version
-	28, // 19: tandem.agent.v1.Update.upserts:type_name -> tandem.agent.v1.Resource
-	27, // 20: tandem.agent.v1.Ack.version:type_name -> tandem.agent.v1.Version
-	29, // 21: tandem.agent.v1.Ack.duration:type_name -> google.protobuf.Duration
+	10, // 0: tandem.agent.v1.SessionRequest.hello:type_name -> tandem.agent.v1.Hello
+	13, // 1: tandem.agent.v1.SessionRequest.ack:type_name -> tandem.agent.v1.Ack
+	14, // 2: tandem.agent.v1.SessionRequest.nack:type_name -> tandem.agent.v1.Nack
+	20, // 3: tandem.agent.v1.SessionRequest.result:type_name -> tandem.agent.v1.CommandResult
+	21, // 4: tandem.agent.v1.SessionRequest.events:type_name -> tandem.agent.v1.EventBatch
+	26, // 5: tandem.agent.v1.SessionRequest.observation:type_name -> tandem.agent.v1.Observation
+	8,  // 6: tandem.agent.v1.SessionRequest.identity:type_name -> tandem.agent.v1.IdentityState
+	11, // 7: tandem.agent.v1.SessionResponse.welcome:type_name -> tandem.agent.v1.Welcome
+	12, // 8: tandem.agent.v1.SessionResponse.update:type_name -> tandem.agent.v1.Update
+	15, // 9: tandem.agent.v1.SessionResponse.command:type_name -> tandem.agent.v1.Command
+	24, // 10: tandem.agent.v1.SessionResponse.event_ack:type_name -> tandem.agent.v1.EventAck
+	9,  // 11: tandem.agent.v1.SessionResponse.renew:type_name -> tandem.agent.v1.RenewNow
+	27, // 12: tandem.agent.v1.IdentityState.expire_time:type_name -> google.protobuf.Timestamp
+	28, // 13: tandem.agent.v1.Hello.applied:type_name -> tandem.agent.v1.Version
+	25, // 14: tandem.agent.v1.Hello.interfaces:type_name -> tandem.agent.v1.Hello.InterfacesEntry
+	8,  // 15: tandem.agent.v1.Hello.identity:type_name -> tandem.agent.v1.IdentityState
+	24, // 16: tandem.agent.v1.Welcome.last_event:type_name -> tandem.agent.v1.EventAck
+	27, // 17: tandem.agent.v1.Welcome.time:type_name -> google.protobuf.Timestamp
+	28, // 18: tandem.agent.v1.Update.version:type_name -> tandem.agent.v1.Version
+	29, // 19: tandem.agent.v1.Update.upserts:type_name -> tandem.agent.v1.Resource
+	28, // 20: tandem.agent.v1.Ack.version:type_name -> tandem.agent.v1.Version
+	30, // 21: tandem.agent.v1.Ack.duration:type_name -> google.protobuf.Duration
 	0,  // 22: tandem.agent.v1.Nack.reason:type_name -> tandem.agent.v1.NackReason
-	27, // 23: tandem.agent.v1.Nack.version:type_name -> tandem.agent.v1.Version
-	26, // 24: tandem.agent.v1.Command.deadline:type_name -> google.protobuf.Timestamp
-	15, // 25: tandem.agent.v1.Command.check:type_name -> tandem.agent.v1.CheckCommand
-	16, // 26: tandem.agent.v1.Command.probe:type_name -> tandem.agent.v1.ProbeCommand
-	17, // 27: tandem.agent.v1.Command.fence:type_name -> tandem.agent.v1.FenceCommand
-	18, // 28: tandem.agent.v1.Command.discard:type_name -> tandem.agent.v1.DiscardCommand
-	30, // 29: tandem.agent.v1.CheckCommand.config:type_name -> tandem.agent.v1.NodeConfig
-	29, // 30: tandem.agent.v1.ProbeCommand.timeout:type_name -> google.protobuf.Duration
-	29, // 31: tandem.agent.v1.FenceCommand.lease:type_name -> google.protobuf.Duration
-	21, // 32: tandem.agent.v1.EventBatch.events:type_name -> tandem.agent.v1.Event
-	26, // 33: tandem.agent.v1.Event.time:type_name -> google.protobuf.Timestamp
-	31, // 34: tandem.agent.v1.Event.backend:type_name -> tandem.agent.v1.BackendObservation
-	32, // 35: tandem.agent.v1.Event.instance:type_name -> tandem.agent.v1.InstanceObservation
-	33, // 36: tandem.agent.v1.Event.haproxy:type_name -> tandem.agent.v1.DaemonObservation
-	33, // 37: tandem.agent.v1.Event.keepalived:type_name -> tandem.agent.v1.DaemonObservation
-	34, // 38: tandem.agent.v1.Event.local_begun:type_name -> tandem.agent.v1.LocalChange
-	22, // 39: tandem.agent.v1.Event.local_ended:type_name -> tandem.agent.v1.LocalChangeEnd
-	34, // 40: tandem.agent.v1.LocalChangeEnd.change:type_name -> tandem.agent.v1.LocalChange
-	1,  // 41: tandem.agent.v1.AgentService.Enrol:input_type -> tandem.agent.v1.EnrolRequest
-	3,  // 42: tandem.agent.v1.AgentService.Renew:input_type -> tandem.agent.v1.RenewRequest
-	5,  // 43: tandem.agent.v1.AgentService.Session:input_type -> tandem.agent.v1.SessionRequest
-	2,  // 44: tandem.agent.v1.AgentService.Enrol:output_type -> tandem.agent.v1.EnrolResponse
-	4,  // 45: tandem.agent.v1.AgentService.Renew:output_type -> tandem.agent.v1.RenewResponse
-	6,  // 46: tandem.agent.v1.AgentService.Session:output_type -> tandem.agent.v1.SessionResponse
-	44, // [44:47] is the sub-list for method output_type
-	41, // [41:44] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	28, // 23: tandem.agent.v1.Nack.version:type_name -> tandem.agent.v1.Version
+	27, // 24: tandem.agent.v1.Command.deadline:type_name -> google.protobuf.Timestamp
+	16, // 25: tandem.agent.v1.Command.check:type_name -> tandem.agent.v1.CheckCommand
+	17, // 26: tandem.agent.v1.Command.probe:type_name -> tandem.agent.v1.ProbeCommand
+	18, // 27: tandem.agent.v1.Command.fence:type_name -> tandem.agent.v1.FenceCommand
+	19, // 28: tandem.agent.v1.Command.discard:type_name -> tandem.agent.v1.DiscardCommand
+	31, // 29: tandem.agent.v1.CheckCommand.config:type_name -> tandem.agent.v1.NodeConfig
+	30, // 30: tandem.agent.v1.ProbeCommand.timeout:type_name -> google.protobuf.Duration
+	30, // 31: tandem.agent.v1.FenceCommand.lease:type_name -> google.protobuf.Duration
+	1,  // 32: tandem.agent.v1.CommandResult.outcome:type_name -> tandem.agent.v1.CommandOutcome
+	22, // 33: tandem.agent.v1.EventBatch.events:type_name -> tandem.agent.v1.Event
+	27, // 34: tandem.agent.v1.Event.time:type_name -> google.protobuf.Timestamp
+	32, // 35: tandem.agent.v1.Event.backend:type_name -> tandem.agent.v1.BackendObservation
+	33, // 36: tandem.agent.v1.Event.instance:type_name -> tandem.agent.v1.InstanceObservation
+	34, // 37: tandem.agent.v1.Event.haproxy:type_name -> tandem.agent.v1.DaemonObservation
+	34, // 38: tandem.agent.v1.Event.keepalived:type_name -> tandem.agent.v1.DaemonObservation
+	35, // 39: tandem.agent.v1.Event.local_begun:type_name -> tandem.agent.v1.LocalChange
+	23, // 40: tandem.agent.v1.Event.local_ended:type_name -> tandem.agent.v1.LocalChangeEnd
+	35, // 41: tandem.agent.v1.LocalChangeEnd.change:type_name -> tandem.agent.v1.LocalChange
+	2,  // 42: tandem.agent.v1.AgentService.Enrol:input_type -> tandem.agent.v1.EnrolRequest
+	4,  // 43: tandem.agent.v1.AgentService.Renew:input_type -> tandem.agent.v1.RenewRequest
+	6,  // 44: tandem.agent.v1.AgentService.Session:input_type -> tandem.agent.v1.SessionRequest
+	3,  // 45: tandem.agent.v1.AgentService.Enrol:output_type -> tandem.agent.v1.EnrolResponse
+	5,  // 46: tandem.agent.v1.AgentService.Renew:output_type -> tandem.agent.v1.RenewResponse
+	7,  // 47: tandem.agent.v1.AgentService.Session:output_type -> tandem.agent.v1.SessionResponse
+	45, // [45:48] is the sub-list for method output_type
+	42, // [42:45] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_tandem_agent_v1_agent_service_proto_init() }
@@ -2303,7 +2379,7 @@ func file_tandem_agent_v1_agent_service_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tandem_agent_v1_agent_service_proto_rawDesc), len(file_tandem_agent_v1_agent_service_proto_rawDesc)),
-			NumEnums:      1,
+			NumEnums:      2,
 			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   1,

@@ -1,0 +1,97 @@
+package uplink
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/tandem-lb/tandem/agent/internal/target"
+	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
+)
+
+// maxCommands bounds the commands that are carried out at a time. What comes
+// beyond is answered at once as not done.
+const maxCommands = 4
+
+// capabilities are the commands that this agent carries out.
+var capabilities = []string{"command/check", "command/discard"}
+
+// errLate is the answer to a command whose deadline has passed.
+var errLate = errors.New("the deadline has passed")
+
+// command starts a command. It runs beside the session, so that a slow check
+// delays neither targets nor reports, and ends with it; its result comes back
+// through results.
+func (s *session) command(ctx context.Context, c *agentv1.Command) {
+	if s.commands >= maxCommands {
+		err := fmt.Errorf("the agent has %d commands to carry out: ask again", maxCommands)
+		s.send(result(c, agentv1.CommandOutcome_COMMAND_OUTCOME_NOT_DONE, err))
+		return
+	}
+	s.commands++
+	// The controller's clock set the deadline; this node's may be wrong.
+	deadline := c.GetDeadline().AsTime().Add(s.ahead)
+	go func() {
+		limited, cancel := context.WithDeadline(ctx, deadline)
+		defer cancel()
+		outcome, err := s.execute(limited, c)
+		select {
+		case s.results <- result(c, outcome, err):
+		case <-ctx.Done():
+		}
+	}()
+}
+
+func result(c *agentv1.Command, outcome agentv1.CommandOutcome, err error) *agentv1.SessionRequest {
+	r := &agentv1.CommandResult{Id: c.GetId(), Outcome: outcome}
+	if err != nil {
+		r.Error = err.Error()
+	}
+	return &agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Result{Result: r}}
+}
+
+// execute carries a command out until it is done or ctx ends. It must not use
+// what the session's loop owns.
+func (s *session) execute(ctx context.Context, c *agentv1.Command) (agentv1.CommandOutcome, error) {
+	err := target.CheckKnown(c)
+	switch {
+	case ctx.Err() != nil:
+		return agentv1.CommandOutcome_COMMAND_OUTCOME_NOT_DONE, errLate
+	case s.tooNew(&err):
+		return agentv1.CommandOutcome_COMMAND_OUTCOME_NOT_DONE, err
+	case c.GetCheck() != nil:
+		err = s.check(ctx, c.GetCheck())
+	case c.GetDiscard() != nil:
+		err = s.Drift.DiscardFor(ctx, c.GetDiscard())
+	default:
+		err = &target.UnknownError{What: "the command"}
+		s.tooNew(&err)
+		return agentv1.CommandOutcome_COMMAND_OUTCOME_NOT_DONE, err
+	}
+	switch {
+	case ctx.Err() != nil:
+		return agentv1.CommandOutcome_COMMAND_OUTCOME_NOT_DONE, errLate
+	case err != nil:
+		return agentv1.CommandOutcome_COMMAND_OUTCOME_FAILED, err
+	}
+	return agentv1.CommandOutcome_COMMAND_OUTCOME_DONE, nil
+}
+
+// check asks the daemons' checkers about a configuration.
+func (s *session) check(ctx context.Context, c *agentv1.CheckCommand) error {
+	t, err := target.FromConfig(c.GetConfig())
+	if err != nil {
+		return err
+	}
+	return s.Reconciler.Check(ctx, t)
+}
+
+// aheadOf is how far this node's clock is ahead of the controller's; 0 when the
+// controller does not tell its time.
+func aheadOf(w *agentv1.Welcome) time.Duration {
+	if w.GetTime() == nil {
+		return 0
+	}
+	return time.Since(w.GetTime().AsTime())
+}
