@@ -22,9 +22,7 @@ func TestI3FileRuntimeAndTargetAgree(t *testing.T) {
 	for _, spare := range []string{"192.168.1.20:81", "192.168.1.21:81", "192.168.1.22:81"} {
 		d.spare = append(d.spare, netip.MustParseAddrPort(spare))
 	}
-	both := func(ctx context.Context) error {
-		return errors.Join(s.agrees(ctx, cluster.Master), s.agrees(ctx, cluster.Backup))
-	}
+	both := func(context.Context) error { return s.agree(clustertest.Both...) }
 
 	t.Run("after start", func(t *testing.T) {
 		if err := both(ctx); err != nil {

@@ -63,7 +63,7 @@ func TestI4LastGoodConfigurationServes(t *testing.T) {
 						t.Fatal(err)
 					}
 				})
-				if err := s.agrees(ctx, node); err != nil {
+				if err := s.agree(node); err != nil {
 					t.Error(err)
 				}
 				if text := s.lbctl(ctx, "status"); !strings.Contains(text, "all is well") {

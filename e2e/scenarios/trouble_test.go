@@ -189,7 +189,7 @@ func TestDamagedLastGoodConfigurationIsFetchedAnew(t *testing.T) {
 				})
 			})
 			s.healthy(ctx)
-			if err := s.agrees(ctx, cluster.Master); err != nil {
+			if err := s.agree(cluster.Master); err != nil {
 				t.Error(err)
 			}
 		})

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -19,6 +20,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/tandem-lb/tandem/e2e/internal/cluster"
+	"github.com/tandem-lb/tandem/e2e/lab"
+	"github.com/tandem-lb/tandem/e2e/lab/labtest"
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
 )
 
@@ -253,6 +256,22 @@ func loaded(ctx context.Context, n *cluster.Node) error {
 		return fmt.Errorf("the newest worker has loaded %q and the file is %q", running, written)
 	}
 	return nil
+}
+
+// fileLag is how long HAProxy's file may be behind a change of servers, which
+// is in the journal, on a machine that does other work too: half a second is what
+// the agent takes.
+const fileLag = 5 * time.Second
+
+// agree waits until file and processes of nodes agree with the target.
+func (s *site) agree(nodes ...string) error {
+	return lab.Until(labtest.Deadline(s.t, fileLag), "file, processes and target to agree", func(ctx context.Context) error {
+		var errs []error
+		for _, node := range nodes {
+			errs = append(errs, s.agrees(ctx, node))
+		}
+		return errors.Join(errs...)
+	})
 }
 
 // agrees returns how file or processes of a node differ from the target.

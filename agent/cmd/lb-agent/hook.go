@@ -2,13 +2,21 @@ package main
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/tandem-lb/tandem/agent/internal/cache"
+	"github.com/tandem-lb/tandem/agent/internal/drift"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy"
 	"github.com/tandem-lb/tandem/agent/internal/keepalived"
+	"github.com/tandem-lb/tandem/agent/internal/report"
 	"github.com/tandem-lb/tandem/agent/internal/settings"
+	"github.com/tandem-lb/tandem/agent/internal/target"
+	haproxyv1 "github.com/tandem-lb/tandem/gen/tandem/agent/haproxy/v1"
 )
 
 // hook is the group of commands that units call around starts and stops of the
@@ -26,6 +34,7 @@ that a start or stop is right although neither agent nor controller runs.`,
 	cmd.PersistentFlags().StringVar(&dirs.state, "state-dir", settings.DefaultStateDir, "the agent's state_dir")
 	cmd.PersistentFlags().StringVar(&dirs.run, "run-dir", settings.DefaultRunDir, "the agent's run_dir")
 	cmd.AddCommand(
+		dirs.command("haproxy-start", "Have HAProxy start with what was in effect last", haproxyStart),
 		dirs.command("haproxy-started", "Wait until HAProxy serves, and let this node hold VIPs", haproxyStarted),
 		dirs.command("haproxy-stop", "Have the VIPs leave this node, as HAProxy is not to serve", haproxyStop),
 		dirs.command("keepalived-start", "Write safe scores before keepalived starts", keepalivedStart),
@@ -51,6 +60,38 @@ const (
 	// askPatience is for a HAProxy that serves already, or not.
 	askPatience = time.Second
 )
+
+// haproxyStart makes HAProxy's file anew from the last good configuration and
+// the changes since. What cannot be read is told; the last file that HAProxy was
+// confirmed with is used then.
+func haproxyStart(ctx context.Context, dirs hookDirs) error {
+	good, unread := lastGood(dirs)
+	told, err := haproxy.BeforeStart(ctx, dirs.state, dirs.run, good)
+	if told = errors.Join(unread, told); told != nil && err == nil {
+		fmt.Fprintln(os.Stderr, "lb-agent:", told)
+	}
+	return err
+}
+
+// lastGood returns HAProxy's part of the last good configuration, with what
+// operators have changed on the node itself; nil: none.
+func lastGood(dirs hookDirs) (*haproxyv1.Config, error) {
+	store, err := cache.New(dirs.state)
+	if err != nil {
+		return nil, err
+	}
+	config, err := store.Good()
+	if err != nil || config == nil {
+		return nil, err
+	}
+	good, err := target.FromConfig(config)
+	if err != nil {
+		return nil, fmt.Errorf("last good configuration: %w", err)
+	}
+	changes, unread := drift.Load(dirs.state, report.New(""))
+	proxyConfig, err := changes.Over(good).HAProxy()
+	return proxyConfig, errors.Join(unread, err)
+}
 
 func haproxyStarted(ctx context.Context, dirs hookDirs) error {
 	if err := untilServing(ctx, dirs, startPatience); err != nil {

@@ -5,6 +5,7 @@ package atomicfile
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -83,6 +84,37 @@ func Remove(path string) error {
 		return fmt.Errorf("remove %s: %w", path, err)
 	}
 	return nil
+}
+
+// Link gives a file a second name in the same directory, in place of what has
+// that name, and makes that durable. It needs no space for the content. On error
+// the directory may be either.
+func Link(from, to string) error {
+	if err := link(from, to); err != nil {
+		return fmt.Errorf("link %s to %s: %w", from, to, err)
+	}
+	return nil
+}
+
+func link(from, to string) error {
+	source, err := os.Stat(from)
+	if err != nil {
+		return err
+	}
+	if target, err := os.Stat(to); err == nil && os.SameFile(source, target) {
+		return nil
+	}
+	temp := filepath.Join(filepath.Dir(to), "."+filepath.Base(to)+".link")
+	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.Link(from, temp); err != nil {
+		return err
+	}
+	if err := os.Rename(temp, to); err != nil {
+		return errors.Join(err, os.Remove(temp))
+	}
+	return syncDir(filepath.Dir(to))
 }
 
 // syncDir makes what was done in the directory durable.

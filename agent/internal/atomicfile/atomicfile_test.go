@@ -2,6 +2,7 @@ package atomicfile_test
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"sync"
@@ -103,5 +104,30 @@ func onlyEntry(t *testing.T, dir, name string) {
 	entries, err := os.ReadDir(dir)
 	if err != nil || len(entries) != 1 || entries[0].Name() != name {
 		t.Errorf("directory holds %v, %v; want only %q", entries, err, name)
+	}
+}
+
+func TestLinkReplacesAndIsRepeated(t *testing.T) {
+	dir := t.TempDir()
+	from, to := filepath.Join(dir, "from"), filepath.Join(dir, "to")
+	if err := errors.Join(os.WriteFile(from, []byte("new"), 0o600), os.WriteFile(to, []byte("old"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := atomicfile.Link(from, to); err != nil {
+			t.Fatal(err)
+		}
+		if data, err := os.ReadFile(to); err != nil || string(data) != "new" {
+			t.Errorf("%q, %v", data, err)
+		}
+	}
+	if entries, err := os.ReadDir(dir); err != nil || len(entries) != 2 {
+		t.Errorf("%v is left, %v", entries, err)
+	}
+	if err := atomicfile.Link(filepath.Join(dir, "missing"), to); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a file that is not there: %v", err)
+	}
+	if data, err := os.ReadFile(to); err != nil || string(data) != "new" {
+		t.Errorf("after a failure: %q, %v", data, err)
 	}
 }

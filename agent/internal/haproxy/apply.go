@@ -36,8 +36,7 @@ func (d *Driver) apply(ctx, run context.Context, c *haproxyv1.Config) (Result, e
 	if err := d.checkVersion(ctx); err != nil {
 		return Result{}, err
 	}
-	current, err := d.paths.current()
-	if err != nil {
+	if _, err := d.paths.current(); err != nil {
 		return Result{}, &FailedError{What: "cannot write its file", Err: err}
 	}
 	if d.process == nil {
@@ -54,7 +53,7 @@ func (d *Driver) apply(ctx, run context.Context, c *haproxyv1.Config) (Result, e
 	if p.Reload != "" {
 		return d.applyReload(ctx, file, p.Reload)
 	}
-	result, err := d.applyRuntime(ctx, file, p, current)
+	result, err := d.applyRuntime(ctx, file, p)
 	result.Finishing = len(found.OldWorkers)
 	return result, err
 }
@@ -80,7 +79,8 @@ func (d *Driver) applyCold(ctx, run context.Context, file *config.File) (Result,
 	if _, err := d.operate(ctx, file, d.plan(file)); err != nil {
 		return Result{Reloaded: true}, err
 	}
-	return Result{Reloaded: true}, d.confirmed(file)
+	d.confirmed(file)
+	return Result{Reloaded: true}, nil
 }
 
 // candidate has HAProxy's checker read the file under another name.
@@ -93,13 +93,7 @@ func (d *Driver) candidate(ctx context.Context, file *config.File) error {
 
 // applyRuntime changes servers without a reload. The checker is not asked: it
 // has seen the structure, and servers are made of tokens and numbers.
-func (d *Driver) applyRuntime(ctx context.Context, file *config.File, p plan.Plan, current []byte) (Result, error) {
-	if !bytes.Equal(file.Text, current) {
-		// The file first, so that no change is lost by a crash in between.
-		if err := d.paths.install(file.Text); err != nil {
-			return Result{}, &FailedError{What: "cannot write its file", Err: err}
-		}
-	}
+func (d *Driver) applyRuntime(ctx context.Context, file *config.File, p plan.Plan) (Result, error) {
 	operations, err := d.operate(ctx, file, p)
 	result := Result{Operations: operations}
 	var stuck *stuckError
@@ -111,23 +105,20 @@ func (d *Driver) applyRuntime(ctx context.Context, file *config.File, p plan.Pla
 	if err != nil {
 		return result, errors.Join(err, d.undo(ctx))
 	}
-	return result, d.confirmed(file)
+	d.confirmed(file)
+	return result, nil
 }
 
-// confirmed takes note that the file is in effect. The copy on disk, for a
-// start without the agent, follows the structure only: servers' weights in it
-// may be older.
-func (d *Driver) confirmed(file *config.File) error {
-	d.target, d.good = file, file.Text
+// confirmed takes note that the file is in effect, and has it written.
+func (d *Driver) confirmed(file *config.File) {
+	structure := d.target == nil || d.target.Structure != file.Structure
+	d.target, d.good, d.settled = file, file.Text, d.worker.pid
 	d.access.Use(destinations[file.LocalLog], file.JSONLog)
-	if d.kept == file.Structure {
-		return nil
+	if structure {
+		d.writeFile() // the last good one must not be of another structure for long
+	} else {
+		d.behind.soon()
 	}
-	if err := writeFile(d.paths.good, file.Text); err != nil {
-		return &FailedError{What: "in effect, but it cannot be kept as the last good one", Err: err}
-	}
-	d.kept = file.Structure
-	return nil
 }
 
 // destinations of the access log; there is no other that can be rendered.
@@ -169,16 +160,17 @@ func (d *Driver) restore() (bool, error) {
 
 // undo puts the last good file back, and as far as possible what it says.
 func (d *Driver) undo(ctx context.Context) error {
+	var errs []error
 	if _, err := d.restore(); err != nil {
-		return fmt.Errorf("and the last good file is not back: %w", err)
+		d.behind.soon()
+		errs = append(errs, fmt.Errorf("and the last good file is not back: %w", err))
 	}
-	if d.target == nil || d.worker == nil {
-		return nil
+	if d.target != nil && d.worker != nil {
+		if _, err := d.operate(ctx, d.target, d.plan(d.target)); err != nil {
+			errs = append(errs, fmt.Errorf("and the last good state is not back: %w", err))
+		}
 	}
-	if _, err := d.operate(ctx, d.target, d.plan(d.target)); err != nil {
-		return fmt.Errorf("and the last good state is not back: %w", err)
-	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // plan plans for the newest worker.

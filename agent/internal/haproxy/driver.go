@@ -31,6 +31,9 @@ type Options struct {
 	Binary string
 	// StateDir and RunDir are the agent's; the driver uses "haproxy" in each.
 	StateDir, RunDir string
+	// Good is the last good configuration, which a HAProxy that does not run is
+	// started with; nil: none, and it is started with the last file.
+	Good *haproxyv1.Config
 	// User and Group are whom the workers run as when the agent is root; empty:
 	// haproxy, where that exists.
 	User, Group string
@@ -60,7 +63,8 @@ type Driver struct {
 	binary binary
 	paths  paths
 	env    config.Environment
-	owner  *user.User // whom the sockets in the jail belong to; nil: the agent
+	boot   *haproxyv1.Config // Options.Good
+	owner  *user.User        // whom the sockets in the jail belong to; nil: the agent
 	client *runtime.Client
 	board  *board
 	access *access.Log
@@ -78,7 +82,8 @@ type Driver struct {
 	worker  *worker         // the newest; nil: not known
 	target  *config.File    // in effect, confirmed; nil: not known
 	good    []byte          // the file in effect; nil: not known
-	kept    string          // structure of the good file on disk; empty: not known
+	settled int             // process id of the worker that was confirmed last
+	behind  behind
 	last    []runtime.State // the newest worker's servers when last polled
 	restart restart
 	retry   retry // of deletions
@@ -106,6 +111,8 @@ func New(o Options) (*Driver, error) {
 		ended:   make(chan struct{}),
 		restart: newRestart(),
 		retry:   newRetry(),
+		boot:    o.Good,
+		behind:  newBehind(),
 	}
 	d.env = config.Environment{
 		EventSocket: paths.events, AccessSocket: paths.access,
@@ -125,8 +132,13 @@ func New(o Options) (*Driver, error) {
 	d.access = access.New(access.Options{
 		Socket: paths.access, UID: uid, GID: gid, File: o.AccessLog, Tell: d.board.tellAccessLog,
 	})
+	if err := d.paths.keepSite(d.site()); err != nil {
+		d.logger.Warn("a start of haproxy without the agent may not get the newest file", "error", err)
+	}
 	return d, nil
 }
+
+func (d *Driver) site() site { return site{Binary: d.binary.path, Environment: d.env} }
 
 // socketOwner is whom the sockets in the jail belong to; -1: the agent itself.
 func (d *Driver) socketOwner() (uid, gid int, err error) {
@@ -198,7 +210,8 @@ func (d *Driver) Check(ctx context.Context, c *haproxyv1.Config) error {
 }
 
 // Apply puts a configuration in effect: when it returns without an error, the
-// worker that accepts connections does what it says, and so does the file. An
+// worker that accepts connections does what it says, and so does the file, at
+// once after a reload and within a second after a change of servers. An
 // older one that still finishes what it has was brought as near as possible
 // before it was replaced. It is idempotent.
 // Errors are a *RefusedError, a *FailedError, a *MissingError, or of ctx; after
@@ -257,6 +270,9 @@ func (d *Driver) Run(ctx context.Context) error {
 // own is the goroutine that owns HAProxy.
 func (d *Driver) own(ctx context.Context) error {
 	defer func() {
+		if d.behind.timer != nil {
+			d.writeFile()
+		}
 		if d.process != nil {
 			d.process.Close()
 		}
@@ -276,6 +292,8 @@ func (d *Driver) own(ctx context.Context) error {
 			d.startAgain(ctx)
 		case <-d.retry.due():
 			d.deleteLeftovers(ctx)
+		case <-d.behind.due():
+			d.writeFile()
 		case <-poll.C:
 			d.poll(ctx)
 		case <-d.kick:

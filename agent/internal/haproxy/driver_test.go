@@ -208,9 +208,7 @@ func TestColdStartFallsBackToTheGoodFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	bad := strings.Replace(string(text), "maxconn 500", fmt.Sprintf("maxconn %d", tooMany(t)), 1)
-	if err := os.WriteFile(r.driver.paths.file, []byte(bad), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	write(t, r.driver.paths.file, []byte(bad))
 	r.startDriver(Options{})
 	eventually(t, "the good file serves", func() bool { return r.get() == "web1" })
 	r.apply(c)

@@ -18,6 +18,7 @@ type paths struct {
 	file      string // state: what HAProxy reads
 	candidate string // state: what its checker reads
 	good      string // state: the last file that was in effect
+	site      string // state: what the file depends on beside its configuration
 
 	jail   string // run: the workers' root directory, holds nothing but sockets
 	events string // run: datagram socket for health events
@@ -39,6 +40,7 @@ func makePaths(stateDir, runDir string) (paths, error) {
 		file:      filepath.Join(state, "haproxy.cfg"),
 		candidate: filepath.Join(state, "candidate.cfg"),
 		good:      filepath.Join(state, "good.cfg"),
+		site:      filepath.Join(state, "site.json"),
 		jail:      filepath.Join(run, "jail"),
 		events:    filepath.Join(run, "jail", "events.sock"),
 		access:    filepath.Join(run, "jail", "access.sock"),
@@ -82,7 +84,17 @@ func writeFile(path string, text []byte) error { return atomicfile.WriteFile(pat
 func (p *paths) install(text []byte) error { return writeFile(p.file, text) }
 
 // installCandidate puts the candidate there.
-func (p *paths) installCandidate() error { return atomicfile.Rename(p.candidate, p.file) }
+func (p *paths) installCandidate() error { return p.installFrom(p.candidate) }
+
+// installFrom puts another file there.
+func (p *paths) installFrom(path string) error { return atomicfile.Rename(path, p.file) }
+
+// keepGood makes the file the last good one. Both are one file then, so that it
+// takes no space.
+func (p *paths) keepGood() error { return atomicfile.Link(p.file, p.good) }
+
+// installGood makes the last good file the one that HAProxy reads.
+func (p *paths) installGood() error { return atomicfile.Link(p.good, p.file) }
 
 // writeStates hands the next worker what is known about servers.
 func (p *paths) writeStates(states []runtime.State) error {

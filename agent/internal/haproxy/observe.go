@@ -82,6 +82,9 @@ func (d *Driver) poll(ctx context.Context) {
 		d.logger.Warn("haproxy does not answer", "error", err)
 		d.board.setDaemon(Daemon{State: Stopped, Message: "does not answer: " + err.Error()})
 	}
+	if err == nil {
+		d.align(ctx)
+	}
 	d.cutLog()
 }
 

@@ -69,7 +69,7 @@ func (d *Driver) begin(ctx context.Context) {
 	if !errors.Is(err, daemon.ErrNotRunning) {
 		d.logger.Error("cannot look for a running haproxy", "error", err)
 	}
-	text, err := d.paths.current()
+	text, err := d.beforeStart(ctx)
 	switch {
 	case err != nil:
 		d.board.setDaemon(Daemon{State: Stopped, Message: err.Error()})
@@ -154,6 +154,7 @@ func (d *Driver) startAgain(ctx context.Context) {
 	if d.process != nil {
 		return
 	}
+	d.writeFile()
 	err := d.checkVersion(ctx)
 	if err == nil {
 		err = d.start(ctx)

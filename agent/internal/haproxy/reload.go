@@ -56,7 +56,8 @@ func (d *Driver) applyReload(ctx context.Context, file *config.File, reason stri
 	if err != nil {
 		return Result{Reloaded: true}, &FailedError{What: "reloaded, but its servers are not right", Err: err}
 	}
-	return Result{Reloaded: true, Operations: operations}, d.confirmed(file)
+	d.confirmed(file)
+	return Result{Reloaded: true, Operations: operations}, nil
 }
 
 // handOver brings the worker that a reload will replace as near to the file as

@@ -21,7 +21,6 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/tandem-lb/tandem/agent/internal/daemon"
-	"github.com/tandem-lb/tandem/agent/internal/haproxy/config"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy/runtime"
 	haproxyv1 "github.com/tandem-lb/tandem/gen/tandem/agent/haproxy/v1"
 )
@@ -114,7 +113,11 @@ func (r *rig) apply(c *haproxyv1.Config) Result {
 	if err != nil {
 		r.t.Fatalf("apply: %v", err)
 	}
-	r.isInEffect(c)
+	if result.Reloaded {
+		r.isInEffect(c)
+	} else {
+		r.runs(c) // the file follows
+	}
 	return result
 }
 
@@ -125,11 +128,22 @@ func (r *rig) isInEffect(c *haproxyv1.Config) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	if text, err := os.ReadFile(r.driver.paths.file); err != nil || string(text) != string(file.Text) {
-		r.t.Errorf("the file is not the target (%v):\n%s", err, text)
+	r.runs(c)
+	for _, path := range []string{r.driver.paths.file, r.driver.paths.good} {
+		// It may be behind for half a second.
+		eventually(r.t, path+" is the target", func() bool {
+			text, err := os.ReadFile(path)
+			return err == nil && string(text) == string(file.Text)
+		})
 	}
-	if text, err := os.ReadFile(r.driver.paths.good); err != nil || config.StructureOf(text) != file.Structure {
-		r.t.Errorf("the good file is not the target's (%v):\n%s", err, text)
+}
+
+// runs checks that runtime = target.
+func (r *rig) runs(c *haproxyv1.Config) {
+	r.t.Helper()
+	file, err := r.driver.render(c)
+	if err != nil {
+		r.t.Fatal(err)
 	}
 	states, err := r.driver.client.States(r.t.Context(), r.processes().Workers[0].PID)
 	if err != nil {

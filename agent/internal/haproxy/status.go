@@ -67,8 +67,8 @@ type Snapshot struct {
 	Servers []Server
 }
 
-// Event is a DaemonChanged, ServerChanged, ServerRemoved, Reloaded or
-// AccessLogLost.
+// Event is a DaemonChanged, ServerChanged, ServerRemoved, Reloaded,
+// AccessLogLost or FileWritten.
 type Event interface{ event() }
 
 // DaemonChanged tells the new state of the process.
@@ -88,10 +88,16 @@ type Reloaded struct{ Count uint64 }
 type AccessLogLost struct{ Text string }
 
 func (AccessLogLost) event() {}
+
+// FileWritten tells that the file says what is in effect again, or with an error
+// that it cannot be written.
+type FileWritten struct{ Err error }
+
 func (DaemonChanged) event() {}
 func (ServerChanged) event() {}
 func (ServerRemoved) event() {}
 func (Reloaded) event()      {}
+func (FileWritten) event()   {}
 
 // board holds what is observed and tells about changes, in order.
 type board struct {
@@ -180,6 +186,9 @@ func (b *board) reloaded() {
 func (b *board) tellAccessLog(text string) {
 	b.change(func() []Event { return []Event{AccessLogLost{text}} })
 }
+
+// fileIs tells whether the file could be written.
+func (b *board) fileIs(err error) { b.change(func() []Event { return []Event{FileWritten{err}} }) }
 
 // now is to be asked before HAProxy is, and given to set with what it says.
 func (b *board) now() uint64 {

@@ -126,6 +126,7 @@ func TestI11ChangesLoseNoRequest(t *testing.T) {
 	if got := r.reloads() - reloads; got != 0 {
 		t.Errorf("%d reloads for runtime changes", got)
 	}
+	r.isInEffect(c)
 	const structural = 5
 	for n := range structural {
 		c = with(c, func(c *haproxyv1.Config) { c.Backends[0].Retries = uint32(n + 1) })

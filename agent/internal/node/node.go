@@ -26,6 +26,7 @@ import (
 	"github.com/tandem-lb/tandem/agent/internal/settings"
 	"github.com/tandem-lb/tandem/agent/internal/target"
 	"github.com/tandem-lb/tandem/agent/internal/uplink"
+	haproxyv1 "github.com/tandem-lb/tandem/gen/tandem/agent/haproxy/v1"
 )
 
 // Run runs the agent until ctx ends or a part of it cannot go on. HAProxy and
@@ -44,17 +45,22 @@ func Run(ctx context.Context, s *settings.Settings, version string, logger hclog
 	if n.report, err = report.Open(bootID, filepath.Join(s.StateDir, "events.pb")); err != nil {
 		return err
 	}
-	if err := n.drivers(s); err != nil {
+	store, err := cache.New(s.StateDir)
+	if err != nil {
+		return err
+	}
+	good, err := n.good(store)
+	if err != nil {
 		return err
 	}
 	changes, err := n.changes(s)
 	if err != nil {
 		return err
 	}
-	reconciler, err := n.reconciler(s, changes)
-	if err != nil {
+	if err := n.drivers(s, good, changes); err != nil {
 		return err
 	}
+	reconciler := n.reconciler(store, good, changes)
 	var up *uplink.Uplink
 	here := local.New(local.Options{
 		Path: local.Socket(s.RunDir), Node: s.Node, Version: version,
@@ -89,7 +95,7 @@ type node struct {
 }
 
 // drivers makes both drivers.
-func (n *node) drivers(s *settings.Settings) (err error) {
+func (n *node) drivers(s *settings.Settings, good *target.Target, changes *drift.Set) (err error) {
 	n.vrrp, err = keepalived.New(keepalived.Options{
 		Binary:   s.Keepalived.Binary,
 		StateDir: s.StateDir,
@@ -101,10 +107,17 @@ func (n *node) drivers(s *settings.Settings) (err error) {
 	if err != nil {
 		return err
 	}
+	var proxyConfig *haproxyv1.Config
+	if good != nil {
+		if proxyConfig, err = changes.Over(good).HAProxy(); err != nil {
+			return fmt.Errorf("last good configuration: %w", err)
+		}
+	}
 	n.proxy, err = haproxy.New(haproxy.Options{
 		Binary:    s.HAProxy.Binary,
 		StateDir:  s.StateDir,
 		RunDir:    s.RunDir,
+		Good:      proxyConfig,
 		User:      s.HAProxy.User,
 		Group:     s.HAProxy.Group,
 		AccessLog: s.Logs.File("access.log"),
@@ -114,23 +127,14 @@ func (n *node) drivers(s *settings.Settings) (err error) {
 	return err
 }
 
-// reconciler makes the reconciler, with the last good target where there is
-// one that can be read.
-func (n *node) reconciler(s *settings.Settings, changes *drift.Set) (*reconcile.Reconciler, error) {
-	store, err := cache.New(s.StateDir)
-	if err != nil {
-		return nil, err
-	}
-	good, err := n.good(store)
-	if err != nil {
-		return nil, err
-	}
+// reconciler makes the reconciler.
+func (n *node) reconciler(store *cache.Cache, good *target.Target, changes *drift.Set) *reconcile.Reconciler {
 	return reconcile.New(reconcile.Options{
 		Proxy: n.proxy, VRRP: n.vrrp, Store: store, Good: good, Overlay: changes,
 		Logger:  n.logger.Named("reconcile"),
 		Problem: func(text string) { n.report.Problem("target", text) },
 		Unsaved: func(text string) { n.report.Unsaved("disk", text) },
-	}), nil
+	})
 }
 
 // changes reads what operators have changed on the node itself. Damaged ones
@@ -171,7 +175,7 @@ func lock(dir string) (unlock func(), err error) {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
 	path := filepath.Join(dir, "lock")
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY, 0o600) // works on a read-only file system, too
 	if err != nil {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}

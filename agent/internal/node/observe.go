@@ -1,6 +1,7 @@
 package node
 
 import (
+	"fmt"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -35,6 +36,8 @@ func (n *node) fromHAProxy(event haproxy.Event) {
 			n.logger.Warn(e.Text)
 		}
 		n.report.Problem("access log", e.Text)
+	case haproxy.FileWritten:
+		n.fileWritten(e.Err)
 	}
 }
 
@@ -57,6 +60,15 @@ func (n *node) fromKeepalived(event keepalived.Event) {
 	}
 	n.report.Instances(instances)
 	n.report.Score(int32(s.Score))
+}
+
+// fileWritten reports whether HAProxy's file says what is in effect.
+func (n *node) fileWritten(err error) {
+	text := ""
+	if err != nil {
+		text = fmt.Sprintf("haproxy.cfg is behind what is in effect: %v: free space there, or make it writable", err)
+	}
+	n.report.Unsaved("haproxy.cfg", text)
 }
 
 func timestamp(t time.Time) *timestamppb.Timestamp {

@@ -110,9 +110,9 @@ func wanted(t *testing.T, hash, instance string, servers ...string) *target.Targ
 	}}
 	config.Resources = append(config.Resources, &agentv1.Resource{Key: "haproxy/backend/pool",
 		Body: &agentv1.Resource_Backend{Backend: &haproxyv1.Backend{Name: "pool"}}})
-	for _, name := range servers {
+	for i, name := range servers {
 		config.Resources = append(config.Resources, &agentv1.Resource{Key: "haproxy/server/pool/" + name,
-			Body: &agentv1.Resource_Server{Server: &haproxyv1.Server{Backend: "pool", Name: name}}})
+			Body: &agentv1.Resource_Server{Server: &haproxyv1.Server{Backend: "pool", Name: name, Id: uint32(1 + i)}}})
 	}
 	made, err := target.FromConfig(config)
 	if err != nil {
