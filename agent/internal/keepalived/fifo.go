@@ -70,27 +70,32 @@ func readNotices(ctx context.Context, r io.Reader, out chan<- notice, bad func(e
 
 // openFIFO makes the FIFO, where it does not exist, and opens it for reading
 // and writing, so that it neither blocks nor ends when keepalived does. What
-// was said while nobody listened is old and thrown away.
-func openFIFO(path string) (*os.File, error) {
+// was said while nobody listened is old and returned apart.
+func openFIFO(path string) (fifo *os.File, old []byte, err error) {
 	if err := unix.Mkfifo(path, 0o600); err != nil && !errors.Is(err, fs.ErrExist) {
-		return nil, fmt.Errorf("make FIFO %s: %w", path, err)
+		return nil, nil, fmt.Errorf("make FIFO %s: %w", path, err)
 	}
 	// keepalived would append its lines to a regular file.
 	info, err := os.Stat(path)
 	if err != nil {
-		return nil, fmt.Errorf("look at FIFO: %w", err)
+		return nil, nil, fmt.Errorf("look at FIFO: %w", err)
 	}
 	if info.Mode().Type() != fs.ModeNamedPipe {
-		return nil, fmt.Errorf("%s is no FIFO: remove it", path)
+		return nil, nil, fmt.Errorf("%s is no FIFO: remove it", path)
 	}
 	fd, err := unix.Open(path, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return nil, fmt.Errorf("open FIFO %s: %w", path, err)
+		return nil, nil, fmt.Errorf("open FIFO %s: %w", path, err)
 	}
-	old := make([]byte, 64<<10)
+	part := make([]byte, 64<<10)
 	for {
-		if n, err := unix.Read(fd, old); n <= 0 && !errors.Is(err, unix.EINTR) {
-			return os.NewFile(uintptr(fd), path), nil
+		n, err := unix.Read(fd, part)
+		if n <= 0 && !errors.Is(err, unix.EINTR) {
+			return os.NewFile(uintptr(fd), path), old, nil
+		}
+		// A FIFO holds 64 KiB, and a writer could go on.
+		if len(old) < 1<<20 {
+			old = append(old, part[:max(0, n)]...)
 		}
 	}
 }

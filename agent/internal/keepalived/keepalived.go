@@ -145,7 +145,7 @@ func New(opts Options) (*Driver, error) {
 		noted:  make(map[string]time.Time),
 	}
 	if c.process != nil {
-		d.observer.attach(c.process)
+		d.observer.adopt(c.process)
 	}
 	d.control <- c
 	d.snapshot.Store(d.observer.snapshot())

@@ -27,6 +27,9 @@ type observer struct {
 	notices   uint64 // count, to tell whether a dump is older than a notice
 	notes     []string
 	noted     map[string]time.Time // last note about an instance
+	adopted   bool                 // the process is older than this agent
+
+	transitions []Transition // not told yet
 }
 
 // watched is an instance and what is known of it.
@@ -49,6 +52,11 @@ func (o *observer) expect(in *intent, now time.Time) error {
 		}
 		o.watched = append(o.watched, w)
 	}
+	for n := range old {
+		if w := &old[n]; o.find(w.name) == nil && w.State != InstanceUnknown {
+			o.step(w, InstanceInit, 0, "removed from the configuration")
+		}
+	}
 	o.scores.drain = in.drain
 	o.scores.set(in.instances, now)
 	o.look()
@@ -59,6 +67,13 @@ func (o *observer) expect(in *intent, now time.Time) error {
 func (o *observer) attach(p *daemon.Process) {
 	o.process, o.startTime = p, p.StartTime()
 	o.state, o.message = StateRunning, ""
+	o.adopted = false
+}
+
+// adopt begins to watch a process of an earlier agent.
+func (o *observer) adopt(p *daemon.Process) {
+	o.attach(p)
+	o.adopted = true
 }
 
 // detach forgets the process and what it said of the instances. message says
@@ -76,6 +91,11 @@ func (o *observer) detach(state State, message string, now time.Time) {
 // ended is called when the process has ended.
 func (o *observer) ended(now time.Time) {
 	o.log.Warn("keepalived ended", "pid", o.process.PID(), "exit", o.process.Exit())
+	for n := range o.watched {
+		if w := &o.watched[n]; w.State != InstanceInit {
+			o.step(w, InstanceUnknown, 0, "keepalived ended")
+		}
+	}
 	o.detach(StateStopped, epitaph(o.process), now)
 	o.look()
 	o.wake()
@@ -106,15 +126,12 @@ func (o *observer) notice(n notice, now time.Time) {
 	if w == nil {
 		return // of an instance that is being removed
 	}
+	if state, ok := noticeStates[n.word]; ok {
+		o.step(w, state, n.priority, o.why(w, state, now))
+		o.change(w, state, n.priority, now)
+		return
+	}
 	switch n.word {
-	case "MASTER":
-		o.change(w, InstanceMaster, n.priority, now)
-	case "BACKUP":
-		o.change(w, InstanceBackup, n.priority, now)
-	case "FAULT":
-		o.change(w, InstanceFault, n.priority, now)
-	case "STOP", "DELETED":
-		o.change(w, InstanceInit, n.priority, now)
 	case "MASTER_PRIORITY", "BACKUP_PRIORITY":
 		w.Priority = n.priority
 	case "MASTER_RX_LOWER_PRI":
@@ -150,6 +167,7 @@ func (o *observer) merge(instances []dumped, notices uint64, now time.Time) bool
 	}
 	for n := range instances {
 		if w := o.find(instances[n].Name); w != nil {
+			o.step(w, instances[n].state(), instances[n].Priority, o.whyFound(w))
 			o.change(w, instances[n].state(), instances[n].Priority, now)
 		}
 	}

@@ -22,10 +22,11 @@ const resyncEvery = 5 * time.Second
 // goes on. It is called once.
 func (d *Driver) Run(ctx context.Context) error {
 	defer close(d.ended)
-	fifo, err := openFIFO(d.paths.fifo)
+	fifo, old, err := openFIFO(d.paths.fifo)
 	if err != nil {
 		return fmt.Errorf("keepalived driver: %w", err)
 	}
+	d.observer.miss(old)
 	notices := make(chan notice, 64)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.observe(ctx, notices) })
@@ -113,6 +114,10 @@ func (d *Driver) publish(old *Snapshot, o *observer) {
 	now := o.snapshot()
 	d.snapshot.Store(now)
 	at := time.Now()
+	for n := range o.transitions {
+		d.opts.Notify(Event{Time: at, Transition: &o.transitions[n]})
+	}
+	o.transitions = nil
 	for _, e := range changes(old, now, at) {
 		d.opts.Notify(e)
 	}

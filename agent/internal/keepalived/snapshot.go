@@ -82,6 +82,9 @@ type Event struct {
 	// Daemon tells that anything but an instance's state changed: State,
 	// StartTime, Version, Message, Score, or which instances there are.
 	Daemon *Snapshot
+	// Transition of an instance, told for each one; Instance is told once for
+	// what has come to the same.
+	Transition *Transition
 	// Note is one sentence for people.
 	Note string
 }

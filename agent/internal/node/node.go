@@ -24,6 +24,7 @@ import (
 	"github.com/tandem-lb/tandem/agent/internal/reconcile"
 	"github.com/tandem-lb/tandem/agent/internal/report"
 	"github.com/tandem-lb/tandem/agent/internal/settings"
+	"github.com/tandem-lb/tandem/agent/internal/statelog"
 	"github.com/tandem-lb/tandem/agent/internal/target"
 	"github.com/tandem-lb/tandem/agent/internal/uplink"
 	haproxyv1 "github.com/tandem-lb/tandem/gen/tandem/agent/haproxy/v1"
@@ -45,6 +46,7 @@ func Run(ctx context.Context, s *settings.Settings, version string, logger hclog
 	if n.report, err = report.Open(bootID, filepath.Join(s.StateDir, "events.pb")); err != nil {
 		return err
 	}
+	n.states = statelog.New(s.Logs.File("keepalived-state.log"), func(text string) { n.report.Problem("state log", text) })
 	store, err := cache.New(s.StateDir)
 	if err != nil {
 		return err
@@ -80,7 +82,7 @@ func Run(ctx context.Context, s *settings.Settings, version string, logger hclog
 		Logger:      logger.Named("uplink"),
 	})
 	group, ctx := errgroup.WithContext(ctx)
-	for _, part := range []func(context.Context) error{n.report.Run, n.proxy.Run, n.vrrp.Run, reconciler.Run, changes.Run, here.Run, up.Run} {
+	for _, part := range []func(context.Context) error{n.report.Run, n.states.Run, n.proxy.Run, n.vrrp.Run, reconciler.Run, changes.Run, here.Run, up.Run} {
 		group.Go(func() error { return part(ctx) })
 	}
 	return group.Wait()
@@ -89,6 +91,7 @@ func Run(ctx context.Context, s *settings.Settings, version string, logger hclog
 // node is what the parts share.
 type node struct {
 	report *report.Report
+	states *statelog.Log
 	proxy  *haproxy.Driver
 	vrrp   *keepalived.Driver
 	logger hclog.Logger

@@ -43,7 +43,12 @@ func (n *node) fromHAProxy(event haproxy.Event) {
 
 // fromKeepalived takes what the keepalived driver notices.
 func (n *node) fromKeepalived(event keepalived.Event) {
+	if event.Transition != nil {
+		n.states.Transition(event.Transition, event.Time)
+		return // Instance tells the rest
+	}
 	if event.Note != "" {
+		n.states.Note(event.Note, event.Time)
 		n.report.Note(event.Note)
 	}
 	s := n.vrrp.Snapshot()
