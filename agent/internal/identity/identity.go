@@ -8,6 +8,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
@@ -17,10 +18,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/tandem-lb/tandem/agent/internal/atomicfile"
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
@@ -29,8 +32,10 @@ import (
 // Identity is a node's key and certificate and the CA that it trusts. It is
 // immutable; a renewal makes another one.
 type Identity struct {
+	node, uid   string
 	certificate tls.Certificate
 	roots       *x509.CertPool
+	authorities []*x509.Certificate // of roots
 }
 
 // file in the directory: certificate chain, key and CA in one, so that a
@@ -74,6 +79,7 @@ func parse(data []byte) (*Identity, error) {
 				return nil, err
 			}
 			id.roots.AddCert(ca)
+			id.authorities = append(id.authorities, ca)
 		case "PRIVATE KEY":
 			key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 			if err != nil {
@@ -82,7 +88,7 @@ func parse(data []byte) (*Identity, error) {
 			id.certificate.PrivateKey = key
 		}
 	}
-	if len(id.certificate.Certificate) == 0 || id.certificate.PrivateKey == nil || id.roots.Equal(x509.NewCertPool()) {
+	if len(id.certificate.Certificate) == 0 || id.certificate.PrivateKey == nil || len(id.authorities) == 0 {
 		return nil, errors.New("certificate, key or CA is missing")
 	}
 	leaf, err := x509.ParseCertificate(id.certificate.Certificate[0])
@@ -90,17 +96,47 @@ func parse(data []byte) (*Identity, error) {
 		return nil, err
 	}
 	id.certificate.Leaf = leaf
+	if id.node, id.uid, err = named(leaf); err != nil {
+		return nil, err
+	}
 	return id, nil
 }
 
-// TLS is the client's side of a connection to a controller.
-func (id *Identity) TLS() *tls.Config {
-	return &tls.Config{
-		MinVersion:   tls.VersionTLS13,
-		Certificates: []tls.Certificate{id.certificate},
-		RootCAs:      id.roots,
+// named reads who a certificate is for: tandem://clusters/{cluster}/nodes/{node}/{uid}.
+func named(leaf *x509.Certificate) (node, uid string, err error) {
+	if len(leaf.URIs) == 1 {
+		if parts := strings.Split(leaf.URIs[0].Path, "/"); len(parts) == 5 && parts[2] == "nodes" {
+			return parts[3], parts[4], nil
+		}
 	}
+	return "", "", errors.New("the certificate is no node's")
 }
+
+// Node is the id that the node has joined with. It says who this is, whatever
+// the hostname is now.
+func (id *Identity) Node() string { return id.node }
+
+// UID is new with every join.
+func (id *Identity) UID() string { return id.uid }
+
+// String names the identity and holds nothing secret.
+func (id *Identity) String() string { return "node " + id.node + " (" + id.uid + ")" }
+
+// State is what the controller is told of the identity.
+func (id *Identity) State() *agentv1.IdentityState {
+	s := &agentv1.IdentityState{ExpireTime: timestamppb.New(id.certificate.Leaf.NotAfter)}
+	for _, ca := range id.authorities {
+		hash := sha256.Sum256(ca.RawSubjectPublicKeyInfo)
+		s.Authorities = append(s.Authorities, hash[:])
+		if id.certificate.Leaf.CheckSignatureFrom(ca) == nil {
+			s.Issuer = hash[:]
+		}
+	}
+	return s
+}
+
+// ExpireTime is the end of the certificate's life.
+func (id *Identity) ExpireTime() time.Time { return id.certificate.Leaf.NotAfter }
 
 // RenewAt is half of the certificate's life.
 func (id *Identity) RenewAt() time.Time {

@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -13,6 +14,7 @@ import (
 	"encoding/pem"
 	"math/big"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -107,6 +109,7 @@ func (a *authority) Enrol(_ context.Context, r *agentv1.EnrolRequest) (*agentv1.
 		return nil, status.Error(codes.Unavailable, "the answer is lost")
 	}
 	template := &x509.Certificate{
+		URIs:         []*url.URL{{Scheme: "tandem", Host: "clusters", Path: "/default/nodes/" + r.GetNode() + "/uid-1"}},
 		SerialNumber: big.NewInt(2), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(3 * time.Hour),
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, a.ca, csr.PublicKey, a.key)
@@ -151,6 +154,13 @@ func TestEnrolKeepsAnIdentityThatLoads(t *testing.T) {
 	}
 	if id.Expired() {
 		t.Error("a new certificate counts as expired")
+	}
+	if id.Node() != "lb-master" || id.UID() != "uid-1" {
+		t.Errorf("it is %s %s, want lb-master uid-1", id.Node(), id.UID())
+	}
+	hash := sha256.Sum256(a.ca.RawSubjectPublicKeyInfo)
+	if s := id.State(); len(s.GetAuthorities()) != 1 || !bytes.Equal(s.GetAuthorities()[0], hash[:]) || !bytes.Equal(s.GetIssuer(), hash[:]) {
+		t.Errorf("it tells the controller %v, want its one CA", s)
 	}
 	info, err := os.Stat(filepath.Join(dir, file))
 	if err != nil {

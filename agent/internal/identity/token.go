@@ -70,8 +70,7 @@ func (t *joinToken) verify(state tls.ConnectionState, serverName string) error {
 		}
 		roots := x509.NewCertPool()
 		roots.AddCert(certificate)
-		_, err := state.PeerCertificates[0].Verify(x509.VerifyOptions{Roots: roots, DNSName: serverName})
-		return err
+		return verify(state, serverName, roots)
 	}
 	return errors.New("the controller's CA is not the one that the join token names: the token is another controller's, or something stands between")
 }

@@ -124,7 +124,7 @@ func (d *Driver) checkCandidate(ctx context.Context, binary string, data []byte)
 
 // expect tells the observer what comes, and has the track files written.
 func (d *Driver) expect(ctx context.Context, in *intent) error {
-	err := keepDrained(d.paths.drained, in.drain)
+	err := mark(d.paths.drained, in.drain)
 	if err != nil {
 		return &FailedError{err}
 	}

@@ -96,6 +96,24 @@ func TestDrain(t *testing.T) {
 	waitMaster(t, 2*time.Second, "web", "10.9.0.100", a, b)
 }
 
+// A node that has withdrawn stays so whatever it is given, over a restart of
+// keepalived, and holds the VIP only while nobody else can.
+func TestWithdrawnNodeHoldsNothingThatAnotherCan(t *testing.T) {
+	a, b := newCluster(t)
+	a.withdraw(true)
+	waitMaster(t, time.Second, "web", "10.9.0.100", b, a)
+	a.mustApply(web("lb-master", 231))
+	if a.known().Score != -50 {
+		t.Errorf("score %d after a new configuration, want -50", a.known().Score)
+	}
+	b.setHealth(false)
+	waitMaster(t, 2*time.Second, "web", "10.9.0.100", a, b)
+	b.setHealth(true)
+	waitMaster(t, 2*time.Second, "web", "10.9.0.100", b, a)
+	a.withdraw(false)
+	waitMaster(t, 2*time.Second, "web", "10.9.0.100", a, b)
+}
+
 func TestKilledKeepalivedLeavesNothingAndIsRestarted(t *testing.T) {
 	a, b := newCluster(t)
 	old := a.keepalived()

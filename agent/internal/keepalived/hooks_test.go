@@ -35,7 +35,7 @@ func TestScoresBeforeAStart(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if err := errors.Join(os.WriteFile(h.paths.config, config, 0o600), keepDrained(h.paths.drained, test.drained)); err != nil {
+		if err := errors.Join(os.WriteFile(h.paths.config, config, 0o600), mark(h.paths.drained, test.drained)); err != nil {
 			t.Fatal(err)
 		}
 		if err := h.BeforeStart(func() bool { return test.serves }); err != nil {
@@ -58,7 +58,7 @@ func TestScoresBeforeAStart(t *testing.T) {
 func TestHealthWithoutAnAgent(t *testing.T) {
 	h := newHooks(t)
 	holder := filepath.Join(h.paths.trackDir, "standby.web")
-	if err := errors.Join(os.WriteFile(holder, []byte("0\n"), 0o644), keepDrained(h.paths.drained, true)); err != nil {
+	if err := errors.Join(os.WriteFile(holder, []byte("0\n"), 0o644), mark(h.paths.drained, true)); err != nil {
 		t.Fatal(err)
 	}
 	for healthy, want := range map[bool]int{true: -50, false: -150} {

@@ -8,6 +8,7 @@ package keepalived
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/user"
@@ -67,6 +68,7 @@ type paths struct {
 	config    string // what keepalived reads
 	addresses string // what keepalived may have brought up
 	drained   string // there while the node is drained
+	withdrawn string // there while the node has withdrawn
 	log       string
 	identity  string // of the process, kept by package daemon
 	parent    string // keepalived's own process id files
@@ -83,6 +85,7 @@ func makePaths(stateDir, runDir string) (paths, error) {
 		config:    filepath.Join(state, "keepalived.conf"),
 		addresses: filepath.Join(state, "addresses.json"),
 		drained:   filepath.Join(state, "drained"),
+		withdrawn: filepath.Join(state, "withdrawn"),
 		log:       filepath.Join(state, "keepalived.log"),
 		identity:  filepath.Join(run, "process"),
 		parent:    filepath.Join(run, "keepalived.pid"),
@@ -198,6 +201,17 @@ func (d *Driver) Snapshot() Snapshot { return *d.snapshot.Load() }
 func (d *Driver) SetHealth(healthy bool) error {
 	var err error
 	if ended := d.do(context.Background(), func(o *observer) { err = o.setHealth(healthy, time.Now()) }); ended != nil {
+		return ended
+	}
+	return err
+}
+
+// Withdraw keeps every VIP away from this node as long as another one can hold
+// it, as a drain does but whatever Apply is given: the node is no longer meant
+// to hold any. It lasts over restarts and reboots until it is undone.
+func (d *Driver) Withdraw(withdrawn bool) error {
+	err := mark(d.paths.withdrawn, withdrawn)
+	if ended := d.do(context.Background(), func(o *observer) { err = errors.Join(err, o.withdraw(withdrawn, time.Now())) }); ended != nil {
 		return ended
 	}
 	return err

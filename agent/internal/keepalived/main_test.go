@@ -32,6 +32,7 @@ type request struct {
 	// Failover of a VIP, with a lease of FailoverFor.
 	Failover    string        `json:",omitempty"`
 	FailoverFor time.Duration `json:",omitempty"`
+	Withdraw    *bool
 }
 
 // reply of a node, one a line on its standard output. One without ID is an
@@ -138,6 +139,8 @@ func serve(ctx context.Context, d *Driver, line []byte) reply {
 		err = d.SetHealth(*r.Health)
 	case r.Failover != "":
 		err = d.Failover(ctx, r.Failover, r.FailoverFor)
+	case r.Withdraw != nil:
+		err = d.Withdraw(*r.Withdraw)
 	}
 	answer := reply{Answer: true, Reloaded: result.Reloaded}
 	snapshot := d.Snapshot()

@@ -229,6 +229,13 @@ func (n *node) setHealth(healthy bool) {
 	}
 }
 
+func (n *node) withdraw(withdrawn bool) {
+	n.t.Helper()
+	if r := n.ask(request{Withdraw: &withdrawn}); r.Error != "" {
+		n.t.Fatalf("%s: withdraw: %s", n.name, r.Error)
+	}
+}
+
 func encode(t *testing.T, c *keepalivedv1.Config) json.RawMessage {
 	t.Helper()
 	data, err := protojson.Marshal(c)

@@ -211,6 +211,12 @@ func (o *observer) setHealth(healthy bool, now time.Time) error {
 	return o.scores.write(now)
 }
 
+// withdraw changes the score at once.
+func (o *observer) withdraw(withdrawn bool, now time.Time) error {
+	o.scores.withdrawn = withdrawn
+	return o.scores.write(now)
+}
+
 func (o *observer) writeScores(now time.Time) {
 	if err := o.scores.write(now); err != nil {
 		o.log.Error("cannot write the score", "error", err)

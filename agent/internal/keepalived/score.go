@@ -33,11 +33,13 @@ type scores struct {
 	dir     string
 	healthy bool
 	drain   bool
-	fresh   bool                // what the files hold is of an earlier keepalived
-	wasWell bool                // at the last write
-	standby map[string]*standby // by the names of sticky instances
-	away    map[string]*away    // by the names of all instances
-	written map[string]int      // what the files hold
+	// withdrawn counts as drained, whatever is wanted of the node.
+	withdrawn bool
+	fresh     bool                // what the files hold is of an earlier keepalived
+	wasWell   bool                // at the last write
+	standby   map[string]*standby // by the names of sticky instances
+	away      map[string]*away    // by the names of all instances
+	written   map[string]int      // what the files hold
 }
 
 // standby keeps a sticky instance from taking the VIP from another holder.
@@ -50,13 +52,14 @@ type standby struct {
 }
 
 // newScores knows nothing of an earlier keepalived: health is to be proven, and
-// only a drain lasts.
+// only a drain and a withdrawal last.
 func newScores(p paths) (*scores, error) {
-	drain, err := isDrained(p.drained)
+	drain, err := marked(p.drained)
+	withdrawn, err2 := marked(p.withdrawn)
 	return &scores{
-		dir: p.trackDir, drain: drain, fresh: true,
+		dir: p.trackDir, drain: drain, withdrawn: withdrawn, fresh: true,
 		standby: make(map[string]*standby), away: make(map[string]*away), written: make(map[string]int),
-	}, err
+	}, errors.Join(err, err2)
 }
 
 // loadScores takes over what the files hold, so that an agent that comes back
@@ -66,13 +69,14 @@ func loadScores(p paths) (*scores, error) {
 	s.fresh = false
 	score, ok := s.read(scoreFile)
 	s.healthy = ok && score > unhealthyScore
-	s.drain = score == drainScore || score == unhealthyScore+drainScore
+	s.drain = !s.withdrawn && (score == drainScore || score == unhealthyScore+drainScore)
 	s.wasWell = s.well()
 	return s, err
 }
 
-// isDrained tells whether the node was drained when it was last configured.
-func isDrained(path string) (bool, error) {
+// marked tells whether there is a mark, such as that the node was drained when it
+// was last configured.
+func marked(path string) (bool, error) {
 	_, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return false, nil
@@ -80,14 +84,14 @@ func isDrained(path string) (bool, error) {
 	return err == nil, err
 }
 
-// keepDrained makes it durable whether the node is drained: the hooks need it
-// at the next boot, before any agent.
-func keepDrained(path string, drained bool) error {
-	was, err := isDrained(path)
+// mark makes a mark durable, or its absence: the hooks need it at the next boot,
+// before any agent.
+func mark(path string, set bool) error {
+	was, err := marked(path)
 	switch {
-	case err != nil || was == drained:
+	case err != nil || was == set:
 		return err
-	case drained:
+	case set:
 		return atomicfile.WriteFile(path, nil, 0o600)
 	default:
 		return atomicfile.Remove(path)
@@ -121,14 +125,14 @@ func (s *scores) health() int {
 
 // drained is the drain's part of total.
 func (s *scores) drained() int {
-	if s.drain {
+	if s.drain || s.withdrawn {
 		return drainScore
 	}
 	return 0
 }
 
 // well tells whether the node as a whole could hold a VIP.
-func (s *scores) well() bool { return s.healthy && !s.drain }
+func (s *scores) well() bool { return s.healthy && !s.drain && !s.withdrawn }
 
 // set makes the scores those of the instances: one away each, and one standby a
 // sticky one. An instance that was there before keeps its time.

@@ -168,33 +168,34 @@ func score(t *testing.T, dir, name string) int {
 
 func TestScores(t *testing.T) {
 	for _, test := range []struct {
-		healthy, drain bool
-		want           int
+		healthy, drain, withdrawn bool
+		want                      int
 	}{
-		{false, false, -100}, {true, false, 0}, {true, true, -50}, {false, true, -150},
+		{false, false, false, -100}, {true, false, false, 0}, {true, true, false, -50}, {false, true, false, -150},
+		{true, false, true, -50}, {false, false, true, -150},
 	} {
 		dir := t.TempDir()
-		p := paths{trackDir: dir, drained: filepath.Join(dir, "drained")}
+		p := paths{trackDir: dir, drained: filepath.Join(dir, "drained"), withdrawn: filepath.Join(dir, "withdrawn")}
 		s, err := newScores(p)
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.healthy, s.drain = test.healthy, test.drain
+		s.healthy, s.drain, s.withdrawn = test.healthy, test.drain, test.withdrawn
 		if err := s.write(time.Now()); err != nil {
 			t.Fatal(err)
 		}
 		if got := score(t, dir, "score"); got != test.want || s.total() != test.want {
 			t.Errorf("%+v: wrote %d, total %d", test, got, s.total())
 		}
-		if err := keepDrained(p.drained, test.drain); err != nil {
+		if err := errors.Join(mark(p.drained, test.drain), mark(p.withdrawn, test.withdrawn)); err != nil {
 			t.Fatal(err)
 		}
 		// An agent that comes back knows it; one beside a new keepalived
 		// believes in a drain only.
-		if s, err = loadScores(p); err != nil || s.healthy != test.healthy || s.drain != test.drain {
+		if s, err = loadScores(p); err != nil || s.healthy != test.healthy || s.drain != test.drain || s.withdrawn != test.withdrawn {
 			t.Errorf("%+v: read %+v, %v", test, s, err)
 		}
-		if s, err = newScores(p); err != nil || s.healthy || s.drain != test.drain {
+		if s, err = newScores(p); err != nil || s.healthy || s.drain != test.drain || s.withdrawn != test.withdrawn {
 			t.Errorf("%+v: a fresh one read %+v, %v", test, s, err)
 		}
 	}

@@ -70,7 +70,7 @@ func Run(ctx context.Context, s *settings.Settings, version string, logger hclog
 		Session: func() uplink.Status { return up.Status() },
 	})
 	up = uplink.New(uplink.Options{
-		Node:        s.Node,
+		Node: s.Node, NameByDefault: s.NameByDefault,
 		Controllers: s.Controllers,
 		TokenFile:   s.JoinTokenFile,
 		IdentityDir: filepath.Join(s.StateDir, "identity"),
@@ -79,6 +79,8 @@ func Run(ctx context.Context, s *settings.Settings, version string, logger hclog
 		Report:      n.report,
 		Reconciler:  reconciler,
 		Drift:       here,
+		Problem:     n.report.Problem,
+		Withdraw:    n.vrrp.Withdraw,
 		Logger:      logger.Named("uplink"),
 	})
 	group, ctx := errgroup.WithContext(ctx)

@@ -23,6 +23,8 @@ type Settings struct {
 	// Node is this node's id in its cluster; by default the hostname's first
 	// label.
 	Node string `json:"node"`
+	// NameByDefault tells that Node is the hostname.
+	NameByDefault bool `json:"-"`
 	// Controllers are addresses, host:port, tried in turn.
 	Controllers []string `json:"controllers"`
 	// JoinTokenFile holds the one-time token; it is read only while the node has
@@ -91,7 +93,7 @@ const (
 )
 
 var (
-	nodePattern      = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$`)
+	nodePattern      = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$`)
 	networkPattern   = regexp.MustCompile(`^[A-Za-z0-9_-]{1,32}$`)
 	interfacePattern = regexp.MustCompile(`^[A-Za-z0-9._-]{1,15}$`)
 )
@@ -120,6 +122,7 @@ func (s *Settings) complete() error {
 			return fmt.Errorf("node: not set, and the hostname is unknown: %w", err)
 		}
 		s.Node, _, _ = strings.Cut(host, ".")
+		s.NameByDefault = true
 	}
 	s.StateDir = orDefault(s.StateDir, DefaultStateDir)
 	s.RunDir = orDefault(s.RunDir, DefaultRunDir)
@@ -149,7 +152,7 @@ func orDefault(value, def string) string {
 func (s *Settings) check() error {
 	var errs []error
 	if !nodePattern.MatchString(s.Node) {
-		errs = append(errs, fmt.Errorf("node: %q must be 1 to 63 letters, digits, _, . or -", s.Node))
+		errs = append(errs, fmt.Errorf("node: %q must be 1 to 32 letters, digits, _ or -, beginning with a letter or digit", s.Node))
 	}
 	if len(s.Controllers) == 0 {
 		errs = append(errs, errors.New("controllers: must name at least one, such as 192.168.1.5:9443"))

@@ -14,7 +14,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
 
-	"github.com/tandem-lb/tandem/agent/internal/identity"
 	"github.com/tandem-lb/tandem/agent/internal/reconcile"
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 )
@@ -41,6 +40,7 @@ type session struct {
 	received chan received
 	outbox   chan *agentv1.SessionRequest // to the one who sends
 	results  chan *agentv1.SessionRequest // of commands
+	renewer  *renewer
 
 	queue      []*agentv1.SessionRequest // to be sent, in order
 	reporting  bool                      // the report may have something new
@@ -48,6 +48,9 @@ type session struct {
 	controller string        // its version
 	ahead      time.Duration // this node's clock, of the controller's
 	commands   int           // being carried out
+	// submitted is the nonce of the newest update of this session that the
+	// reconciler was given.
+	submitted string
 }
 
 // receive hands messages over until the stream ends.
@@ -79,10 +82,13 @@ func (s *session) greet(ctx context.Context) error {
 		Capabilities:  capabilities,
 		Interfaces:    s.Interfaces,
 		NotPersistent: s.Report.NotPersistent(),
+		Identity:      s.identity.State(),
 	}
-	if t := s.Reconciler.Applied(); t != nil {
+	// A node that has joined anew takes nothing over from its former life.
+	if t := s.Reconciler.Applied(); t != nil && s.removal == nil {
 		hello.Applied = t.Version()
 	}
+	sent := time.Now()
 	// An error of Send is told by receive, with its reason.
 	_ = s.stream.Send(&agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Hello{Hello: hello}})
 	timeout := time.NewTimer(callTimeout)
@@ -99,7 +105,7 @@ func (s *session) greet(ctx context.Context) error {
 		if welcome.GetProtocol() != protocol {
 			return fmt.Errorf("the controller speaks version %d of the agent protocol, this agent %d: upgrade the older one", welcome.GetProtocol(), protocol)
 		}
-		s.welcome(welcome)
+		s.welcome(welcome, sent)
 		return nil
 	case <-timeout.C:
 		return fmt.Errorf("no welcome within %s", callTimeout)
@@ -108,7 +114,8 @@ func (s *session) greet(ctx context.Context) error {
 	}
 }
 
-func (s *session) welcome(w *agentv1.Welcome) {
+// welcome takes over what the answer to a hello sent at sent tells.
+func (s *session) welcome(w *agentv1.Welcome, sent time.Time) {
 	for _, address := range w.GetControllers() {
 		if !slices.Contains(s.addresses, address) {
 			s.addresses = append(s.addresses, address)
@@ -116,6 +123,9 @@ func (s *session) welcome(w *agentv1.Welcome) {
 	}
 	s.board.connected(strings.TrimPrefix(s.conn.Target(), direct))
 	s.controller, s.ahead = w.GetControllerVersion(), aheadOf(w)
+	if w.GetTime() != nil {
+		s.Problem(problemClock, clockProblem(w.GetTime().AsTime(), sent, time.Now()))
+	}
 	s.Report.Begin(w.GetLastEvent())
 	s.Logger.Info("session with the controller", "address", s.conn.Target(), "controller_version", w.GetControllerVersion())
 }
@@ -124,8 +134,6 @@ func (s *session) welcome(w *agentv1.Welcome) {
 // that it always reads itself: two that both wait would do so for ever.
 func (s *session) run(ctx context.Context) error {
 	go s.transmit(ctx)
-	renew := time.NewTimer(time.Until(s.identity.RenewAt()))
-	defer renew.Stop()
 	for {
 		if s.reporting && len(s.queue) == 0 {
 			s.report()
@@ -158,9 +166,8 @@ func (s *session) run(ctx context.Context) error {
 			s.send(result)
 		case <-s.Report.Ready():
 			s.reporting = true
-		case <-renew.C:
-			s.renew(ctx)
-			renew.Reset(max(time.Until(s.identity.RenewAt()), time.Hour))
+		case s.identity = <-s.renewer.renewed:
+			s.send(&agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Identity{Identity: s.identity.State()}})
 		}
 	}
 }
@@ -198,6 +205,9 @@ func (s *session) handle(ctx context.Context, m *agentv1.SessionResponse) error 
 	case *agentv1.SessionResponse_EventAck:
 		s.Report.Ack(kind.EventAck.GetBootId(), kind.EventAck.GetSequence())
 		return nil
+	case *agentv1.SessionResponse_Renew:
+		s.renewer.ask()
+		return nil
 	default:
 		// A newer controller may say more; what it must have understood is in
 		// updates, which are nacked, and commands, which are answered.
@@ -221,6 +231,9 @@ func (s *session) report() {
 // answer sends ack or nack for a target.
 func (s *session) answer(o reconcile.Outcome) {
 	if o.Err == nil {
+		if o.Nonce == s.submitted {
+			s.returned()
+		}
 		s.send(&agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Ack{Ack: &agentv1.Ack{
 			Nonce: o.Nonce, Version: o.Target.Version(), Reloaded: o.Reloaded, Duration: durationpb.New(o.Duration),
 			NotPersistent: s.Report.NotPersistent(),
@@ -238,17 +251,4 @@ func (s *session) answer(o reconcile.Outcome) {
 
 func (s *session) nack(n *agentv1.Nack) {
 	s.send(&agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Nack{Nack: n}})
-}
-
-// renew replaces the certificate. The running session goes on with the old one.
-func (s *session) renew(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	id, err := identity.Renew(ctx, s.IdentityDir, s.conn)
-	if err != nil {
-		s.Logger.Warn("certificate not renewed", "error", err)
-		return
-	}
-	s.identity = id
-	s.Logger.Info("certificate renewed", "next", id.RenewAt())
 }

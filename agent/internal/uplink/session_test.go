@@ -2,17 +2,9 @@ package uplink
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
-	"math/big"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -100,9 +92,10 @@ func newDesk(t *testing.T, welcome *agentv1.Welcome) *desk {
 		},
 	}
 	s := &session{
-		Uplink: &Uplink{Options: Options{Version: "1.0", Report: d.report, Reconciler: d.checker, Logger: hclog.NewNullLogger()}, identity: someone(t)},
+		Uplink: &Uplink{Options: Options{Version: "1.0", Report: d.report, Reconciler: d.checker, Problem: func(string, string) {}, Logger: hclog.NewNullLogger()}, identity: someone(t)},
 		conn:   conn, stream: w, cancel: cancel, received: make(chan received),
 		outbox: make(chan *agentv1.SessionRequest), results: make(chan *agentv1.SessionRequest),
+		renewer: newRenewer(t.TempDir(), conn, func(string) {}, hclog.NewNullLogger()),
 	}
 	go s.receive(ctx)
 	go func() {
@@ -121,32 +114,7 @@ func newDesk(t *testing.T, welcome *agentv1.Welcome) *desk {
 // someone is an identity that is good for an hour.
 func someone(t *testing.T) *identity.Identity {
 	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: time.Now(), NotAfter: time.Now().Add(time.Hour)}
-	leaf, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var text []byte
-	for kind, block := range map[string][]byte{"CERTIFICATE": leaf, "TANDEM CA CERTIFICATE": leaf, "PRIVATE KEY": der} {
-		text = append(text, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: block})...)
-	}
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "identity.pem"), text, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	id, err := identity.Load(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return id
+	return first(t, t.TempDir(), &renewals{ca: newCA(t)})
 }
 
 // hear returns the next message from the agent.

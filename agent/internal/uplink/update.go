@@ -49,6 +49,7 @@ func (s *session) update(chunk *agentv1.Update) error {
 		s.nack(&agentv1.Nack{Nonce: u.GetNonce(), Version: u.GetVersion(), Reason: reason, Message: err.Error()})
 		return nil
 	}
+	s.submitted = u.GetNonce()
 	s.Reconciler.Submit(u.GetNonce(), next)
 	return nil
 }

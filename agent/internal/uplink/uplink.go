@@ -5,9 +5,10 @@ package uplink
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
+	"net"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -64,22 +65,29 @@ type Reconciler interface {
 
 // Options of an Uplink.
 type Options struct {
-	Node        string            // id of this node
-	Controllers []string          // host:port each
-	TokenFile   string            // join token, read only while there is no identity
-	IdentityDir string            // where the identity is kept
-	Version     string            // of this agent
-	Interfaces  map[string]string // by network
-	Report      *report.Report
-	Reconciler  Reconciler
-	Drift       Drift
-	Logger      hclog.Logger
+	Node          string            // id of this node
+	NameByDefault bool              // Node is only the hostname
+	Controllers   []string          // host:port each
+	TokenFile     string            // join token, read only while there is no identity that the controller takes
+	IdentityDir   string            // where the identity is kept
+	Version       string            // of this agent
+	Interfaces    map[string]string // by network
+	Report        *report.Report
+	Reconciler    Reconciler
+	Drift         Drift
+	// Problem tells what keeps the node from being well, one text a key; an empty
+	// text ends it.
+	Problem func(key, text string)
+	// Withdraw keeps the VIPs away from this node, durably, or ends that.
+	Withdraw func(withdrawn bool) error
+	Logger   hclog.Logger
 }
 
 // Uplink is run by one goroutine, which owns the session's stream.
 type Uplink struct {
 	Options
 	identity  *identity.Identity
+	removal   *identity.Removal // nil: the node is a member, or none yet
 	addresses []string
 	board     board
 }
@@ -96,11 +104,9 @@ func New(o Options) *Uplink {
 // returns an error only when the identity on disk cannot be read: everything
 // else may get better by itself.
 func (u *Uplink) Run(ctx context.Context) error {
-	id, err := identity.Load(u.IdentityDir)
-	if err != nil {
+	if err := u.begin(); err != nil {
 		return err
 	}
-	u.identity = id
 	delay := backoff.NewExponentialBackOff()
 	delay.InitialInterval, delay.MaxInterval = minDelay, maxDelay
 	for i := 0; ctx.Err() == nil; i++ {
@@ -123,6 +129,22 @@ func (u *Uplink) Run(ctx context.Context) error {
 	return nil
 }
 
+// attempt is one connection to one address.
+type attempt struct {
+	address string
+	conn    *grpc.ClientConn
+
+	mu      sync.Mutex
+	verdict error // on the controller's certificate
+}
+
+// trust is the last verdict on the controller's certificate.
+func (a *attempt) trust() error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.verdict
+}
+
 // attempt joins if need be and holds one session until it breaks. It tells
 // whether the controller accepted the session.
 func (u *Uplink) attempt(ctx context.Context, address string) (welcomed bool, err error) {
@@ -138,49 +160,51 @@ func (u *Uplink) attempt(ctx context.Context, address string) (welcomed bool, er
 		joinCtx, cancel := context.WithTimeout(ctx, callTimeout)
 		defer cancel()
 		if u.identity, err = identity.Enrol(joinCtx, u.IdentityDir, u.Node, u.TokenFile, address); err != nil {
+			u.clock(err)
 			return false, err
 		}
-		u.Logger.Info("joined the cluster", "controller", address)
+		u.Logger.Info("joined the cluster", "controller", address, "node", u.identity.Node())
 	}
-	conn, err := grpc.NewClient(direct+address,
-		grpc.WithTransportCredentials(credentials.NewTLS(u.identity.TLS())),
+	a := &attempt{address: address}
+	if a.conn, err = u.dial(a); err != nil {
+		return false, err
+	}
+	defer func() { _ = a.conn.Close() }()
+	welcomed, err = u.hold(ctx, a.conn)
+	if ctx.Err() != nil {
+		return welcomed, ctx.Err()
+	}
+	return welcomed, u.recover(ctx, a, err)
+}
+
+// dial prepares the connection of an attempt.
+func (u *Uplink) dial(a *attempt) (*grpc.ClientConn, error) {
+	host, _, err := net.SplitHostPort(a.address)
+	if err != nil {
+		return nil, err
+	}
+	told := func(verdict error) {
+		a.mu.Lock()
+		a.verdict = verdict
+		a.mu.Unlock()
+		u.clock(verdict)
+	}
+	return grpc.NewClient(direct+a.address,
+		grpc.WithTransportCredentials(credentials.NewTLS(u.identity.TLS(host, told))),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}),
 	)
-	if err != nil {
-		return false, err
-	}
-	defer func() { _ = conn.Close() }()
-	welcomed, err = u.hold(ctx, conn)
-	if u.TokenFile != "" && (refuses(err) || u.identity.Expired()) {
-		return welcomed, u.rejoin(ctx, address, err)
-	}
-	return welcomed, err
 }
 
-// rejoin tries the join token when the controller no longer takes the node's
-// certificate: the node was removed, or was off for longer than a certificate
-// lives. The old identity stays unless there is a new one. It returns nil when
-// the node has joined anew, and refusal with the token's problem otherwise.
-func (u *Uplink) rejoin(ctx context.Context, address string, refusal error) error {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	id, err := identity.Enrol(ctx, u.IdentityDir, u.Node, u.TokenFile, address)
-	if err != nil {
-		return fmt.Errorf("%s; nor with its join token: %s", describe(refusal), describe(err))
+// clock tells of an error that is a clock's fault.
+func (u *Uplink) clock(err error) {
+	var clock *identity.ClockError
+	if errors.As(err, &clock) {
+		u.Problem(problemClock, clock.Error()+"; traffic does not depend on it")
 	}
-	u.identity = id
-	u.Logger.Info("joined the cluster anew", "controller", address)
-	return nil
 }
 
-// refuses tells whether the controller does not take the node's certificate.
-func refuses(err error) bool {
-	code := status.Code(err)
-	return code == codes.Unauthenticated || code == codes.PermissionDenied
-}
-
-// hold opens the stream and runs the session on it.
+// hold opens the stream and runs the session on it, and the renewals beside it.
 func (u *Uplink) hold(ctx context.Context, conn *grpc.ClientConn) (welcomed bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
@@ -191,12 +215,23 @@ func (u *Uplink) hold(ctx context.Context, conn *grpc.ClientConn) (welcomed bool
 	s := &session{
 		Uplink: u, conn: conn, stream: stream, cancel: cancel, received: make(chan received),
 		outbox: make(chan *agentv1.SessionRequest), results: make(chan *agentv1.SessionRequest),
+		renewer: newRenewer(u.IdentityDir, conn, func(text string) { u.Problem(problemCertificate, text) }, u.Logger),
 	}
 	go s.receive(ctx)
 	if err := s.greet(ctx); err != nil {
 		return false, err
 	}
-	return true, s.run(ctx)
+	var renewing sync.WaitGroup
+	id := u.identity
+	renewing.Go(func() { s.renewer.run(ctx, id) })
+	err = s.run(ctx)
+	cancel(nil)
+	renewing.Wait()
+	select {
+	case u.identity = <-s.renewer.renewed: // as the session ended
+	default:
+	}
+	return true, err
 }
 
 // describe gives an error for a log line; gRPC's own prefix tells nothing.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -93,9 +94,14 @@ func (a *agentService) Renew(ctx context.Context, r *agentv1.RenewRequest) (*age
 	if err != nil {
 		return nil, err
 	}
-	certificate, err := a.authority.IssueNode(key, callerOf(ctx).node)
+	node := callerOf(ctx).node
+	certificate, err := a.authority.IssueNode(key, node)
 	if err != nil {
 		return nil, err
+	}
+	if err := a.authority.CheckNode(shownLeaf(ctx), time.Now()); err != nil {
+		a.writer.events.Append(node.Cluster, accessEvent(node.Cluster, node.Node, "CERTIFICATE_RECOVERED",
+			fmt.Sprintf("node %s got a new certificate though its time was over: %v", node.Node, err)))
 	}
 	return &agentv1.RenewResponse{Certificate: certificate, Ca: a.authority.Bundle()}, nil
 }

@@ -3,8 +3,10 @@ package api
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
@@ -79,7 +81,7 @@ func (s *Server) admit(ctx context.Context, method string) (context.Context, err
 		}
 		return context.WithValue(ctx, callerKey{}, caller{operator: operator}), nil
 	case certificate:
-		id, err := s.nodeOf(ctx)
+		id, err := s.nodeOf(ctx, method)
 		if err != nil {
 			return nil, err
 		}
@@ -87,6 +89,17 @@ func (s *Server) admit(ctx context.Context, method string) (context.Context, err
 	default:
 		return nil, fail(codes.PermissionDenied, reasonMethodDenied, "%s may not be called", method)
 	}
+}
+
+// readmit tells whether a stream of a caller who was let in may go on. A session
+// may outlive the certificate that it began with: the node has renewed it, or
+// the end of the session would help nobody. It does not outlive membership.
+func (s *Server) readmit(ctx context.Context, method string) error {
+	if node := callerOf(ctx).node; node != (pki.NodeIdentity{}) {
+		return membership(s.Ledger, node)
+	}
+	_, err := s.admit(ctx, method)
+	return err
 }
 
 // authenticate returns the operator of the authorization headers given.
@@ -102,11 +115,25 @@ func (s *Server) authenticate(ctx context.Context, headers []string) (string, er
 }
 
 // nodeOf returns the node whose certificate the connection showed, if the node
-// still is one.
-func (s *Server) nodeOf(ctx context.Context) (pki.NodeIdentity, error) {
-	leaf := verifiedLeaf(ctx)
+// still is one. With a certificate that is out of its time it may renew it and
+// nothing else: its key was proven by the handshake, and who is a member the
+// ledger tells, not the time.
+func (s *Server) nodeOf(ctx context.Context, method string) (pki.NodeIdentity, error) {
+	leaf := shownLeaf(ctx)
 	if leaf == nil {
 		return pki.NodeIdentity{}, fail(codes.Unauthenticated, reasonCertificate, "only agents may call this, with the client certificate that they got when they joined")
+	}
+	now := time.Now()
+	switch err := s.Authority.CheckNode(leaf, now); {
+	case err == nil:
+	case !errors.Is(err, pki.ErrExpired) && !errors.Is(err, pki.ErrNotYetValid):
+		return pki.NodeIdentity{}, fail(codes.Unauthenticated, reasonCertificate, "the client certificate is of no CA in use: %w", err)
+	case method != agentv1.AgentService_Renew_FullMethodName || !pki.MayRenew(leaf, now):
+		reason := reasonExpired
+		if errors.Is(err, pki.ErrNotYetValid) {
+			reason = reasonNotYetValid
+		}
+		return pki.NodeIdentity{}, fail(codes.Unauthenticated, reason, "%w", err)
 	}
 	id, err := pki.IdentityOf(leaf)
 	if err != nil {
@@ -137,16 +164,16 @@ func membership(book *ledger.Ledger, id pki.NodeIdentity) error {
 	return refusal
 }
 
-// verifiedLeaf is the client certificate that TLS has verified, nil if there is
-// none.
-func verifiedLeaf(ctx context.Context) *x509.Certificate {
+// shownLeaf is the client certificate that the handshake has let in, nil if there
+// is none.
+func shownLeaf(ctx context.Context) *x509.Certificate {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
 		return nil
 	}
 	info, ok := p.AuthInfo.(credentials.TLSInfo)
-	if !ok || len(info.State.VerifiedChains) == 0 {
+	if !ok || len(info.State.PeerCertificates) == 0 {
 		return nil
 	}
-	return info.State.VerifiedChains[0][0]
+	return info.State.PeerCertificates[0]
 }

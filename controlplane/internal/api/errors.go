@@ -27,6 +27,8 @@ const (
 	reasonTokenMissing     = "TOKEN_MISSING"
 	reasonTokenInvalid     = "TOKEN_INVALID"
 	reasonCertificate      = "CERTIFICATE_REQUIRED"
+	reasonExpired          = "CERTIFICATE_EXPIRED"
+	reasonNotYetValid      = "CERTIFICATE_NOT_YET_VALID"
 	reasonNodeRemoved      = "NODE_REMOVED"
 	reasonMethodDenied     = "METHOD_DENIED"
 	reasonRequestTooLarge  = "REQUEST_TOO_LARGE"

@@ -48,7 +48,12 @@ type controller struct {
 // start runs a controller until the test ends.
 func start(t *testing.T) *controller {
 	t.Helper()
-	dir := t.TempDir()
+	return startIn(t, t.TempDir())
+}
+
+// startIn runs a controller with what is in a directory already.
+func startIn(t *testing.T, dir string) *controller {
+	t.Helper()
 	store, err := bolt.Open(filepath.Join(dir, "state.db"), bolt.Options{})
 	must(t, err)
 	book, err := ledger.Open(t.Context(), store, ledger.Options{})

@@ -39,18 +39,16 @@ func (s *Server) unary(ctx context.Context, request any, info *grpc.UnaryServerI
 // checked as it comes. The stream ends when the server stops.
 func (s *Server) stream(service any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
 	defer s.finish(info.FullMethod, time.Now(), &err)
-	incoming, begin := stream.Context(), time.Now()
-	ctx, err := s.admit(incoming, info.FullMethod)
+	begin := time.Now()
+	ctx, err := s.admit(stream.Context(), info.FullMethod)
 	if err != nil {
 		return err
 	}
+	admitted := ctx
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(s.stopping, func() { cancel(errStopping) })()
-	again := func() error {
-		_, err := s.admit(incoming, info.FullMethod)
-		return err
-	}
+	again := func() error { return s.readmit(admitted, info.FullMethod) }
 	err = handler(service, &checkedStream{ServerStream: stream, ctx: ctx, again: again, admitted: begin})
 	if err != nil && context.Cause(ctx) == errStopping { //nolint:errorlint // the cause is this very value
 		return errStopping

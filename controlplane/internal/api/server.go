@@ -77,13 +77,8 @@ func New(ctx context.Context, o Options) (*Server, error) {
 	s.stopping, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	s.grpc = grpc.NewServer(s.grpcOptions(
 		grpc.InTapHandle(s.tap),
-		grpc.Creds(credentials.NewTLS(&tls.Config{
-			MinVersion:     tls.VersionTLS13,
-			GetCertificate: o.Certificate.GetCertificate,
-			// Operators have tokens, agents certificates; admit asks for either.
-			ClientAuth: tls.VerifyClientCertIfGiven,
-			ClientCAs:  o.Authority.Pool(),
-		})),
+		// Operators have tokens, agents certificates; admit asks for either.
+		grpc.Creds(credentials.NewTLS(o.Certificate.TLS())),
 	)...)
 	s.rest = grpc.NewServer(s.grpcOptions()...)
 	s.register()

@@ -203,8 +203,8 @@ func (s *session) welcome() error {
 		Protocol:          protocol,
 		ControllerVersion: s.cluster.options.Version,
 		Controllers:       s.cluster.options.Controllers,
-		LastEvent:         eventAck(s.resume),
 		Time:              timestamppb.Now(),
+		LastEvent:         eventAck(s.resume),
 	}}})
 }
 

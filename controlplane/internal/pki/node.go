@@ -17,6 +17,16 @@ import (
 // nodeLifetime is the life of a node's certificate. Agents renew at half of it.
 const nodeLifetime = 30 * 24 * time.Hour
 
+// Renewable is how long after its end, or before its beginning, a certificate is
+// still good for its own renewal.
+const Renewable = 90 * 24 * time.Hour
+
+// What CheckNode finds of a certificate that is good in all but its time.
+var (
+	ErrExpired     = errors.New("the node's certificate has expired")
+	ErrNotYetValid = errors.New("the node's certificate is not valid yet")
+)
+
 // ErrBadRequest is returned for a certificate request that cannot be granted.
 var ErrBadRequest = errors.New("certificate request refused")
 
@@ -47,6 +57,38 @@ func IdentityOf(certificate *x509.Certificate) (NodeIdentity, error) {
 		return NodeIdentity{}, fmt.Errorf("%s leaves a part of the identity empty", uri)
 	}
 	return id, nil
+}
+
+// CheckNode tells whether a certificate is one that this authority has given to a
+// node. The error is ErrExpired or ErrNotYetValid when only its time is wrong.
+func (a *Authority) CheckNode(certificate *x509.Certificate, now time.Time) error {
+	within := now
+	if within.After(certificate.NotAfter) {
+		within = certificate.NotAfter
+	}
+	if within.Before(certificate.NotBefore) {
+		within = certificate.NotBefore
+	}
+	_, err := certificate.Verify(x509.VerifyOptions{
+		Roots: a.Pool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, CurrentTime: within,
+	})
+	if err != nil {
+		return err
+	}
+	const form = "2006-01-02 15:04:05 MST"
+	switch {
+	case now.After(certificate.NotAfter):
+		return fmt.Errorf("%w: it ended at %s, and the controller's clock says %s", ErrExpired, certificate.NotAfter.UTC().Format(form), now.UTC().Format(form))
+	case now.Before(certificate.NotBefore):
+		return fmt.Errorf("%w: it begins at %s, and the controller's clock says %s", ErrNotYetValid, certificate.NotBefore.UTC().Format(form), now.UTC().Format(form))
+	}
+	return nil
+}
+
+// MayRenew tells whether a certificate that is out of its time may still be
+// renewed by who holds its key.
+func MayRenew(certificate *x509.Certificate, now time.Time) bool {
+	return now.Before(certificate.NotAfter.Add(Renewable)) && now.After(certificate.NotBefore.Add(-Renewable))
 }
 
 // RequestKey returns the public key of a certificate request, PKCS #10 in DER;

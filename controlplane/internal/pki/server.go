@@ -8,6 +8,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"fmt"
 	"net"
 	"regexp"
@@ -51,6 +52,36 @@ func (s *Server) GetCertificate(*tls.ClientHelloInfo) (*tls.Certificate, error) 
 	return s.current.Load(), nil
 }
 
+// TLS is for a port that nodes call. A client may show a certificate; one that
+// this authority has not given to a node fails the handshake. One that is out of
+// its time does not: what it is good for, the one who serves the call decides.
+func (s *Server) TLS() *tls.Config {
+	config := &tls.Config{
+		MinVersion:     tls.VersionTLS13,
+		NextProtos:     []string{"h2"},
+		GetCertificate: s.GetCertificate,
+		ClientAuth:     tls.RequestClientCert,
+		VerifyConnection: func(state tls.ConnectionState) error {
+			if len(state.PeerCertificates) == 0 {
+				return nil
+			}
+			err := s.authority.CheckNode(state.PeerCertificates[0], time.Now())
+			if errors.Is(err, ErrExpired) || errors.Is(err, ErrNotYetValid) {
+				return nil
+			}
+			return err
+		},
+	}
+	// Clients choose their certificate by the authorities that are named to them.
+	whole := config.Clone()
+	config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		c := whole.Clone()
+		c.ClientCAs = s.authority.Pool()
+		return c, nil
+	}
+	return config
+}
+
 // Run renews the certificate at two thirds of its life until ctx ends.
 func (s *Server) Run(ctx context.Context) error {
 	for {
@@ -59,8 +90,12 @@ func (s *Server) Run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		// The authority's own end shortens lives: never spin.
-		case <-time.After(max(time.Until(due), time.Minute)):
+		// The authority's own end shortens lives: never spin. The clock may be
+		// set: look often, and at both ends.
+		case <-time.After(min(max(time.Until(due), time.Minute), time.Hour)):
+			if now := time.Now(); now.Before(due) && !now.Before(leaf.NotBefore) {
+				continue
+			}
 			if err := s.renew(); err != nil {
 				return fmt.Errorf("renew the server certificate: %w", err)
 			}

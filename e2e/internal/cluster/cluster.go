@@ -78,7 +78,13 @@ func (c *Cluster) Join(ctx context.Context, name string) (*Node, error) {
 
 // JoinWith is Join with a join token at hand.
 func (c *Cluster) JoinWith(ctx context.Context, name string, token []byte) (*Node, error) {
-	n, err := newNode(c.Lab.Host(name), c.Programs, c.Controller.Endpoint, token)
+	return c.JoinOn(ctx, name, name, token)
+}
+
+// JoinOn is JoinWith on a host that has another name than the node. Nodes has
+// the new one then.
+func (c *Cluster) JoinOn(ctx context.Context, host, name string, token []byte) (*Node, error) {
+	n, err := newNode(c.Lab.Host(host), name, c.Programs, c.Controller.Endpoint, token)
 	if err != nil {
 		return nil, err
 	}

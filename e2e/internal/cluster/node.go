@@ -27,7 +27,7 @@ type Node struct {
 }
 
 // newNode writes the agent's configuration file and its join token.
-func newNode(h *lab.Host, programs Programs, controller Endpoint, token []byte) (*Node, error) {
+func newNode(h *lab.Host, name string, programs Programs, controller Endpoint, token []byte) (*Node, error) {
 	n := &Node{
 		Host:     h,
 		Config:   filepath.Join(h.Dir(), "agent.yaml"),
@@ -37,7 +37,7 @@ func newNode(h *lab.Host, programs Programs, controller Endpoint, token []byte) 
 	}
 	tokenFile := filepath.Join(h.Dir(), "join.token")
 	config := map[string]any{
-		"node":            h.Name,
+		"node":            name,
 		"controllers":     []string{controller.GRPCAddress()},
 		"join_token_file": tokenFile,
 		"state_dir":       n.StateDir,
