@@ -49,6 +49,8 @@ type Client struct {
 	Events tandemv1.EventServiceClient
 	// Access holds who may call.
 	Access tandemv1.AccessServiceClient
+	// Store is what the controller keeps everything in.
+	Store tandemv1.StoreServiceClient
 
 	conn *grpc.ClientConn
 }
@@ -97,6 +99,7 @@ func dial(address string, roots *x509.CertPool, token string) (*Client, error) {
 		Fleet:  tandemv1.NewFleetServiceClient(conn),
 		Events: tandemv1.NewEventServiceClient(conn),
 		Access: tandemv1.NewAccessServiceClient(conn),
+		Store:  tandemv1.NewStoreServiceClient(conn),
 		conn:   conn,
 	}, nil
 }

@@ -36,7 +36,7 @@ func root() *cobra.Command {
 		SilenceErrors: true,
 		Version:       version,
 	}
-	cmd.AddCommand(serveCommand(), &cobra.Command{
+	cmd.AddCommand(serveCommand(), restoreCommand(), &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
 		Args:  cobra.NoArgs,

@@ -15,6 +15,7 @@ import (
 
 	"github.com/tandem-lb/tandem/controlplane/internal/api"
 	"github.com/tandem-lb/tandem/controlplane/internal/auth"
+	"github.com/tandem-lb/tandem/controlplane/internal/backup"
 	"github.com/tandem-lb/tandem/controlplane/internal/events"
 	"github.com/tandem-lb/tandem/controlplane/internal/fleet"
 	"github.com/tandem-lb/tandem/controlplane/internal/ledger"
@@ -34,7 +35,7 @@ type options struct {
 
 // Files of the data directory, beside those of pki.
 const (
-	stateFile  = "state.db"
+	stateFile  = backup.StateName
 	eventsFile = "events.db"
 	tokenFile  = "admin.token"
 )
@@ -43,6 +44,9 @@ const (
 // it touches anything else, so that a second controller changes nothing.
 func serve(ctx context.Context, o options) (err error) {
 	if err := os.MkdirAll(o.dataDir, 0o700); err != nil {
+		return fmt.Errorf("--data-dir: %w", err)
+	}
+	if err := backup.CheckFinished(o.dataDir); err != nil {
 		return fmt.Errorf("--data-dir: %w", err)
 	}
 	store, err := bolt.Open(filepath.Join(o.dataDir, stateFile), bolt.Options{})
@@ -91,6 +95,7 @@ func serve(ctx context.Context, o options) (err error) {
 		Ledger: book, Events: happened, Fleet: nodes, Operators: operators,
 		JoinTokens: auth.NewJoinTokens(store, authority.Hash()),
 		Authority:  authority, Certificate: certificate,
+		Backup: backup.Source{Dir: o.dataDir, Store: store, Version: o.version},
 		Logger: o.logger.Named("api"), Version: o.version,
 	})
 	if err != nil {
@@ -98,6 +103,10 @@ func serve(ctx context.Context, o options) (err error) {
 	}
 	if first {
 		welcome(o)
+	}
+	if r := book.Restored(); r != nil {
+		o.logger.Warn("restored and waiting for an operator: no change is accepted and no configuration is sent to the nodes, which keep serving; let it go on with: lbctl restore confirm",
+			"from_epoch", r.Epoch, "backup_of", r.Backup, "restored", r.Restore)
 	}
 	o.logger.Info("serving", "version", o.version, "grpc", grpcListener.Addr(), "https", httpListener.Addr(), "data_dir", o.dataDir)
 	return run(ctx, func(ctx context.Context) error {

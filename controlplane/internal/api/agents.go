@@ -31,6 +31,9 @@ func (a *agentService) Enrol(ctx context.Context, r *agentv1.EnrolRequest) (*age
 	if err := state.CheckID(state.KindNode, r.GetNode(), "node"); err != nil {
 		return nil, err
 	}
+	if err := a.writer.Ready(); err != nil {
+		return nil, err
+	}
 	key, err := pki.RequestKey(r.GetCsr())
 	if err != nil {
 		return nil, err

@@ -37,6 +37,7 @@ var needs = map[string]need{
 	tandemv1.FleetService_ServiceDesc.ServiceName:  token,
 	tandemv1.EventService_ServiceDesc.ServiceName:  token,
 	tandemv1.AccessService_ServiceDesc.ServiceName: token,
+	tandemv1.StoreService_ServiceDesc.ServiceName:  token,
 	agentv1.AgentService_Enrol_FullMethodName:      nothing, // its credential is in the request
 	agentv1.AgentService_ServiceDesc.ServiceName:   certificate,
 	"grpc.reflection.v1.ServerReflection":          token,
@@ -149,6 +150,10 @@ func membership(book *ledger.Ledger, id pki.NodeIdentity) error {
 	// Without the cluster there are none of its nodes either.
 	if head, err := book.Head(id.Cluster); err == nil {
 		now = head.Node(id.Node)
+	}
+	if err := book.Ready(); err != nil && now.GetUid() != id.UID {
+		// It may have joined after the backup: nothing is certain yet.
+		return fail(codes.Unavailable, reasonWaiting, "%w", err)
 	}
 	refusal := &failure{code: codes.PermissionDenied, metadata: map[string]string{"uid": id.UID}}
 	switch {

@@ -102,6 +102,7 @@ func TestAuthorizationMatrix(t *testing.T) {
 		"tandem.v1.FleetService":                   operators,
 		"tandem.v1.EventService":                   operators,
 		"tandem.v1.AccessService":                  operators,
+		"tandem.v1.StoreService":                   operators,
 		"tandem.agent.v1.AgentService":             nodes,
 		"grpc.reflection.v1.ServerReflection":      operators,
 		"grpc.reflection.v1alpha.ServerReflection": operators,

@@ -46,6 +46,8 @@ const (
 	reasonProtocol         = "PROTOCOL_BROKEN"
 	reasonStalled          = "READER_STALLED"
 	reasonStopping         = "STOPPING"
+	reasonWaiting          = "RESTORE_UNCONFIRMED"
+	reasonNotWaiting       = "NOTHING_TO_CONFIRM"
 	reasonNotWritable      = "STORE_NOT_WRITABLE"
 	reasonBusy             = "BUSY"
 	reasonCanceled         = "CANCELED"
@@ -89,6 +91,8 @@ var known = []struct {
 	{fleet.ErrClosed, codes.Unavailable, reasonStopping},
 	{events.ErrExpired, codes.OutOfRange, reasonEventsExpired},
 	{ledger.ErrRevisionGone, codes.NotFound, reasonRevisionGone},
+	{ledger.ErrWaiting, codes.FailedPrecondition, reasonWaiting},
+	{ledger.ErrNotWaiting, codes.FailedPrecondition, reasonNotWaiting},
 	{ledger.ErrStopped, codes.Unavailable, reasonStopping},
 	{store.ErrNotWritable, codes.Unavailable, reasonNotWritable},
 	{context.Canceled, codes.Canceled, reasonCanceled},

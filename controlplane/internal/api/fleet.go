@@ -26,6 +26,9 @@ func (f *fleetService) CreateJoinToken(ctx context.Context, r *tandemv1.CreateJo
 	if err != nil {
 		return nil, err
 	}
+	if err := f.writer.Ready(); err != nil {
+		return nil, err
+	}
 	node := r.GetJoinToken().GetNode()
 	if err := state.CheckID(state.KindNode, node, "join_token.node"); err != nil {
 		return nil, err

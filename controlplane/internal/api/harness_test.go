@@ -26,6 +26,7 @@ import (
 
 	"github.com/tandem-lb/tandem/controlplane/internal/api"
 	"github.com/tandem-lb/tandem/controlplane/internal/auth"
+	"github.com/tandem-lb/tandem/controlplane/internal/backup"
 	"github.com/tandem-lb/tandem/controlplane/internal/events"
 	"github.com/tandem-lb/tandem/controlplane/internal/fleet"
 	"github.com/tandem-lb/tandem/controlplane/internal/ledger"
@@ -73,6 +74,7 @@ func startIn(t *testing.T, dir string) *controller {
 	server, err := api.New(t.Context(), api.Options{
 		Ledger: book, Events: happened, Fleet: nodes, Operators: operators,
 		JoinTokens: auth.NewJoinTokens(store, authority.Hash()), Authority: authority, Certificate: certificate,
+		Backup: backup.Source{Dir: dir, Store: store, Version: "test"},
 		Logger: hclog.NewNullLogger(), Version: "test",
 	})
 	must(t, err)

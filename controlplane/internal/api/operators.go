@@ -18,6 +18,7 @@ import (
 type accessService struct {
 	tandemv1.UnimplementedAccessServiceServer
 	operators *auth.Operators
+	ready     func() error // refuses changes while a restored store waits
 	version   string
 	logger    hclog.Logger
 }
@@ -27,6 +28,9 @@ func (a *accessService) GetCaller(ctx context.Context, _ *tandemv1.GetCallerRequ
 }
 
 func (a *accessService) CreateToken(ctx context.Context, r *tandemv1.CreateTokenRequest) (*tandemv1.Token, error) {
+	if err := a.ready(); err != nil {
+		return nil, err
+	}
 	wanted := r.GetToken()
 	if wanted == nil {
 		wanted = &tandemv1.Token{}
@@ -58,6 +62,9 @@ func (a *accessService) ListTokens(ctx context.Context, _ *tandemv1.ListTokensRe
 }
 
 func (a *accessService) DeleteToken(ctx context.Context, r *tandemv1.DeleteTokenRequest) (*emptypb.Empty, error) {
+	if err := a.ready(); err != nil {
+		return nil, err
+	}
 	id, ok := strings.CutPrefix(r.GetName(), "tokens/")
 	if !ok || id == "" {
 		return nil, refuse("name", state.ReasonNameInvalid, fmt.Sprintf("%q must be the full name of a token, such as tokens/abc", r.GetName()))

@@ -74,6 +74,7 @@ func (s *Server) gateway(ctx context.Context, conn *grpc.ClientConn) (*runtime.S
 		tandemv1.RegisterFleetServiceHandler,
 		tandemv1.RegisterEventServiceHandler,
 		tandemv1.RegisterAccessServiceHandler,
+		tandemv1.RegisterStoreServiceHandler,
 	} {
 		if err := register(ctx, mux, conn); err != nil {
 			return nil, err

@@ -25,6 +25,7 @@ import (
 	"google.golang.org/grpc/test/bufconn"
 
 	"github.com/tandem-lb/tandem/controlplane/internal/auth"
+	"github.com/tandem-lb/tandem/controlplane/internal/backup"
 	"github.com/tandem-lb/tandem/controlplane/internal/events"
 	"github.com/tandem-lb/tandem/controlplane/internal/fleet"
 	"github.com/tandem-lb/tandem/controlplane/internal/ledger"
@@ -52,6 +53,8 @@ type Options struct {
 	Authority   *pki.Authority
 	Certificate *pki.Server
 	Logger      hclog.Logger
+	// Backup is what backups are made of.
+	Backup backup.Source
 	// Version of the controller, for people.
 	Version string
 }
@@ -117,11 +120,13 @@ func (s *Server) grpcOptions(more ...grpc.ServerOption) []grpc.ServerOption {
 // register puts the services on both servers; agents have no REST.
 func (s *Server) register() {
 	w := &writer{Ledger: s.Ledger, events: s.Events}
+	store := &storeService{ledger: s.Ledger, source: s.Backup, one: make(chan struct{}, 1), logger: s.Logger}
 	for _, server := range []*grpc.Server{s.grpc, s.rest} {
 		tandemv1.RegisterConfigServiceServer(server, &configService{writer: w, fleet: s.Fleet})
 		tandemv1.RegisterFleetServiceServer(server, &fleetService{writer: w, fleet: s.Fleet, joinTokens: s.JoinTokens})
 		tandemv1.RegisterEventServiceServer(server, &eventService{ledger: s.Ledger, events: s.Events})
-		tandemv1.RegisterAccessServiceServer(server, &accessService{operators: s.Operators, version: s.Version, logger: s.Logger})
+		tandemv1.RegisterAccessServiceServer(server, &accessService{operators: s.Operators, ready: s.Ledger.Ready, version: s.Version, logger: s.Logger})
+		tandemv1.RegisterStoreServiceServer(server, store)
 	}
 	agentv1.RegisterAgentServiceServer(s.grpc, &agentService{
 		writer: w, fleet: s.Fleet, joinTokens: s.JoinTokens, authority: s.Authority,

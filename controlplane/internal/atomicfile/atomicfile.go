@@ -26,7 +26,7 @@ func WriteFile(path string, data []byte, perm os.FileMode) error {
 	if err := os.Rename(temp.Name(), path); err != nil {
 		return fmt.Errorf("write %s: %w", path, errors.Join(err, os.Remove(temp.Name())))
 	}
-	if err := syncDir(dir); err != nil {
+	if err := SyncDir(dir); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
 	return nil
@@ -44,8 +44,8 @@ func fill(f *os.File, data []byte, perm os.FileMode) (err error) {
 	return f.Sync()
 }
 
-// syncDir makes a rename in the directory durable.
-func syncDir(path string) (err error) {
+// SyncDir makes what was added to a directory, renamed or removed in it durable.
+func SyncDir(path string) (err error) {
 	dir, err := os.Open(path)
 	if err != nil {
 		return err

@@ -52,13 +52,19 @@ func (o *Operators) Bootstrap(ctx context.Context, path string) (bool, error) {
 	if err != nil || len(tokens) > 0 {
 		return false, err
 	}
+	return true, o.CreateIn(ctx, path)
+}
+
+// CreateIn makes a token of the first operator and writes it to the file path,
+// readable by its owner alone.
+func (o *Operators) CreateIn(ctx context.Context, path string) error {
 	secret := newCredential()
 	// The file comes first: a token without its file would be lost, a file
 	// without its token is replaced at the next start.
 	if err := atomicfile.WriteFile(path, []byte(operatorPrefix+secret.String()+"\n"), 0o600); err != nil {
-		return false, err
+		return err
 	}
-	return true, o.put(ctx, secret, operatorRecord{Operator: firstOperator, Create: time.Now()})
+	return o.put(ctx, secret, operatorRecord{Operator: firstOperator, Create: time.Now()})
 }
 
 // Create makes a token. The result alone carries the secret. A zero expire

@@ -4,7 +4,7 @@ package boltfile
 
 import (
 	"errors"
-	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,6 +13,8 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
+
+	"github.com/tandem-lb/tandem/controlplane/internal/atomicfile"
 )
 
 // ErrInUse means that another process has the file open.
@@ -89,6 +91,19 @@ func (f *File) Update(fn func(*bolt.Tx) error) error {
 	return err
 }
 
+// Snapshot hands the file as it is at one moment to the writer that begin
+// returns, and delays no transaction. begin is told the size, in bytes.
+func (f *File) Snapshot(begin func(size int64) (io.Writer, error)) error {
+	return f.db.View(func(tx *bolt.Tx) error {
+		w, err := begin(tx.Size())
+		if err != nil {
+			return err
+		}
+		_, err = tx.WriteTo(w)
+		return err
+	})
+}
+
 // Settle makes certain, after a *NotWritableError, that what is read is durable.
 // The error is another one.
 func (f *File) Settle() error {
@@ -146,7 +161,7 @@ func create(path string, fill func(*bolt.Tx) error) error {
 	if err := os.Rename(unfinished, path); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
+	return atomicfile.SyncDir(filepath.Dir(path))
 }
 
 func open(path string) (*bolt.DB, error) {
@@ -157,13 +172,4 @@ func open(path string) (*bolt.DB, error) {
 		return nil, ErrInUse
 	}
 	return db, err
-}
-
-// syncDir makes the name of a new file durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("sync: %w", err)
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

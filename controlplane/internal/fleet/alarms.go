@@ -34,7 +34,7 @@ const (
 
 // alarm reasons, the worst first.
 var alarmReasons = []string{
-	"TWO_HOLDERS", "NO_HOLDER", "PROXY_DEAD", "KEEPALIVED_DEAD", "CLONED_NODE", "APPLY_FAILED", "NODE_DISCONNECTED",
+	"RESTORED", "TWO_HOLDERS", "NO_HOLDER", "PROXY_DEAD", "KEEPALIVED_DEAD", "CLONED_NODE", "NODE_AHEAD", "APPLY_FAILED", "NODE_DISCONNECTED",
 }
 
 // suspect is an alarm, raised or about to be.
@@ -111,6 +111,7 @@ func (c *cluster) suspicions(now time.Time) map[string]*suspect {
 			Key: k, Reason: reason, Subject: subject, Message: message, Cure: cure,
 		}}
 	}
+	c.suspectRestored(add)
 	for _, x := range c.head.Nodes() {
 		if n := c.nodes[lastID(x.GetName())]; n != nil {
 			c.suspectNode(n, now, add)
@@ -135,7 +136,10 @@ func (c *cluster) suspectNode(n *node, now time.Time, add addSuspect) {
 			fmt.Sprintf("the agent of %s is not connected: what the node does now is not known", n.id),
 			"check that the machine is up and that lb-agent runs and reaches the controller; traffic does not depend on it")
 	}
-	if n.failed != 0 {
+	switch {
+	case n.failed != 0 && n.reason == agentv1.NackReason_NACK_REASON_OLD_VERSION:
+		add("NODE_AHEAD", subject, 0, n.failure, aheadCure)
+	case n.failed != 0:
 		add("APPLY_FAILED", subject, 0,
 			fmt.Sprintf("%s does not have revision %d in effect: %s", n.id, n.failed, n.failure), applyCure(n.reason))
 	}
@@ -175,8 +179,6 @@ func applyCure(r agentv1.NackReason) string {
 	switch r {
 	case agentv1.NackReason_NACK_REASON_UNKNOWN_FIELD:
 		return "upgrade lb-agent on the node: it is older than the configuration"
-	case agentv1.NackReason_NACK_REASON_OLD_VERSION:
-		return "stop the controller, put back the newest copy of its data directory and start it; without one, remove the nodes and join them again"
 	case agentv1.NackReason_NACK_REASON_REFUSED:
 		return "correct what the message names, or undo the change"
 	default:

@@ -133,10 +133,6 @@ func TestNobodyIsJudgedTooEarly(t *testing.T) {
 
 // A cure names nothing that does not exist, and says what can be done today.
 func TestCures(t *testing.T) {
-	old := applyCure(agentv1.NackReason_NACK_REASON_OLD_VERSION)
-	if !strings.Contains(old, "data directory") || !strings.Contains(old, "join") || strings.Contains(old, "'lb-controller") {
-		t.Errorf("an older configuration is cured by %q", old)
-	}
 	stopped := daemonCure(&agentv1.DaemonObservation{State: agentv1.DaemonState_DAEMON_STATE_STOPPED}, "haproxy")
 	if !strings.HasSuffix(stopped, "the agent starts it again") {
 		t.Errorf("a stopped daemon is cured by %q", stopped)

@@ -59,14 +59,6 @@ func (c *cluster) nacked(s *session, k *agentv1.Nack, v *agentv1.Version) {
 	c.fail(s, v, k.GetReason(), reason, message)
 }
 
-// rolledBack notes that a node is ahead of the controller, which sends it
-// nothing then.
-func (c *cluster) rolledBack(s *session, applied, v *agentv1.Version) {
-	c.fail(s, v, agentv1.NackReason_NACK_REASON_OLD_VERSION, reasonConfigRefused, fmt.Sprintf(
-		"the node has revision %d of this store, the controller only %d: the store was put back to an older copy",
-		applied.GetRuntime(), v.GetRuntime()))
-}
-
 // stillFailed notes that a version is, but for its number, the one that the
 // node could not apply.
 func (c *cluster) stillFailed(s *session, v *agentv1.Version) {

@@ -88,9 +88,9 @@ func (c *cluster) introduce(s *session, n *node) {
 	}
 	n.sent, n.failed, n.failure = n.applied, 0, ""
 	n.notPersistent = h.GetNotPersistent()
-	if n.target != nil {
-		s.targets.put(n.target)
-	}
+	n.told = s.applied
+	c.compare(n)
+	c.offer(n)
 }
 
 // detach notes that s has ended.

@@ -14,6 +14,7 @@ import (
 	"github.com/tandem-lb/tandem/controlplane/internal/events"
 	"github.com/tandem-lb/tandem/controlplane/internal/rollout"
 	"github.com/tandem-lb/tandem/controlplane/internal/state"
+	"github.com/tandem-lb/tandem/controlplane/internal/store"
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
 )
@@ -32,6 +33,7 @@ type cluster struct {
 	mu       sync.Mutex
 	closed   bool
 	head     *state.Config
+	restored *store.Restored // nil: the store waits for nobody
 	nodes    map[string]*node
 	vips     map[string]*holders
 	suspects map[string]*suspect
@@ -48,7 +50,9 @@ type node struct {
 	since   uint64       // revision that it is known to be part of the cluster at
 	seen    atomic.Int64 // when its agent last said anything, Unix nanoseconds
 
-	session *session // nil: not connected
+	session *session         // nil: not connected
+	told    *agentv1.Version // what its agent had in effect when it last said hello
+	ahead   uint64           // revision that it has of this epoch and the store had not; 0: none
 	target  *compile.Config
 	base    *compile.Config // in effect, if that is known
 
@@ -73,6 +77,7 @@ func newCluster(o *Options, head *state.Config) *cluster {
 		started:  time.Now(),
 		stir:     newMailbox[struct{}](),
 		head:     head,
+		restored: o.Ledger.Restored(),
 		nodes:    make(map[string]*node),
 		vips:     make(map[string]*holders),
 		suspects: make(map[string]*suspect),
@@ -95,6 +100,7 @@ func (c *cluster) run(ctx context.Context) {
 		return
 	}
 	defer sub.Close()
+	confirmed := c.options.Ledger.Confirmed()
 	alarm := time.NewTimer(0)
 	defer alarm.Stop()
 	for {
@@ -104,6 +110,9 @@ func (c *cluster) run(ctx context.Context) {
 				return
 			}
 			c.publish(head)
+		case <-confirmed:
+			confirmed = nil
+			c.release()
 		case <-c.stir:
 		case <-alarm.C:
 		case <-ctx.Done():
@@ -136,23 +145,21 @@ func (c *cluster) publish(head *state.Config) {
 	c.head = head
 	c.dropNodes()
 	for _, n := range head.Nodes() {
-		c.addNode(n, head).aim(targets[lastID(n.GetName())], head.Revision(), failure)
+		c.aim(c.addNode(n, head), targets[lastID(n.GetName())], failure)
 	}
 	c.count()
 	c.markHead(before)
 }
 
 // aim gives a node its newest target. The lock is held.
-func (n *node) aim(target *compile.Config, revision uint64, failure error) {
+func (c *cluster) aim(n *node, target *compile.Config, failure error) {
 	if target == nil {
-		n.failed = revision
+		n.failed = c.head.Revision()
 		n.failure = fmt.Sprintf("the controller could not compile it: %v", failure)
 		return
 	}
 	n.target = target
-	if n.session != nil {
-		n.session.targets.put(target)
-	}
+	c.offer(n)
 }
 
 // dropNodes forgets the nodes that head does not have, and cuts them off. The

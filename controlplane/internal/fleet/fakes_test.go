@@ -9,6 +9,7 @@ import (
 	"github.com/tandem-lb/tandem/controlplane/internal/events"
 	"github.com/tandem-lb/tandem/controlplane/internal/ledger"
 	"github.com/tandem-lb/tandem/controlplane/internal/state"
+	"github.com/tandem-lb/tandem/controlplane/internal/store"
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
 )
 
@@ -18,6 +19,9 @@ type heads struct {
 	configs map[string]*state.Config
 	subs    map[string]map[mailbox[*state.Config]]bool
 	lists   map[mailbox[[]string]]bool
+
+	restored  *store.Restored
+	confirmed chan struct{}
 }
 
 var _ Ledger = (*heads)(nil)
@@ -27,7 +31,25 @@ func newHeads() *heads {
 		configs: make(map[string]*state.Config),
 		subs:    make(map[string]map[mailbox[*state.Config]]bool),
 		lists:   make(map[mailbox[[]string]]bool),
+
+		confirmed: make(chan struct{}),
 	}
+}
+
+// Restored is what the test says; confirm ends it.
+func (h *heads) Restored() *store.Restored {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.restored
+}
+
+func (h *heads) Confirmed() <-chan struct{} { return h.confirmed }
+
+func (h *heads) confirm() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.restored = nil
+	close(h.confirmed)
 }
 
 func (h *heads) Clusters() []string {

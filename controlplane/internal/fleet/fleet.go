@@ -18,6 +18,7 @@ import (
 	"github.com/tandem-lb/tandem/controlplane/internal/events"
 	"github.com/tandem-lb/tandem/controlplane/internal/ledger"
 	"github.com/tandem-lb/tandem/controlplane/internal/state"
+	"github.com/tandem-lb/tandem/controlplane/internal/store"
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
 )
 
@@ -30,6 +31,10 @@ type Ledger interface {
 	Head(cluster string) (*state.Config, error)
 	Subscribe(cluster string) (*ledger.Subscription[*state.Config], error)
 	SubscribeClusters() *ledger.Subscription[[]string]
+	// Restored tells where the store comes from while it waits for an operator;
+	// Confirmed is closed when it does not, or no longer.
+	Restored() *store.Restored
+	Confirmed() <-chan struct{}
 }
 
 // Events is where events go.

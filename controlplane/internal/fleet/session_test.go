@@ -323,19 +323,38 @@ func TestAnswerToAnEarlierSession(t *testing.T) {
 	})
 }
 
+// A node that is ahead of a store that was put back gets nothing from it, also
+// when the store's numbers have overtaken the node's; the others do.
 func TestStoreWasPutBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLab(t, "lb-master")
+		l := newLab(t, "lb-master", "lb-backup")
+		other := l.agent("lb-backup").connect()
 		a := l.agent("lb-master")
-		a.version = &agentv1.Version{Epoch: "epoch-1", Structure: 1000, Runtime: 1000, Hash: "from the future"}
+		a.version = &agentv1.Version{Epoch: "epoch-1", Structure: 10, Runtime: 10, Hash: "from the future"}
 		a.connect()
 		synctest.Wait()
 		if updates, _ := a.counts(); updates != 0 {
 			t.Errorf("%d updates to a node that is ahead", updates)
 		}
-		if n := l.node("lb-master"); n.GetFailed() == 0 || !strings.Contains(n.GetFailure(), "put back") || n.GetApplied() != 0 {
-			t.Errorf("status = %v", n)
+		for range 6 {
+			l.change(weight(uint32(l.status().GetDesired())))
+			synctest.Wait()
 		}
+		for range 2 { // also in its next session
+			if n := l.node("lb-master"); n.GetFailed() != l.status().GetDesired() || !strings.Contains(n.GetFailure(), "put back") || n.GetApplied() != 0 {
+				t.Errorf("status = %v", n)
+			}
+			l.wantAlarms("NODE_AHEAD lb-master")
+			if err := a.disconnect(); err != nil {
+				t.Log(err)
+			}
+			a.connect()
+			synctest.Wait()
+		}
+		if updates, _ := a.counts(); updates != 0 || l.status().GetDesired() <= 10 {
+			t.Errorf("%d updates to a node that is ahead, desired is %d", updates, l.status().GetDesired())
+		}
+		other.checkConverged()
 	})
 }
 

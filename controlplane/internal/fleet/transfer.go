@@ -21,9 +21,6 @@ func (s *session) push() error {
 	case version.GetHash() == s.refused:
 		s.cluster.stillFailed(s, version)
 		return nil
-	case s.ahead(version):
-		s.cluster.rolledBack(s, s.applied, version)
-		return nil
 	case sameHash(version, s.applied):
 		s.base = s.target
 	}
@@ -41,12 +38,6 @@ func (s *session) push() error {
 	s.inflight, s.last = u, s.target
 	s.cluster.sent(s, version)
 	return nil
-}
-
-// ahead tells whether the node has a newer revision of this epoch than the
-// controller: the store was put back to an older copy.
-func (s *session) ahead(version *agentv1.Version) bool {
-	return s.applied.GetEpoch() == version.GetEpoch() && s.applied.GetRuntime() > version.GetRuntime()
 }
 
 // ack takes the agent's word that a version is in effect, whenever it comes: a

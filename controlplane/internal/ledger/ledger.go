@@ -25,6 +25,10 @@ const Controller = "controller"
 var (
 	// ErrRevisionGone means that a revision is no longer kept, or is yet to come.
 	ErrRevisionGone = errors.New("the revision is not kept")
+	// ErrWaiting means that the store was restored and waits for an operator.
+	ErrWaiting = errors.New("the controller was restored from a backup and waits for an operator: look at \"lbctl status\", then let it go on with \"lbctl restore confirm\"")
+	// ErrNotWaiting means that there is nothing to confirm.
+	ErrNotWaiting = errors.New("the controller does not wait: nothing was restored, or it is confirmed")
 	// ErrStopped means that the ledger takes no more changes.
 	ErrStopped = errors.New("the controller is stopping")
 )
@@ -73,6 +77,7 @@ type Ledger struct {
 
 	queue chan *job
 	done  chan struct{} // closed when Run has returned
+	gate
 
 	writer // owned by Run, and by Open before it
 	board  // what is published
@@ -86,10 +91,15 @@ func Open(ctx context.Context, s store.Store, o Options) (*Ledger, error) {
 	}
 	l := &Ledger{
 		store: s, log: o.Logger, passwords: o.Passwords,
-		queue: make(chan *job), done: make(chan struct{}),
+		queue: make(chan *job), done: make(chan struct{}), gate: gate{confirmed: make(chan struct{})},
 		writer: writer{ended: map[string]uint64{}, requests: map[string]*requests{}},
 		board:  board{clusters: map[string]*published{}, lists: map[chan []string]bool{}},
 	}
+	restored, err := s.Restored(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("read the store: %w", err)
+	}
+	l.begin(restored)
 	heads, err := s.Heads(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read the clusters: %w", err)
@@ -156,6 +166,9 @@ func (l *Ledger) Epoch() string { return l.store.Epoch() }
 
 // submit hands a job to the writer and waits until it is done.
 func (l *Ledger) submit(ctx context.Context, j *job) (Result, error) {
+	if err := l.Ready(); err != nil && !j.ValidateOnly {
+		return Result{}, err
+	}
 	j.finished = make(chan struct{})
 	select { // the queue has no buffer: who leaves it is not served
 	case l.queue <- j:

@@ -46,12 +46,15 @@ func (l *Ledger) Run(ctx context.Context) error {
 	defer close(l.done)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	confirmed := l.Confirmed()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case j := <-l.queue:
 			l.carryOut(context.WithoutCancel(ctx), l.drain(j))
+		case <-confirmed:
+			confirmed = nil
 		case <-timer.C:
 		}
 		timer.Reset(l.expire(context.WithoutCancel(ctx)))
@@ -75,6 +78,9 @@ func (l *Ledger) drain(first *job) []*job {
 // expire ends the overrides whose time has come. It returns how long to wait
 // before the next call.
 func (l *Ledger) expire(ctx context.Context) time.Duration {
+	if l.Ready() != nil {
+		return lookAgain
+	}
 	due, _ := l.expiries(time.Now())
 	var jobs []*job
 	for _, cluster := range due {

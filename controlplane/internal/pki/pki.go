@@ -28,6 +28,9 @@ const (
 	keyFile         = "ca-key.pem"
 )
 
+// Files are what a backup of an authority must hold, by their names.
+var Files = []string{CertificateFile, keyFile}
+
 const (
 	authorityLifetime = 10 * 365 * 24 * time.Hour
 	// backdate lets peers whose clocks are behind accept a new certificate.

@@ -5,6 +5,8 @@ package store
 import (
 	"context"
 	"errors"
+	"io"
+	"time"
 
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
 
@@ -23,6 +25,16 @@ var (
 	// the disk is full. It is absent or whole, and Settle tells which.
 	ErrNotWritable = errors.New("the store could not be written")
 )
+
+// Restored is where a restored store comes from.
+type Restored struct {
+	// Epoch of the store that the backup was made of.
+	Epoch string `json:"epoch"`
+	// Backup is when the backup was made; zero if that is not known.
+	Backup time.Time `json:"backup,omitzero"`
+	// Restore is when it was restored.
+	Restore time.Time `json:"restore"`
+}
 
 // Head is where a cluster is.
 type Head struct {
@@ -68,6 +80,14 @@ type Query struct {
 type Store interface {
 	// Epoch was minted when the store was made or restored.
 	Epoch() string
+	// Restored tells where a restored store comes from while it waits for an
+	// operator's word; nil: it does not.
+	Restored(ctx context.Context) (*Restored, error)
+	// Confirm is an operator's word: the store no longer waits.
+	Confirm(ctx context.Context) error
+	// Snapshot hands the store as it is at one moment to the writer that begin
+	// returns, and delays no commit. begin is told the size, in bytes.
+	Snapshot(ctx context.Context, begin func(size int64) (io.Writer, error)) error
 	// Heads lists all clusters, the deleted ones too, sorted by id.
 	Heads(ctx context.Context) ([]Head, error)
 	// Content returns what a cluster is at its head. ErrNotFound if there is no

@@ -16,7 +16,7 @@ import (
 
 // format is the version of the file's layout:
 //
-//	meta      format, epoch
+//	meta      format, epoch; restored: JSON of store.Restored, while it waits
 //	clusters  one bucket a cluster:
 //	  head       JSON of head
 //	  resources  name → tandem.v1.Resource
@@ -35,6 +35,8 @@ var (
 
 	formatKey = []byte("format")
 	epochKey  = []byte("epoch")
+
+	restoredKey = []byte("restored")
 )
 
 // Options of a store; the zero value is good.
