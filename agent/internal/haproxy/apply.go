@@ -33,6 +33,10 @@ func (d *Driver) apply(ctx, run context.Context, c *haproxyv1.Config) (Result, e
 	if err != nil {
 		return Result{}, err
 	}
+	if d.rendered == nil && d.foreign() != nil {
+		d.worker = nil // which was read without knowing what is foreign
+	}
+	d.rendered = file
 	if err := d.checkVersion(ctx); err != nil {
 		return Result{}, err
 	}

@@ -39,6 +39,9 @@ type Options struct {
 	User, Group string
 	// AccessLog is the file for requests, where one is wanted.
 	AccessLog logfile.Options
+	// Kept returns the parts of a hand-written file that stay in the rendered
+	// one; nil: none. It may be called from any goroutine. May be nil.
+	Kept func() *config.Kept
 	// Logger must not be nil.
 	Logger hclog.Logger
 	// Notify is told of changes in the order in which they happen, before
@@ -59,19 +62,20 @@ type Result struct {
 
 // Driver drives one HAProxy.
 type Driver struct {
-	logger hclog.Logger
-	binary binary
-	paths  paths
-	env    config.Environment
-	boot   *haproxyv1.Config // Options.Good
-	owner  *user.User        // whom the sockets in the jail belong to; nil: the agent
-	client *runtime.Client
-	board  *board
-	access *access.Log
-	kick   chan struct{} // depth one: poll now
-	exits  chan *daemon.Process
-	jobs   chan func(run context.Context) // for Run's goroutine
-	ended  chan struct{}                  // closed when Run returns
+	logger  hclog.Logger
+	binary  binary
+	paths   paths
+	env     config.Environment
+	foreign func() *config.Kept // what stays of a hand-written file
+	boot    *haproxyv1.Config   // Options.Good
+	owner   *user.User          // whom the sockets in the jail belong to; nil: the agent
+	client  *runtime.Client
+	board   *board
+	access  *access.Log
+	kick    chan struct{} // depth one: poll now
+	exits   chan *daemon.Process
+	jobs    chan func(run context.Context) // for Run's goroutine
+	ended   chan struct{}                  // closed when Run returns
 
 	newest newestWorker
 
@@ -87,6 +91,8 @@ type Driver struct {
 	last    []runtime.State // the newest worker's servers when last polled
 	restart restart
 	retry   retry // of deletions
+	// rendered is the file that was last asked for; nil: none yet.
+	rendered *config.File
 }
 
 // New prepares a driver and its directories. Whether HAProxy is installed shows
@@ -94,6 +100,9 @@ type Driver struct {
 func New(o Options) (*Driver, error) {
 	if o.Binary == "" {
 		o.Binary = "haproxy"
+	}
+	if o.Kept == nil {
+		o.Kept = func() *config.Kept { return nil }
 	}
 	paths, err := makePaths(o.StateDir, o.RunDir)
 	if err != nil {
@@ -103,6 +112,7 @@ func New(o Options) (*Driver, error) {
 		logger:  o.Logger,
 		binary:  binary{path: o.Binary},
 		paths:   paths,
+		foreign: o.Kept,
 		client:  &runtime.Client{Path: paths.master, Timeout: answerTimeout},
 		board:   newBoard(o.Notify),
 		kick:    make(chan struct{}, 1),
@@ -236,7 +246,9 @@ func (d *Driver) Apply(ctx context.Context, c *haproxyv1.Config) (Result, error)
 }
 
 func (d *Driver) render(c *haproxyv1.Config) (*config.File, error) {
-	file, err := config.Render(c, d.env)
+	env := d.env
+	env.Kept = d.foreign()
+	file, err := config.Render(c, env)
 	if err != nil {
 		return nil, &RefusedError{Words: err.Error(), Err: err}
 	}

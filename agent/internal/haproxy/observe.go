@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -125,6 +126,7 @@ func (d *Driver) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	states = slices.DeleteFunc(states, func(s runtime.State) bool { return d.isForeign(s.Backend) })
 	at := time.Now()
 	servers := make([]Server, len(states))
 	missing := len(states) != len(w.Servers)

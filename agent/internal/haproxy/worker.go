@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -71,6 +72,7 @@ func (d *Driver) load(ctx context.Context, w *worker) error {
 	if err != nil {
 		return err
 	}
+	stats = slices.DeleteFunc(stats, func(s runtime.Stat) bool { return d.isForeign(s.Backend) })
 	w.Structure = info.Description
 	w.backends, w.ambiguous = make(map[string]int), false
 	w.Servers = make(map[config.Key]plan.Running, len(stats))
@@ -88,6 +90,12 @@ func (d *Driver) load(ctx context.Context, w *worker) error {
 	}
 	d.showStats(asked, stats, true)
 	return nil
+}
+
+// isForeign tells whether a backend is kept of a hand-written file, so that its
+// servers are none of the driver's business.
+func (d *Driver) isForeign(backend string) bool {
+	return d.foreign().Has(backend) && (d.rendered == nil || !d.rendered.HasBackend(backend))
 }
 
 func running(s *runtime.Stat) plan.Running {

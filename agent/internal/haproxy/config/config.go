@@ -43,6 +43,8 @@ type Environment struct {
 	User, Group string
 	// NoIPv6 leaves IPv6 out where a bind means every address.
 	NoIPv6 bool
+	// Kept are parts of a hand-written file; nil: none.
+	Kept *Kept
 }
 
 // File is a rendered configuration.

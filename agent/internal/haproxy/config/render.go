@@ -33,6 +33,9 @@ var facilities = []string{
 // render writes the whole file but its first lines.
 func render(w *writer, c *haproxyv1.Config, env Environment) {
 	access := renderGlobal(w, c.GetGlobal(), env)
+	if env.Kept != nil {
+		renderKeptFirst(w, env.Kept)
+	}
 	if stats := c.GetGlobal().GetStats(); stats != nil {
 		renderStats(w, stats, env)
 	}
@@ -55,6 +58,9 @@ func render(w *writer, c *haproxyv1.Config, env Environment) {
 		if !w.backends[f.GetDefaultBackend()] {
 			w.fail("frontends["+f.GetName()+"].default_backend", "is %q, which is not among the backends", f.GetDefaultBackend())
 		}
+	}
+	if env.Kept != nil {
+		renderKept(w, env.Kept, seen)
 	}
 }
 
