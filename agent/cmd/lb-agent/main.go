@@ -38,7 +38,7 @@ func root() *cobra.Command {
 		SilenceErrors: true,
 		Version:       version,
 	}
-	cmd.AddCommand(run(), hook(), adoptCommand(), &cobra.Command{
+	cmd.AddCommand(run(), hook(), adoptCommand(), releaseCommand(), &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
 		Args:  cobra.NoArgs,

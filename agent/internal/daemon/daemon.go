@@ -151,6 +151,21 @@ func Adopt(spec Spec) (*Process, error) {
 	return process, nil
 }
 
+// Take makes a process that somebody else has started the daemon, as if Start
+// had started it. It returns ErrNotRunning when there is no such process.
+func Take(spec Spec, pid int) (*Process, error) {
+	process, err := find(spec, pid)
+	if err != nil {
+		return nil, fmt.Errorf("take %s: %w", spec.Name, err)
+	}
+	if err := writeIdentity(spec.PIDFile, process.identity); err != nil {
+		process.Close()
+		return nil, fmt.Errorf("take %s: %w", spec.Name, err)
+	}
+	go process.wait()
+	return process, nil
+}
+
 // find opens a descriptor of the process; nobody waits for its end yet.
 func find(spec Spec, pid int) (*Process, error) {
 	fd, err := unix.PidfdOpen(pid, 0)

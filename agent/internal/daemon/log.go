@@ -1,7 +1,9 @@
 package daemon
 
 import (
+	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"strings"
 
@@ -39,6 +41,9 @@ func openLog(path string) (*os.File, int64, error) {
 // the file open for appending.
 func trimLog(path string) (trimmed bool, err error) {
 	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil // the daemon's output goes elsewhere
+	}
 	if err != nil || info.Size() <= maxLog {
 		return false, err
 	}

@@ -93,6 +93,12 @@ func (p *Process) Stop(ctx context.Context) error {
 // Close stops watching the process, which goes on.
 func (p *Process) Close() { p.fd.Close() }
 
+// Forget is Close for good: the process goes on, and no Adopt finds it.
+func (p *Process) Forget() error {
+	p.Close()
+	return os.Remove(p.spec.PIDFile)
+}
+
 // Tail returns the last lines of the output of this process, at most 20 and
 // 8 KiB; of an adopted one perhaps some of its forerunner's. Empty when there
 // are none or they cannot be read.

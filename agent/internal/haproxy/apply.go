@@ -37,6 +37,13 @@ func (d *Driver) apply(ctx, run context.Context, c *haproxyv1.Config) (Result, e
 		d.worker = nil // which was read without knowing what is foreign
 	}
 	d.rendered = file
+	if kept := d.foreign(); kept != d.beside {
+		// A start without the agent needs it too.
+		if err := d.paths.keepSite(d.site()); err != nil {
+			return Result{}, &FailedError{What: "cannot write down what stays of a hand-written file", Err: err}
+		}
+		d.beside = kept
+	}
 	if err := d.checkVersion(ctx); err != nil {
 		return Result{}, err
 	}

@@ -93,6 +93,7 @@ type Driver struct {
 	retry   retry // of deletions
 	// rendered is the file that was last asked for; nil: none yet.
 	rendered *config.File
+	beside   *config.Kept // what was last written down of a hand-written file
 }
 
 // New prepares a driver and its directories. Whether HAProxy is installed shows
@@ -148,7 +149,14 @@ func New(o Options) (*Driver, error) {
 	return d, nil
 }
 
-func (d *Driver) site() site { return site{Binary: d.binary.path, Environment: d.env} }
+func (d *Driver) site() site { return site{Binary: d.binary.path, Environment: d.environment()} }
+
+// environment with what stays of a hand-written file now.
+func (d *Driver) environment() config.Environment {
+	env := d.env
+	env.Kept = d.foreign()
+	return env
+}
 
 // socketOwner is whom the sockets in the jail belong to; -1: the agent itself.
 func (d *Driver) socketOwner() (uid, gid int, err error) {
@@ -246,9 +254,7 @@ func (d *Driver) Apply(ctx context.Context, c *haproxyv1.Config) (Result, error)
 }
 
 func (d *Driver) render(c *haproxyv1.Config) (*config.File, error) {
-	env := d.env
-	env.Kept = d.foreign()
-	file, err := config.Render(c, env)
+	file, err := config.Render(c, d.environment())
 	if err != nil {
 		return nil, &RefusedError{Words: err.Error(), Err: err}
 	}

@@ -43,11 +43,13 @@ func TestKeptProxies(t *testing.T) {
 	if got := r.get(); got != "other" {
 		t.Errorf("after a change the kept listener answers %q", got)
 	}
-	for _, s := range r.driver.Snapshot().Servers {
-		if s.Backend == "hand" {
+	r.mu.Lock()
+	for _, e := range r.events {
+		if s, ok := e.(ServerChanged); ok && s.Backend == "hand" {
 			t.Errorf("the kept server is reported: %+v", s)
 		}
 	}
+	r.mu.Unlock()
 	// The model has it now.
 	r.apply(with(c, func(c *haproxyv1.Config) {
 		c.Backends[0].Name, c.Frontends[0].DefaultBackend = "hand", "hand"

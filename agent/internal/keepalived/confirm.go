@@ -152,7 +152,7 @@ func (d *Driver) ask(ctx context.Context, c *control) ([]dumped, error) {
 		if err := d.do(ctx, func(o *observer) { notices = o.notices }); err != nil {
 			return nil, err
 		}
-		said, err := c.probed.dumper.dump(ctx, c.process)
+		said, err := c.probed.dumper.of(c.process.PID()).dump(ctx, c.process)
 		if err != nil {
 			return nil, err
 		}

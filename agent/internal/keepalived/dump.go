@@ -9,6 +9,7 @@ import (
 	"math"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -117,6 +118,25 @@ const (
 	dumpAgain   = 250 * time.Millisecond
 	dumpPoll    = 2 * time.Millisecond
 )
+
+// of returns the dumper for a process, which may have been started by somebody
+// else, with another directory for temporary files, or another root.
+func (d dumper) of(pid int) dumper {
+	environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	if err != nil {
+		return d // it has just ended
+	}
+	dir := "/tmp"
+	for setting := range strings.SplitSeq(string(environ), "\x00") {
+		if value, ok := strings.CutPrefix(setting, "TMPDIR="); ok {
+			dir = value
+		}
+	}
+	if dir != filepath.Dir(d.path) {
+		d.path = filepath.Join(fmt.Sprintf("/proc/%d/root", pid), dir, filepath.Base(d.path))
+	}
+	return d
+}
 
 // dump returns the state after the call. The file holds the password, so it is
 // removed as soon as it is read.

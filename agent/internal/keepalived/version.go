@@ -1,6 +1,7 @@
 package keepalived
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -127,6 +128,9 @@ func canLockMemory() bool {
 	return data[0].Effective&(1<<unix.CAP_IPC_LOCK) != 0
 }
 
+// IsOurs tells whether the text of a file was rendered by this driver.
+func IsOurs(text []byte) bool { return bytes.HasPrefix(text, []byte(header)) }
+
 // ownFile reads a file that the driver may overwrite: one with its header, or
 // none, which is empty.
 func ownFile(path string) ([]byte, error) {
@@ -137,7 +141,7 @@ func ownFile(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !strings.HasPrefix(string(data), header) {
+	if !IsOurs(data) {
 		return nil, fmt.Errorf("%s was not written by Tandem: move it away", path)
 	}
 	return data, nil

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
+	"github.com/tandem-lb/tandem/agent/internal/adopt"
 	"github.com/tandem-lb/tandem/agent/internal/cache"
 	"github.com/tandem-lb/tandem/agent/internal/drift"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy"
@@ -63,6 +64,7 @@ func Run(ctx context.Context, s *settings.Settings, version string, logger hclog
 		return err
 	}
 	reconciler := n.reconciler(store, good, changes)
+	n.takeover.Drive(n.proxy, n.vrrp, reconciler.TryAgain)
 	var up *uplink.Uplink
 	here := local.New(local.Options{
 		Path: local.Socket(s.RunDir), Node: s.Node, Version: version,
@@ -84,7 +86,7 @@ func Run(ctx context.Context, s *settings.Settings, version string, logger hclog
 		Logger:      logger.Named("uplink"),
 	})
 	group, ctx := errgroup.WithContext(ctx)
-	for _, part := range []func(context.Context) error{n.report.Run, n.states.Run, n.proxy.Run, n.vrrp.Run, reconciler.Run, changes.Run, here.Run, up.Run} {
+	for _, part := range []func(context.Context) error{n.report.Run, n.states.Run, n.proxy.Run, n.vrrp.Run, n.takeover.Run, reconciler.Run, changes.Run, here.Run, up.Run} {
 		group.Go(func() error { return part(ctx) })
 	}
 	return group.Wait()
@@ -92,15 +94,22 @@ func Run(ctx context.Context, s *settings.Settings, version string, logger hclog
 
 // node is what the parts share.
 type node struct {
-	report *report.Report
-	states *statelog.Log
-	proxy  *haproxy.Driver
-	vrrp   *keepalived.Driver
-	logger hclog.Logger
+	report   *report.Report
+	states   *statelog.Log
+	proxy    *haproxy.Driver
+	vrrp     *keepalived.Driver
+	takeover *adopt.Takeover
+	logger   hclog.Logger
 }
 
 // drivers makes both drivers.
 func (n *node) drivers(s *settings.Settings, good *target.Target, changes *drift.Set) (err error) {
+	n.takeover, err = adopt.New(adopt.Options{
+		StateDir: s.StateDir, Node: s.Node, Networks: s.Networks, Logger: n.logger.Named("takeover"),
+	})
+	if err != nil {
+		return err
+	}
 	n.vrrp, err = keepalived.New(keepalived.Options{
 		Binary:   s.Keepalived.Binary,
 		StateDir: s.StateDir,
@@ -113,7 +122,8 @@ func (n *node) drivers(s *settings.Settings, good *target.Target, changes *drift
 		return err
 	}
 	var proxyConfig *haproxyv1.Config
-	if good != nil {
+	// Beside somebody else's daemons nothing is started.
+	if good != nil && n.takeover.Held() == nil {
 		if proxyConfig, err = changes.Over(good).HAProxy(); err != nil {
 			return fmt.Errorf("last good configuration: %w", err)
 		}
@@ -126,6 +136,7 @@ func (n *node) drivers(s *settings.Settings, good *target.Target, changes *drift
 		User:      s.HAProxy.User,
 		Group:     s.HAProxy.Group,
 		AccessLog: s.Logs.File("access.log"),
+		Kept:      n.takeover.Kept,
 		Logger:    n.logger.Named("haproxy"),
 		Notify:    n.fromHAProxy,
 	})
@@ -135,7 +146,7 @@ func (n *node) drivers(s *settings.Settings, good *target.Target, changes *drift
 // reconciler makes the reconciler.
 func (n *node) reconciler(store *cache.Cache, good *target.Target, changes *drift.Set) *reconcile.Reconciler {
 	return reconcile.New(reconcile.Options{
-		Proxy: n.proxy, VRRP: n.vrrp, Store: store, Good: good, Overlay: changes,
+		Proxy: adopt.Proxy{Takeover: n.takeover}, VRRP: adopt.VRRP{Takeover: n.takeover}, Store: store, Good: good, Overlay: changes,
 		Logger:  n.logger.Named("reconcile"),
 		Problem: func(text string) { n.report.Problem("target", text) },
 		Unsaved: func(text string) { n.report.Unsaved("disk", text) },

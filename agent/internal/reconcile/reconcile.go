@@ -90,6 +90,7 @@ type Reconciler struct {
 	Options
 	mailbox  chan job // depth one, the newest
 	again    chan chan error
+	poke     chan struct{} // depth one
 	outcomes chan Outcome  // depth one, the newest
 	begun    chan struct{} // closed when the good target has been tried
 
@@ -120,7 +121,7 @@ func New(o Options) *Reconciler {
 		o.Overlay = bare{}
 	}
 	return &Reconciler{
-		Options: o, mailbox: make(chan job, 1), again: make(chan chan error), outcomes: make(chan Outcome, 1), begun: make(chan struct{}),
+		Options: o, mailbox: make(chan job, 1), again: make(chan chan error), poke: make(chan struct{}, 1), outcomes: make(chan Outcome, 1), begun: make(chan struct{}),
 		disk: newDisk(o.Good),
 	}
 }
@@ -133,6 +134,10 @@ func (r *Reconciler) Submit(nonce string, t *target.Target) {
 	r.mu.Unlock()
 	replace(r.mailbox, job{nonce: nonce, target: t, since: time.Now()})
 }
+
+// TryAgain has a target that could not be put in effect tried at once, or else
+// the one in effect: what the daemons run may be another matter than it was.
+func (r *Reconciler) TryAgain() { replace(r.poke, struct{}{}) }
 
 // replace puts v into a channel of depth one in place of what waits there.
 func replace[T any](c chan T, v T) {
@@ -208,6 +213,13 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			delay.Reset()
 		case <-retry:
 			current = failing
+		case <-r.poke:
+			if current = failing; retry == nil {
+				current = job{target: r.Applied(), since: time.Now()}
+			}
+			if current.target == nil {
+				continue
+			}
 		case done := <-r.again:
 			j, err := r.renew(ctx)
 			done <- err

@@ -18,8 +18,12 @@ import (
 type Daemon struct {
 	// PID of the process.
 	PID int
-	// Args is its command line, the program first.
+	// Program is the path of its program.
+	Program string
+	// Args is its command line, the program's name first.
 	Args []string
+	// Dir is its working directory.
+	Dir string
 	// File is the configuration file that it reads, absolute.
 	File string
 	// Unit is the systemd service that it belongs to; empty: none.
@@ -115,12 +119,14 @@ func describe(dir string, pid int, file func(args []string) (string, error)) (*D
 	if d.File, err = file(d.Args); err != nil {
 		return nil, err
 	}
+	if d.Dir, err = os.Readlink(filepath.Join(dir, "cwd")); err != nil {
+		return nil, err
+	}
+	if d.Program, err = os.Readlink(filepath.Join(dir, "exe")); err != nil {
+		return nil, err
+	}
 	if !filepath.IsAbs(d.File) {
-		cwd, err := os.Readlink(filepath.Join(dir, "cwd"))
-		if err != nil {
-			return nil, err
-		}
-		d.File = filepath.Join(cwd, d.File)
+		d.File = filepath.Join(d.Dir, d.File)
 	}
 	cgroup, err := os.ReadFile(filepath.Join(dir, "cgroup"))
 	if err != nil {
@@ -187,4 +193,10 @@ func keepalivedFile(args []string) (string, error) {
 		}
 	}
 	return file, nil
+}
+
+// OwnUnit is the systemd service that this process belongs to; empty: none.
+func OwnUnit() (string, error) {
+	cgroup, err := os.ReadFile(filepath.Join(proc, "self", "cgroup"))
+	return unitOf(string(cgroup)), err
 }

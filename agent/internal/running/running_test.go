@@ -31,7 +31,7 @@ func machine(t *testing.T, processes ...process) string {
 				t.Fatal(err)
 			}
 		}
-		for link, to := range map[string]string{"ns/net": orElse(p.namespace, "net:[1]"), "cwd": orElse(p.cwd, "/")} {
+		for link, to := range map[string]string{"ns/net": orElse(p.namespace, "net:[1]"), "cwd": orElse(p.cwd, "/"), "exe": "/usr/sbin/x"} {
 			if err := os.Symlink(to, filepath.Join(dir, link)); err != nil {
 				t.Fatal(err)
 			}
