@@ -19,6 +19,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/tandem-lb/tandem/agent/internal/daemon"
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/neighbor"
 )
 
 // Options of a Driver.
@@ -33,6 +34,9 @@ type Options struct {
 	RunDir string
 	// Networks maps network names to interfaces.
 	Networks map[string]string
+	// ProbeInterval is the time between the three probes of an address that is
+	// brought up for the first time; 200ms when 0.
+	ProbeInterval time.Duration
 	// Logger may be nil.
 	Logger hclog.Logger
 	// Notify gets the whole state when Run begins and then every change, in
@@ -110,6 +114,9 @@ func makePaths(stateDir, runDir string) (paths, error) {
 func New(opts Options) (*Driver, error) {
 	if opts.Binary == "" {
 		opts.Binary = "keepalived"
+	}
+	if opts.ProbeInterval == 0 {
+		opts.ProbeInterval = neighbor.DefaultInterval
 	}
 	if opts.Logger == nil {
 		opts.Logger = hclog.NewNullLogger()

@@ -90,6 +90,8 @@ func newNode(t *testing.T, name, namespace string) *node {
 		StateDir: filepath.Join(dir, "state"),
 		RunDir:   filepath.Join(dir, "run"),
 		Networks: map[string]string{"front": "eth0"},
+		// The peer is a cable away.
+		ProbeInterval: 20 * time.Millisecond,
 	}}
 	n.startAgent()
 	t.Cleanup(func() {
@@ -111,7 +113,7 @@ func (n *node) startAgent() {
 	n.t.Helper()
 	options, err := json.Marshal(map[string]any{
 		"Binary": n.options.Binary, "StateDir": n.options.StateDir, "RunDir": n.options.RunDir,
-		"Networks": n.options.Networks,
+		"Networks": n.options.Networks, "ProbeInterval": n.options.ProbeInterval,
 	})
 	if err != nil {
 		n.t.Fatal(err)

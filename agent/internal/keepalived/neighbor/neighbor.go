@@ -1,0 +1,301 @@
+// Package neighbor finds out whether somebody on the network has an address
+// already, before keepalived brings it up.
+//
+// An address may well be in use: by the peer that holds the VIP. The peer is who
+// advertises the VIP's virtual router from the same link-layer address, be it
+// its own or the virtual router's (use_vmac). Whoever else has the address is
+// unknown.
+package neighbor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// probes of an address (RFC 5227's PROBE_NUM). That RFC lets seconds pass
+	// between them, for hosts that all boot at once; here one asks.
+	probes = 3
+	// DefaultInterval is the time between probes and after the last one.
+	DefaultInterval = 200 * time.Millisecond
+	// adverts are how many intervals a virtual router may be silent before it
+	// counts as absent (RFC 9568, 6.1: Active_Down_Interval).
+	adverts = 3
+	// slack is added for the way of an advertisement.
+	slack = 50 * time.Millisecond
+)
+
+// Question asks who has an address.
+type Question struct {
+	// Interface that the address is to be on.
+	Interface string
+	// Address to ask for.
+	Address netip.Addr
+	// VRID and Advert are the virtual router that may have it, and its interval.
+	VRID   uint8
+	Advert time.Duration
+}
+
+// Owner is an unknown host that has an address.
+type Owner struct {
+	Question
+	// MAC is its link-layer address.
+	MAC net.HardwareAddr
+}
+
+// Ask asks all questions at once and returns those with an unknown owner. It
+// takes three intervals, or as long as the peer of an address may be silent.
+// Interfaces that cannot be asked on, such as one that is down, have no owners.
+func Ask(ctx context.Context, questions []Question, interval time.Duration) ([]Owner, error) {
+	byInterface := make(map[string][]Question)
+	for _, q := range questions {
+		byInterface[q.Interface] = append(byInterface[q.Interface], q)
+	}
+	type result struct {
+		owners []Owner
+		err    error
+	}
+	results := make(chan result)
+	for name, questions := range byInterface {
+		go func() {
+			owners, err := ask(ctx, name, questions, interval)
+			results <- result{owners, err}
+		}()
+	}
+	var owners []Owner
+	var errs []error
+	for range byInterface {
+		r := <-results
+		owners, errs = append(owners, r.owners...), append(errs, r.err)
+	}
+	slices.SortFunc(owners, func(a, b Owner) int { return a.Address.Compare(b.Address) })
+	return owners, errors.Join(errs...)
+}
+
+// ask asks on one interface.
+func ask(ctx context.Context, name string, questions []Question, interval time.Duration) ([]Owner, error) {
+	link, err := net.InterfaceByName(name)
+	if err != nil {
+		return nil, fmt.Errorf("interface %s: %w", name, err)
+	}
+	const needed = net.FlagUp | net.FlagRunning | net.FlagBroadcast
+	if link.Flags&needed != needed || len(link.HardwareAddr) != 6 {
+		return nil, nil
+	}
+	own, err := ownAddresses()
+	if err != nil {
+		return nil, err
+	}
+	r := &round{questions: questions, heard: newHeard(own)}
+	defer r.close()
+	if err := r.open(link); err != nil {
+		return nil, err
+	}
+	err = r.run(ctx, interval)
+	if errors.Is(err, unix.ENETDOWN) {
+		return nil, nil
+	}
+	return r.heard.unknown(questions), err
+}
+
+// ownAddresses are the link-layer addresses of this machine, any of which may
+// answer.
+func ownAddresses() (map[mac]bool, error) {
+	links, err := net.Interfaces()
+	if err != nil {
+		return nil, err
+	}
+	own := make(map[mac]bool)
+	for _, link := range links {
+		if len(link.HardwareAddr) == 6 {
+			own[mac(link.HardwareAddr)] = true
+		}
+	}
+	return own, nil
+}
+
+// round is the questions on one interface and its sockets.
+type round struct {
+	questions []Question
+	heard     *heard
+	link      *net.Interface
+	arp, nd   *socket // nil: not needed
+	sockets   []*socket
+}
+
+func (r *round) close() {
+	for _, s := range r.sockets {
+		_ = s.close()
+	}
+}
+
+// open opens the sockets for the families of the questions.
+func (r *round) open(link *net.Interface) error {
+	r.link = link
+	add := func(ethertype uint16, program []unix.SockFilter, groups ...net.HardwareAddr) (*socket, error) {
+		s, err := open(link.Index, ethertype, program, groups...)
+		if err == nil {
+			r.sockets = append(r.sockets, s)
+		}
+		return s, err
+	}
+	is4 := func(q Question) bool { return q.Address.Is4() }
+	var errARP, errVRRP, errND error
+	if slices.ContainsFunc(r.questions, is4) {
+		r.arp, errARP = add(unix.ETH_P_ARP, nil)
+		_, errVRRP = add(unix.ETH_P_IP, onlyVRRP4, routers4)
+	}
+	if !slices.ContainsFunc(r.questions, func(q Question) bool { return !is4(q) }) {
+		return errors.Join(errARP, errVRRP)
+	}
+	r.nd, errND = add(unix.ETH_P_IPV6, onlyND, allNodes, routers6)
+	return errors.Join(errARP, errVRRP, errND)
+}
+
+// Groups that answers and advertisements go to: 224.0.0.18, ff02::12 and ff02::1.
+var (
+	routers4 = net.HardwareAddr{0x01, 0x00, 0x5e, 0x00, 0x00, 0x12}
+	routers6 = net.HardwareAddr{0x33, 0x33, 0x00, 0x00, 0x00, 0x12}
+	allNodes = net.HardwareAddr{0x33, 0x33, 0x00, 0x00, 0x00, 0x01}
+	everyone = net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+)
+
+// run sends probes and listens until all is known.
+func (r *round) run(ctx context.Context, interval time.Duration) error {
+	began := time.Now()
+	for sent := 0; ; {
+		now := time.Now()
+		if sent < probes && now.Sub(began) >= time.Duration(sent)*interval {
+			if err := r.probe(); err != nil {
+				return err
+			}
+			sent++
+		}
+		next := began.Add(time.Duration(sent) * interval)
+		if sent == probes && !now.Before(next) {
+			if next = r.heard.patience(r.questions); !now.Before(next) {
+				return nil
+			}
+		}
+		if err := r.listen(ctx, time.Until(next)); err != nil {
+			return err
+		}
+	}
+}
+
+// probe asks for every address.
+func (r *round) probe() error {
+	for _, q := range r.questions {
+		var err error
+		if q.Address.Is4() {
+			err = r.arp.send(arpProbe(r.link.HardwareAddr, q.Address), everyone)
+		} else {
+			_, group := solicitedNode(q.Address)
+			err = r.nd.send(solicitation(q.Address), group)
+		}
+		if err != nil {
+			return fmt.Errorf("ask for %s on %s: %w", q.Address, q.Interface, err)
+		}
+	}
+	return nil
+}
+
+// listen takes packets until one has come or the time is over.
+func (r *round) listen(ctx context.Context, limit time.Duration) error {
+	const atLeast, atMost = time.Millisecond, 50 * time.Millisecond // for ctx
+	fds := make([]unix.PollFd, len(r.sockets))
+	for n, s := range r.sockets {
+		fds[n] = unix.PollFd{Fd: int32(s.fd), Events: unix.POLLIN}
+	}
+	_, err := unix.Poll(fds, int(min(max(limit, atLeast), atMost).Milliseconds()))
+	if err != nil && !errors.Is(err, unix.EINTR) {
+		return fmt.Errorf("packet sockets: %w", err)
+	}
+	for _, s := range r.sockets {
+		take := func(packet []byte, from mac) { r.heard.packet(packet, from, s == r.arp, time.Now()) }
+		if err := s.receive(take); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+// mac is a link-layer address.
+type mac [6]byte
+
+// heard is what others said.
+type heard struct {
+	own     map[mac]bool
+	claims  map[netip.Addr]map[mac]time.Time // when first
+	routers map[router]bool
+}
+
+// router is a virtual router and who advertises it.
+type router struct {
+	vrid uint8
+	mac  mac
+}
+
+func newHeard(own map[mac]bool) *heard {
+	return &heard{own: own, claims: make(map[netip.Addr]map[mac]time.Time), routers: make(map[router]bool)}
+}
+
+// packet takes one packet.
+func (h *heard) packet(p []byte, from mac, isARP bool, now time.Time) {
+	if h.own[from] {
+		return
+	}
+	if vrid, ok := parseVRRP(p); ok && !isARP {
+		h.routers[router{vrid, from}] = true
+		return
+	}
+	claimed, ok := parseAdvertisement(p)
+	if isARP {
+		claimed, ok = parseARP(p)
+	}
+	if !ok {
+		return
+	}
+	if h.claims[claimed] == nil {
+		h.claims[claimed] = make(map[mac]time.Time)
+	}
+	if h.claims[claimed][from].IsZero() {
+		h.claims[claimed][from] = now
+	}
+}
+
+// patience is until when somebody who has an address may still turn out to be
+// the peer; the zero time when all are known.
+func (h *heard) patience(questions []Question) (until time.Time) {
+	for _, q := range questions {
+		for from, since := range h.claims[q.Address] {
+			if !h.routers[router{q.VRID, from}] {
+				if t := since.Add(adverts*q.Advert + slack); t.After(until) {
+					until = t
+				}
+			}
+		}
+	}
+	return until
+}
+
+// unknown are those who have an address and are not the peer.
+func (h *heard) unknown(questions []Question) (owners []Owner) {
+	for _, q := range questions {
+		for from := range maps.Keys(h.claims[q.Address]) {
+			if !h.routers[router{q.VRID, from}] {
+				owners = append(owners, Owner{Question: q, MAC: slices.Clone(from[:])})
+				break // one is enough
+			}
+		}
+	}
+	return owners
+}
