@@ -57,6 +57,16 @@ var steady = probe.Config{
 // every request that they lose.
 func (s *site) under(ctx context.Context, cfg probe.Config, do func()) *probe.Report {
 	s.t.Helper()
+	report := s.during(ctx, cfg, do)
+	if n := report.Failed(); n > 0 {
+		s.t.Errorf("%d of %d requests failed, the first %+v", n, report.Attempts(), report.Failures[0])
+	}
+	return report
+}
+
+// during does something while clients send to the VIP.
+func (s *site) during(ctx context.Context, cfg probe.Config, do func()) *probe.Report {
+	s.t.Helper()
 	cfg.Target = "192.168.1.100:80"
 	p, err := traffic.StartProbe(ctx, s.Lab.Host("client"), s.Labhost, cfg)
 	if err != nil {
@@ -66,9 +76,6 @@ func (s *site) under(ctx context.Context, cfg probe.Config, do func()) *probe.Re
 	report, err := p.Stop(ctx)
 	if err != nil {
 		s.t.Fatal(err)
-	}
-	if n := report.Failed(); n > 0 {
-		s.t.Errorf("%d of %d requests failed, the first %+v", n, report.Attempts(), report.Failures[0])
 	}
 	return report
 }

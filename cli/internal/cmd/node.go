@@ -49,6 +49,7 @@ fail-back.`,
 			Example: "  lbctl node undrain lb-master",
 		}),
 		a.nodeReplace(),
+		a.nodeDrift(),
 		remove(a, nodeKind, a.firstName(listNodes), func(ctx context.Context, s *session, c *change, full string) error {
 			return send(ctx, s, c, name.ClusterOf(full), what("node", full), "removed, its certificate is revoked",
 				&tandemv1.DeleteNodeRequest{Name: full, Etag: c.etag}, s.Fleet.DeleteNode)

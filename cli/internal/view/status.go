@@ -13,8 +13,8 @@ import (
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
 )
 
-// Status writes what really is in a cluster: alarms first, then nodes, VIPs
-// and backends.
+// Status writes what really is in a cluster: alarms first, then nodes, VIPs,
+// backends, and what was changed on the nodes themselves.
 func Status(w io.Writer, status *tandemv1.ClusterStatus, style output.Style, clock Clock) error {
 	var out bytes.Buffer
 	fmt.Fprintf(&out, "Cluster %s at revision %d: %s\n", output.Clean(name.ID(status.GetName())), status.GetDesired(), verdict(status, style))
@@ -23,6 +23,7 @@ func Status(w io.Writer, status *tandemv1.ClusterStatus, style output.Style, clo
 		nodes(status, clock),
 		vips(status, clock),
 		backends(status, clock),
+		Drift(status.GetNodes(), clock),
 	}
 	for i, table := range sections {
 		if len(table.Rows) > 0 {

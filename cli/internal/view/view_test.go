@@ -92,6 +92,27 @@ func diskFull() *tandemv1.ClusterStatus {
 	return status
 }
 
+// drifted is a pair of which one node was changed on the machine itself.
+func drifted() *tandemv1.ClusterStatus {
+	status := pair()
+	status.Pools = nil
+	state := func(state string, weight ...uint32) *tandemv1.DriftState {
+		s := &tandemv1.DriftState{State: state}
+		for _, w := range weight {
+			s.Weight = proto.Uint32(w)
+		}
+		return s
+	}
+	status.Nodes[0].Drift = []*tandemv1.Drift{
+		{Name: id("nodes", "lb-master"), Desired: state("ready"), Local: state("drain"), Author: "ann", CreateTime: ago(time.Hour), Reason: "new\x1b[2J kernel"},
+		{Name: id("pools", "web_servers/backends/web1"), Desired: state("ready", 1), Local: state("ready", 7), Author: "root", CreateTime: ago(time.Minute)},
+		{Name: id("pools", "web_servers/backends/gone"), Local: state("maintenance"), Author: "root", CreateTime: ago(time.Minute)},
+	}
+	status.Alarms = []*tandemv1.Alarm{{Reason: "DRIFT", Subject: id("nodes", "lb-master"), Since: ago(time.Hour),
+		Message: "lb-master departs from what is desired, as it was changed on the machine itself: lb-master drain", Cure: "keep or discard it"}}
+	return status
+}
+
 func TestStatus(t *testing.T) {
 	tests := []struct {
 		name   string
@@ -103,6 +124,7 @@ func TestStatus(t *testing.T) {
 		{"status_troubled", troubled(), output.Style{}},
 		{"status_troubled_color", troubled(), output.Style{Color: true}},
 		{"status_disk_full", diskFull(), output.Style{}},
+		{"status_drifted", drifted(), output.Style{}},
 		{"status_empty", &tandemv1.ClusterStatus{Name: "clusters/default"}, output.Style{}},
 	}
 	for _, tt := range tests {

@@ -30,6 +30,8 @@ const (
 	reasonExpired          = "CERTIFICATE_EXPIRED"
 	reasonNotYetValid      = "CERTIFICATE_NOT_YET_VALID"
 	reasonNodeRemoved      = "NODE_REMOVED"
+	reasonNodeAway         = "NODE_DISCONNECTED"
+	reasonNodeFailed       = "NODE_FAILED"
 	reasonMethodDenied     = "METHOD_DENIED"
 	reasonRequestTooLarge  = "REQUEST_TOO_LARGE"
 	reasonPageTokenInvalid = "PAGE_TOKEN_INVALID"
@@ -82,6 +84,8 @@ var known = []struct {
 	{pki.ErrBadRequest, codes.InvalidArgument, reasonCSRInvalid},
 	{fleet.ErrUnknownCluster, codes.NotFound, state.ReasonNotFound},
 	{fleet.ErrRevoked, codes.PermissionDenied, reasonNodeRemoved},
+	{fleet.ErrDisconnected, codes.FailedPrecondition, reasonNodeAway},
+	{fleet.ErrBusy, codes.ResourceExhausted, reasonBusy},
 	{fleet.ErrSuperseded, codes.Aborted, reasonSuperseded},
 	{fleet.ErrHello, codes.InvalidArgument, reasonProtocol},
 	{fleet.ErrProtocol, codes.InvalidArgument, reasonProtocol},

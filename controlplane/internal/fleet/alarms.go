@@ -34,7 +34,7 @@ const (
 
 // alarm reasons, the worst first.
 var alarmReasons = []string{
-	"RESTORED", "TWO_HOLDERS", "NO_HOLDER", "PROXY_DEAD", "KEEPALIVED_DEAD", "CLONED_NODE", "NODE_AHEAD", "APPLY_FAILED", "NODE_DISCONNECTED",
+	"RESTORED", "TWO_HOLDERS", "NO_HOLDER", "PROXY_DEAD", "KEEPALIVED_DEAD", "CLONED_NODE", "NODE_AHEAD", "APPLY_FAILED", "NODE_DISCONNECTED", "DRIFT",
 }
 
 // suspect is an alarm, raised or about to be.
@@ -135,6 +135,9 @@ func (c *cluster) suspectNode(n *node, now time.Time, add addSuspect) {
 		add("NODE_DISCONNECTED", subject, delay,
 			fmt.Sprintf("the agent of %s is not connected: what the node does now is not known", n.id),
 			"check that the machine is up and that lb-agent runs and reaches the controller; traffic does not depend on it")
+	}
+	if drift := c.drift(n); len(drift) > 0 {
+		add("DRIFT", subject, 0, driftMessage(n.id, drift), driftCure(n.id))
 	}
 	switch {
 	case n.failed != 0 && n.reason == agentv1.NackReason_NACK_REASON_OLD_VERSION:

@@ -147,6 +147,11 @@ func (c *cluster) publish(head *state.Config) {
 	for _, n := range head.Nodes() {
 		c.aim(c.addNode(n, head), targets[lastID(n.GetName())], failure)
 	}
+	for id, n := range c.nodes {
+		if len(n.observed.local) > 0 {
+			c.mark(key{kindNode, id}) // its drift depends on the head
+		}
+	}
 	c.count()
 	c.markHead(before)
 }

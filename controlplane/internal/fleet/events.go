@@ -23,6 +23,8 @@ const (
 	reasonConfigFailed     reason = "CONFIG_FAILED"
 	reasonEventsLost       reason = "EVENTS_LOST"
 	reasonNodeNote         reason = "NODE_NOTE"
+	reasonLocalBegun       reason = "LOCAL_CHANGE_BEGUN"
+	reasonLocalEnded       reason = "LOCAL_CHANGE_ENDED"
 	reasonAlarmRaised      reason = "ALARM_RAISED"
 	reasonAlarmCleared     reason = "ALARM_CLEARED"
 )
@@ -47,6 +49,8 @@ var meanings = map[reason]meaning{
 	reasonConfigFailed:     {tandemv1.EventType_EVENT_TYPE_CONFIG, failure},
 	reasonEventsLost:       {tandemv1.EventType_EVENT_TYPE_NODE, warning},
 	reasonNodeNote:         {tandemv1.EventType_EVENT_TYPE_NODE, info},
+	reasonLocalBegun:       {tandemv1.EventType_EVENT_TYPE_CONFIG, warning},
+	reasonLocalEnded:       {tandemv1.EventType_EVENT_TYPE_CONFIG, info},
 	reasonAlarmRaised:      {tandemv1.EventType_EVENT_TYPE_NODE, failure},
 	reasonAlarmCleared:     {tandemv1.EventType_EVENT_TYPE_NODE, info},
 
@@ -143,6 +147,10 @@ func (c *cluster) translate(n *node, e *agentv1.Event) *tandemv1.Event {
 		return c.daemonEvent(n, "HAPROXY", "HAProxy", k.Haproxy)
 	case *agentv1.Event_Keepalived:
 		return c.daemonEvent(n, "KEEPALIVED", "keepalived", k.Keepalived)
+	case *agentv1.Event_LocalBegun:
+		return c.localEvent(n, reasonLocalBegun, k.LocalBegun, "")
+	case *agentv1.Event_LocalEnded:
+		return c.localEvent(n, reasonLocalEnded, k.LocalEnded.GetChange(), k.LocalEnded.GetHow())
 	case *agentv1.Event_Note:
 		return c.about(n, reasonNodeNote, k.Note)
 	default:

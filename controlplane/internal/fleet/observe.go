@@ -30,6 +30,7 @@ type observed struct {
 	instances  map[string][]*agentv1.InstanceObservation // by VIP
 	score      int32
 	problems   []string
+	local      []*agentv1.LocalChange
 	reloads    uint64
 }
 
@@ -79,6 +80,9 @@ func (c *cluster) observe(s *session, o *agentv1.Observation) {
 		for _, text := range p.GetProblems()[:min(len(p.GetProblems()), maxProblems)] {
 			now.problems = append(now.problems, bounded(text, maxText))
 		}
+	}
+	if l := o.GetLocalChanges(); l != nil {
+		now.local = boundedLocal(l)
 	}
 	c.observeBackends(n, o)
 	if o.GetInstances() != nil || o.GetWhole() {
@@ -193,6 +197,12 @@ func boundedEvent(e *agentv1.Event) *agentv1.Event {
 		out.Kind = &agentv1.Event_Keepalived{Keepalived: boundedDaemon(k.Keepalived)}
 	case *agentv1.Event_Note:
 		out.Kind = &agentv1.Event_Note{Note: bounded(k.Note, maxText)}
+	case *agentv1.Event_LocalBegun:
+		out.Kind = &agentv1.Event_LocalBegun{LocalBegun: boundedChange(k.LocalBegun)}
+	case *agentv1.Event_LocalEnded:
+		out.Kind = &agentv1.Event_LocalEnded{LocalEnded: &agentv1.LocalChangeEnd{
+			Change: boundedChange(k.LocalEnded.GetChange()), How: bounded(k.LocalEnded.GetHow(), maxText),
+		}}
 	case *agentv1.Event_Gap:
 		out.Kind = k
 	}

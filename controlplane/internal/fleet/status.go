@@ -119,6 +119,7 @@ func (c *cluster) nodeStatus(n *node) *tandemv1.NodeStatus {
 		Problems:      n.observed.problems,
 		Reloads:       n.observed.reloads,
 		Interfaces:    n.interfaces,
+		Drift:         c.drift(n),
 		NotPersistent: n.applied != 0 && n.notPersistent,
 	}
 	if seen := n.seen.Load(); seen != 0 {

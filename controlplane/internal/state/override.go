@@ -67,6 +67,30 @@ func DeleteOverride(pool, backend string) Change {
 	}
 }
 
+// Administer sets a backend's state and, unless it is nil, its weight, as an
+// override without an end. One that would say nothing is removed instead.
+func Administer(pool, backend, admin string, weight *uint32, reason string) Change {
+	return func(d *Draft) error {
+		n := OverrideName(d.base.id, pool, backend)
+		b, err := d.backend(n)
+		if err != nil {
+			return err
+		}
+		next := cloned(b.GetOverride())
+		if weight != nil {
+			next.Weight = weight
+		}
+		if admin == "ready" && next.Weight == nil {
+			if b.GetOverride() == nil {
+				return nil
+			}
+			return DeleteOverride(pool, backend)(d)
+		}
+		next.State, next.Reason, next.ExpireTime = admin, reason, nil
+		return d.putOverride(n, b, next)
+	}
+}
+
 // ExpireOverrides removes the overrides whose time has come.
 func ExpireOverrides() Change {
 	return func(d *Draft) error {

@@ -2,6 +2,7 @@ package state
 
 import (
 	"errors"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -260,5 +261,49 @@ func TestErrorNamesFieldAndCure(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: must contain %q", err, want)
 		}
+	}
+}
+
+func TestAdminister(t *testing.T) {
+	base := guide(t)
+	set := func(x *tandemv1.Override) Change {
+		x.Name = OverrideName("default", "web_servers", "web1").String()
+		return SetOverride(x, nil)
+	}
+	for name, test := range map[string]struct {
+		before *tandemv1.Override
+		state  string
+		weight *uint32
+		want   string // state, weight and reason; "" is no override
+	}{
+		"drain":                     {nil, "drain", nil, "drain - why"},
+		"weight":                    {nil, "ready", proto.Uint32(7), "ready 7 why"},
+		"ready already":             {nil, "ready", nil, ""},
+		"ready again":               {&tandemv1.Override{State: "drain"}, "ready", nil, ""},
+		"ready again with a weight": {&tandemv1.Override{State: "drain", Weight: proto.Uint32(5)}, "ready", nil, "ready 5 why"},
+		"drain with a weight":       {&tandemv1.Override{Weight: proto.Uint32(5)}, "drain", nil, "drain 5 why"},
+		"without an end":            {&tandemv1.Override{State: "drain", ExpireTime: timestamppb.New(now.Add(time.Hour))}, "maintenance", nil, "maintenance - why"},
+	} {
+		c := base
+		if test.before != nil {
+			c = apply(t, c, set(test.before))
+		}
+		o := apply(t, c, Administer("web_servers", "web1", test.state, test.weight, "why")).Override("web_servers", "web1")
+		got := ""
+		if o != nil {
+			weight := "-"
+			if o.Weight != nil {
+				weight = strconv.Itoa(int(o.GetWeight()))
+			}
+			got = o.GetState() + " " + weight + " " + o.GetReason()
+		}
+		if got != test.want || o.GetExpireTime() != nil {
+			t.Errorf("%s: %q until %v, want %q", name, got, o.GetExpireTime(), test.want)
+		}
+	}
+	_, _, err := base.Apply(Administer("web_servers", "gone", "drain", nil, ""), env())
+	var refused *Error
+	if !errors.As(err, &refused) || refused.Code != NotFound {
+		t.Errorf("of a backend that is not there: %v", err)
 	}
 }

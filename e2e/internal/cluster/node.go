@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -101,6 +102,13 @@ func (n *Node) StartAgent(ctx context.Context) error {
 		Args: []string{n.programs.Agent, "run", "--config", n.Config},
 	})
 	return err
+}
+
+// LbAgent runs lb-agent on the node, as an operator at the machine does, and
+// returns its standard output. A failure is a *CommandError.
+func (n *Node) LbAgent(ctx context.Context, args ...string) ([]byte, error) {
+	cmd := n.Host.Command(ctx, n.programs.Agent, append(slices.Clone(args), "--config", n.Config)...)
+	return runCommand(cmd, "lb-agent", args)
 }
 
 // KillAgent kills the agent with SIGKILL and waits for its end. Its daemons
