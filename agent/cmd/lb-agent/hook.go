@@ -36,7 +36,7 @@ that a start or stop is right although neither agent nor controller runs.`,
 	cmd.AddCommand(
 		dirs.command("haproxy-start", "Have HAProxy start with what was in effect last", haproxyStart),
 		dirs.command("haproxy-started", "Wait until HAProxy serves, and let this node hold VIPs", haproxyStarted),
-		dirs.command("haproxy-stop", "Have the VIPs leave this node, as HAProxy is not to serve", haproxyStop),
+		haproxyStop(&dirs),
 		dirs.command("keepalived-start", "Write safe scores before keepalived starts", keepalivedStart),
 		dirs.command("keepalived-stop", "Remove what a keepalived that was killed left behind", keepalivedStop),
 	)
@@ -97,10 +97,31 @@ func haproxyStarted(ctx context.Context, dirs hookDirs) error {
 	if err := untilServing(ctx, dirs, startPatience); err != nil {
 		return err
 	}
-	return setHealth(dirs, true)
+	hooks, err := keepalived.NewHooks(dirs.state, dirs.run)
+	if err != nil {
+		return err
+	}
+	return hooks.SetHealth(true)
 }
 
-func haproxyStop(_ context.Context, dirs hookDirs) error { return setHealth(dirs, false) }
+func haproxyStop(dirs *hookDirs) *cobra.Command {
+	var wait time.Duration
+	cmd := dirs.command("haproxy-stop", "Have the VIPs leave this node, as HAProxy is not to serve",
+		func(ctx context.Context, dirs hookDirs) error {
+			hooks, err := keepalived.NewHooks(dirs.state, dirs.run)
+			if err != nil {
+				return err
+			}
+			if err := hooks.SetHealth(false); err != nil || wait == 0 {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(ctx, wait)
+			defer cancel()
+			return hooks.UntilReleased(ctx)
+		})
+	cmd.Flags().DurationVar(&wait, "wait", 0, "wait so long at most until they have left; they stay where there is no better node")
+	return cmd
+}
 
 func keepalivedStart(ctx context.Context, dirs hookDirs) error {
 	hooks, err := keepalived.NewHooks(dirs.state, dirs.run)
@@ -122,12 +143,4 @@ func untilServing(ctx context.Context, dirs hookDirs, patience time.Duration) er
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	return haproxy.UntilServing(ctx, dirs.run)
-}
-
-func setHealth(dirs hookDirs, healthy bool) error {
-	hooks, err := keepalived.NewHooks(dirs.state, dirs.run)
-	if err != nil {
-		return err
-	}
-	return hooks.SetHealth(healthy)
 }

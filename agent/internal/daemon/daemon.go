@@ -1,4 +1,5 @@
-// Package daemon starts daemons that outlive the agent and finds them again.
+// Package daemon starts daemons that outlive the agent and finds them again, and
+// watches those that others start.
 //
 // A daemon runs in a session of its own (and a cgroup of its own where that is
 // possible) with its output in a file, so that neither the agent's death nor
@@ -12,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"syscall"
@@ -31,6 +33,9 @@ type Spec struct {
 	Path string
 	// Args without the binary's name.
 	Args []string
+	// File is the configuration file among Args, by which the daemon is told from
+	// one that does something else.
+	File string
 	// Env is added to an environment that holds only PATH.
 	Env []string
 	// PIDFile is where this package keeps the identity of the process. It is
@@ -39,6 +44,9 @@ type Spec struct {
 	// LogFile gets standard output and standard error. A file that has grown
 	// past 1 MiB is renamed to LogFile.1 at a start.
 	LogFile string
+	// Stale are files of an earlier process that would mislead a new one; they
+	// are removed before a start.
+	Stale []string
 	// RealTime is the priority, 1 to 99, of round-robin real-time scheduling
 	// for the daemon and its children; 0: none. Where it is not permitted the
 	// daemon runs without.
@@ -72,6 +80,11 @@ func Start(ctx context.Context, spec Spec) (*Process, error) {
 	if _, err := exec.LookPath(spec.Path); err != nil {
 		return nil, fmt.Errorf("start %s: %w", spec.Name, err)
 	}
+	for _, file := range spec.Stale {
+		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, fmt.Errorf("start %s: %w", spec.Name, err)
+		}
+	}
 	process, err := start(spec)
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", spec.Name, err)
@@ -101,11 +114,11 @@ func start(spec Spec) (*Process, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	process, err := find(spec, cmd.Process.Pid)
+	process, err := find(spec.Name, cmd.Process.Pid, newLogFile(spec.LogFile, offset))
 	if err != nil {
 		return nil, errors.Join(err, cmd.Process.Kill(), cmd.Wait())
 	}
-	process.logOffset.Store(offset)
+	process.pidFile = spec.PIDFile
 	process.cgroup = joinCgroup(spec, process.PID())
 	if err := setRealTime(process.PID(), spec.RealTime); err != nil {
 		logDebug(spec, "daemon runs without real-time priority", err)
@@ -139,7 +152,7 @@ func Adopt(spec Spec) (*Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("adopt %s: %w", spec.Name, err)
 	}
-	process, err := find(spec, want.pid)
+	process, err := find(spec.Name, want.pid, newLogFile(spec.LogFile, 0))
 	if err != nil {
 		return nil, fmt.Errorf("adopt %s: %w", spec.Name, err)
 	}
@@ -147,6 +160,7 @@ func Adopt(spec Spec) (*Process, error) {
 		process.Close()
 		return nil, fmt.Errorf("adopt %s: process %d is another one: %w", spec.Name, want.pid, ErrNotRunning)
 	}
+	process.pidFile = spec.PIDFile
 	go process.wait()
 	return process, nil
 }
@@ -154,10 +168,11 @@ func Adopt(spec Spec) (*Process, error) {
 // Take makes a process that somebody else has started the daemon, as if Start
 // had started it. It returns ErrNotRunning when there is no such process.
 func Take(spec Spec, pid int) (*Process, error) {
-	process, err := find(spec, pid)
+	process, err := find(spec.Name, pid, newLogFile(spec.LogFile, 0))
 	if err != nil {
 		return nil, fmt.Errorf("take %s: %w", spec.Name, err)
 	}
+	process.pidFile = spec.PIDFile
 	if err := writeIdentity(spec.PIDFile, process.identity); err != nil {
 		process.Close()
 		return nil, fmt.Errorf("take %s: %w", spec.Name, err)
@@ -166,8 +181,19 @@ func Take(spec Spec, pid int) (*Process, error) {
 	return process, nil
 }
 
+// Watch watches a process that someone else has started and will reap. It
+// returns ErrNotRunning when there is none with that id.
+func Watch(name string, pid int, output Output) (*Process, error) {
+	process, err := find(name, pid, output)
+	if err != nil {
+		return nil, fmt.Errorf("watch %s: %w", name, err)
+	}
+	go process.wait()
+	return process, nil
+}
+
 // find opens a descriptor of the process; nobody waits for its end yet.
-func find(spec Spec, pid int) (*Process, error) {
+func find(name string, pid int, output Output) (*Process, error) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) {
 		return nil, fmt.Errorf("process %d: %w", pid, ErrNotRunning)
@@ -190,7 +216,8 @@ func find(spec Spec, pid int) (*Process, error) {
 		return nil, fmt.Errorf("process %d: %w", pid, err)
 	}
 	return &Process{
-		spec:     spec,
+		name:     name,
+		output:   output,
 		identity: who,
 		fd:       os.NewFile(uintptr(fd), "pidfd"),
 		done:     make(chan struct{}),

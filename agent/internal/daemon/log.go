@@ -1,17 +1,78 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"io"
 	"io/fs"
 	"os"
 	"strings"
+	"sync/atomic"
 
 	"github.com/tandem-lb/tandem/agent/internal/atomicfile"
 )
 
+// Output is where a daemon's words go.
+type Output interface {
+	// Tail returns the last lines of this process, at most 20 and 8 KiB.
+	Tail() string
+	// Listen begins to listen; the function tells what has been said since, at
+	// most 64 KiB.
+	Listen() (said func(context.Context) string)
+	// Trim is called now and then and throws away what is too much.
+	Trim() error
+}
+
+// logFile is output in a file, which is moved to PATH.1 when it has grown past
+// maxLog.
+type logFile struct {
+	path   string
+	offset atomic.Int64 // where this process's output begins
+}
+
+var _ Output = (*logFile)(nil)
+
+func newLogFile(path string, offset int64) *logFile {
+	f := &logFile{path: path}
+	f.offset.Store(offset)
+	return f
+}
+
+// Tail implements Output.
+func (f *logFile) Tail() string { return tail(f.path, f.offset.Load()) }
+
+// Listen implements Output.
+func (f *logFile) Listen() func(context.Context) string {
+	var offset int64
+	if info, err := os.Stat(f.path); err == nil {
+		offset = info.Size()
+	}
+	return func(context.Context) string {
+		file, err := os.Open(f.path)
+		if err != nil {
+			return ""
+		}
+		defer file.Close()
+		text, err := io.ReadAll(io.NewSectionReader(file, offset, maxSaid))
+		if err != nil {
+			return ""
+		}
+		return string(text)
+	}
+}
+
+// Trim implements Output.
+func (f *logFile) Trim() error {
+	trimmed, err := trimLog(f.path)
+	if trimmed {
+		f.offset.Store(0)
+	}
+	return err
+}
+
 const (
 	maxLog       = 1 << 20
+	maxSaid      = 64 << 10
 	maxTail      = 8 << 10
 	maxTailLines = 20
 )

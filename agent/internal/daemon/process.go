@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -15,11 +14,12 @@ import (
 // Process is a running daemon, started or adopted. Its methods may be called
 // from any goroutine.
 type Process struct {
-	spec      Spec
-	identity  identity
-	fd        *os.File     // pidfd
-	logOffset atomic.Int64 // where this process's output begins
-	cgroup    string       // directory, or empty
+	name     string
+	output   Output
+	identity identity
+	fd       *os.File // pidfd
+	pidFile  string   // holds the identity; empty: nothing does
+	cgroup   string   // directory, or empty
 
 	done chan struct{} // closed when the process has ended
 	exit string        // how it ended; written before done is closed
@@ -58,7 +58,7 @@ func (p *Process) Exit() string {
 func (p *Process) Signal(sig os.Signal) error {
 	number, ok := sig.(syscall.Signal)
 	if !ok {
-		return fmt.Errorf("signal %s: %v is not a signal of this system", p.spec.Name, sig)
+		return fmt.Errorf("signal %s: %v is not a signal of this system", p.name, sig)
 	}
 	err := p.control(func(fd int) error {
 		return unix.PidfdSendSignal(fd, number, nil, 0)
@@ -67,7 +67,7 @@ func (p *Process) Signal(sig os.Signal) error {
 		err = os.ErrProcessDone
 	}
 	if err != nil {
-		return fmt.Errorf("signal %s with %v: %w", p.spec.Name, sig, err)
+		return fmt.Errorf("signal %s with %v: %w", p.name, sig, err)
 	}
 	return nil
 }
@@ -87,7 +87,7 @@ func (p *Process) Stop(ctx context.Context) error {
 		return err
 	}
 	<-p.done
-	return fmt.Errorf("stop %s: killed, as it did not end in time: %w", p.spec.Name, ctx.Err())
+	return fmt.Errorf("stop %s: killed, as it did not end in time: %w", p.name, ctx.Err())
 }
 
 // Close stops watching the process, which goes on.
@@ -96,23 +96,24 @@ func (p *Process) Close() { p.fd.Close() }
 // Forget is Close for good: the process goes on, and no Adopt finds it.
 func (p *Process) Forget() error {
 	p.Close()
-	return os.Remove(p.spec.PIDFile)
+	if p.pidFile == "" {
+		return nil
+	}
+	return os.Remove(p.pidFile)
 }
 
 // Tail returns the last lines of the output of this process, at most 20 and
 // 8 KiB; of an adopted one perhaps some of its forerunner's. Empty when there
 // are none or they cannot be read.
-func (p *Process) Tail() string { return tail(p.spec.LogFile, p.logOffset.Load()) }
+func (p *Process) Tail() string { return p.output.Tail() }
 
-// TrimLog moves the log of a daemon that runs for long to LogFile.1 when it has
-// grown past 1 MiB. It is to be called now and then.
-func (p *Process) TrimLog() error {
-	trimmed, err := trimLog(p.spec.LogFile)
-	if trimmed {
-		p.logOffset.Store(0)
-	}
-	return err
-}
+// Listen begins to listen to the output; the function tells what has been said
+// since, at most 64 KiB.
+func (p *Process) Listen() (said func(context.Context) string) { return p.output.Listen() }
+
+// TrimLog keeps the output of a daemon that runs for long small. It is to be
+// called now and then.
+func (p *Process) TrimLog() error { return p.output.Trim() }
 
 // wait ends when the process has ended or Close was called. The runtime's
 // poller watches the descriptor, so no thread is held.

@@ -75,6 +75,9 @@ func (d *Driver) applyCold(ctx, run context.Context, file *config.File) (Result,
 	if err := d.candidate(ctx, file); err != nil {
 		return Result{}, err
 	}
+	if err := d.checkProcess(file); err != nil {
+		return Result{}, err
+	}
 	if err := d.paths.installCandidate(); err != nil {
 		return Result{}, &FailedError{What: "cannot write its file", Err: err}
 	}

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"os/user"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -42,12 +43,30 @@ type Options struct {
 	// Kept returns the parts of a hand-written file that stay in the rendered
 	// one; nil: none. It may be called from any goroutine. May be nil.
 	Kept func() *config.Kept
+	// Runner starts HAProxy; nil: the agent itself.
+	Runner Runner
 	// Logger must not be nil.
 	Logger hclog.Logger
 	// Notify is told of changes in the order in which they happen, before
 	// anything is done about them. It must not block nor call Apply.
 	Notify func(Event)
 }
+
+// Runner starts HAProxy, or has it started, and finds it again. The errors that
+// are daemon.ErrNotRunning say why it does not run.
+type Runner interface {
+	// Find returns the HAProxy that runs.
+	Find(context.Context, daemon.Spec) (*daemon.Process, error)
+	// Start starts HAProxy, or returns the one that runs. It refuses where that
+	// is for someone else to do.
+	Start(context.Context, daemon.Spec) (*daemon.Process, error)
+	// Stop ends a process that does not serve, for good.
+	Stop(context.Context, *daemon.Process) error
+	// Changed is ready when someone else may have started HAProxy.
+	Changed() <-chan struct{}
+}
+
+var _ Runner = daemon.Exec{}
 
 // Result of an Apply.
 type Result struct {
@@ -63,6 +82,7 @@ type Result struct {
 // Driver drives one HAProxy.
 type Driver struct {
 	logger  hclog.Logger
+	runner  Runner
 	binary  binary
 	paths   paths
 	env     config.Environment
@@ -76,6 +96,7 @@ type Driver struct {
 	exits   chan *daemon.Process
 	jobs    chan func(run context.Context) // for Run's goroutine
 	ended   chan struct{}                  // closed when Run returns
+	turn    atomic.Int64                   // when Run's goroutine last began something, in Unix nanoseconds
 
 	newest newestWorker
 
@@ -105,12 +126,16 @@ func New(o Options) (*Driver, error) {
 	if o.Kept == nil {
 		o.Kept = func() *config.Kept { return nil }
 	}
+	if o.Runner == nil {
+		o.Runner = daemon.Exec{}
+	}
 	paths, err := makePaths(o.StateDir, o.RunDir)
 	if err != nil {
 		return nil, fmt.Errorf("haproxy: %w", err)
 	}
 	d := &Driver{
 		logger:  o.Logger,
+		runner:  o.Runner,
 		binary:  binary{path: o.Binary},
 		paths:   paths,
 		foreign: o.Kept,
@@ -285,6 +310,19 @@ func (d *Driver) Run(ctx context.Context) error {
 	return d.group.Wait()
 }
 
+// maxTurn is longer than anything that Run's goroutine may rightly do at a
+// stretch: a start or reload, and another one to go back.
+const maxTurn = 2*reloadTimeout + 3*runTimeout
+
+// Alive tells whether Run's goroutine goes on. It needs Run.
+func (d *Driver) Alive() error {
+	began := d.turn.Load()
+	if busy := time.Since(time.Unix(0, began)); began != 0 && busy > maxTurn {
+		return fmt.Errorf("haproxy: the driver has been busy for %v", busy.Round(time.Second))
+	}
+	return nil
+}
+
 // own is the goroutine that owns HAProxy.
 func (d *Driver) own(ctx context.Context) error {
 	defer func() {
@@ -299,6 +337,7 @@ func (d *Driver) own(ctx context.Context) error {
 	poll := time.NewTicker(pollInterval)
 	defer poll.Stop()
 	for {
+		d.turn.Store(time.Now().UnixNano())
 		select {
 		case <-ctx.Done():
 			return nil
@@ -306,6 +345,8 @@ func (d *Driver) own(ctx context.Context) error {
 			job(ctx)
 		case p := <-d.exits:
 			d.exited(p)
+		case <-d.runner.Changed():
+			d.find(ctx)
 		case <-d.restart.due():
 			d.startAgain(ctx)
 		case <-d.retry.due():

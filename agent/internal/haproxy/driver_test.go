@@ -1,6 +1,7 @@
 package haproxy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -138,7 +139,7 @@ func TestI4BadConfigurationLeavesTheGoodOne(t *testing.T) {
 			}, "Cannot assign requested address", new(*FailedError),
 		},
 		"more connections than descriptors": {
-			func(c *haproxyv1.Config) { c.Global.MaxConnections = tooMany(t) }, "Cannot raise FD limit", new(*FailedError),
+			func(c *haproxyv1.Config) { c.Global.MaxConnections = tooMany(t) }, "open files, and haproxy may have", new(*FailedError),
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -191,6 +192,43 @@ func expectError(t *testing.T, err error, kind any, words string) {
 	t.Helper()
 	if err == nil || !errors.As(err, kind) || !strings.Contains(err.Error(), words) {
 		t.Errorf("error %v (%T), want a %T with %q", err, err, kind, words)
+	}
+}
+
+// What no check has foreseen fails in the reload itself: it is told in HAProxy's
+// words, and the old worker serves.
+func TestReloadThatFails(t *testing.T) {
+	r := newRig(t)
+	web1 := newWeb(t, "web1")
+	good := r.config(web1.backend(1))
+	r.apply(good)
+	bad, err := r.driver.render(with(good, func(c *haproxyv1.Config) { c.Global.MaxConnections = tooMany(t) }))
+	if err != nil {
+		t.Fatal(err)
+	}
+	failed := make(chan error)
+	r.driver.jobs <- func(ctx context.Context) {
+		failed <- errors.Join(r.driver.paths.install(bad.Text), r.driver.reload(ctx))
+	}
+	expectError(t, <-failed, new(*FailedError), "Cannot raise FD limit")
+	if got := r.get(); got != "web1" {
+		t.Errorf("the good one answers %q", got)
+	}
+	r.apply(good)
+}
+
+// A worker without its root directory would take the master down with it.
+func TestReloadWithoutTheJail(t *testing.T) {
+	r := newRig(t)
+	web1 := newWeb(t, "web1")
+	good := r.config(web1.backend(1))
+	r.apply(good)
+	if err := os.RemoveAll(r.driver.paths.jail); err != nil {
+		t.Fatal(err)
+	}
+	r.apply(with(good, func(c *haproxyv1.Config) { c.Backends[0].Retries = 9 }))
+	if got := r.get(); got != "web1" {
+		t.Errorf("answers %q", got)
 	}
 }
 
@@ -322,7 +360,7 @@ func TestI3AgentDiesAfterTheFile(t *testing.T) {
 		r.startDriver(Options{})
 		if name == "cannot start" {
 			_, err := r.driver.Apply(t.Context(), next)
-			expectError(t, err, new(*FailedError), "Cannot raise FD limit")
+			expectError(t, err, new(*FailedError), "open files, and haproxy may have")
 		} else {
 			r.apply(next)
 		}

@@ -102,5 +102,5 @@ func (p *paths) writeStates(states []runtime.State) error {
 	if err := runtime.WriteStates(&text, states); err != nil {
 		return err
 	}
-	return os.WriteFile(p.states, text.Bytes(), 0o600)
+	return atomicfile.WriteVolatile(p.states, text.Bytes(), 0o600)
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"time"
@@ -47,8 +46,10 @@ func (d *Driver) spec() (daemon.Spec, error) {
 		Name:    "haproxy",
 		Path:    path,
 		Args:    []string{"-W", "-S", d.paths.master + ",mode,600", "-f", d.paths.file},
+		File:    d.paths.file,
 		PIDFile: d.paths.pid,
 		LogFile: d.paths.log,
+		Stale:   []string{d.paths.master},
 		Logger:  d.logger,
 	}, err
 }
@@ -58,16 +59,8 @@ func (d *Driver) begin(ctx context.Context) {
 	if err := d.checkVersion(ctx); err != nil {
 		d.logger.Error("haproxy cannot be used", "error", err)
 	}
-	process, err := daemon.Adopt(daemon.Spec{Name: "haproxy", PIDFile: d.paths.pid, LogFile: d.paths.log, Logger: d.logger})
-	if err == nil {
-		d.watch(ctx, process)
-		d.poll(ctx)
-		d.adoptFile()
-		d.logger.Info("found haproxy running", "pid", process.PID())
+	if d.find(ctx) {
 		return
-	}
-	if !errors.Is(err, daemon.ErrNotRunning) {
-		d.logger.Error("cannot look for a running haproxy", "error", err)
 	}
 	text, err := d.beforeStart(ctx)
 	switch {
@@ -78,6 +71,31 @@ func (d *Driver) begin(ctx context.Context) {
 	case d.board.process().State == Unknown:
 		d.board.setDaemon(Daemon{State: Idle})
 	}
+}
+
+// find adopts a HAProxy that runs and is not known yet, and tells whether there
+// is one.
+func (d *Driver) find(ctx context.Context) bool {
+	if d.process != nil {
+		return true
+	}
+	process, err := d.runner.Find(ctx, daemon.Spec{
+		Name: "haproxy", File: d.paths.file, PIDFile: d.paths.pid, LogFile: d.paths.log, Logger: d.logger,
+	})
+	switch {
+	case err == nil:
+		d.watch(ctx, process)
+		d.poll(ctx)
+		d.adoptFile()
+		d.forgetStates()
+		d.logger.Info("found haproxy running", "pid", process.PID())
+		return true
+	case !errors.Is(err, daemon.ErrNotRunning):
+		d.logger.Error("cannot look for a running haproxy", "error", err)
+	case d.board.process().State == Stopped:
+		d.board.setDaemon(Daemon{State: Stopped, Message: err.Error()})
+	}
+	return false
 }
 
 // adoptFile learns which file is in effect: the one that is there, if the
@@ -145,6 +163,12 @@ func (d *Driver) exited(p *daemon.Process) {
 	}
 	d.process, d.worker = nil, nil
 	d.version = version{} // another one may have been installed
+	if d.target != nil {
+		// What was known before it ended is better than nothing.
+		if err := d.paths.writeStates(plan.CheckStates(d.board.newer(d.last), d.target)); err != nil {
+			d.logger.Warn("cannot hand on what is known of servers", "error", err)
+		}
+	}
 	d.restart.again()
 }
 
@@ -162,10 +186,15 @@ func (d *Driver) startAgain(ctx context.Context) {
 	if err != nil {
 		err = errors.Join(err, d.startGood(ctx))
 	}
-	if d.process == nil {
-		d.logger.Error("haproxy does not start", "error", err)
-		d.restart.again()
+	if d.process != nil {
+		return
 	}
+	d.restart.again()
+	if errors.Is(err, daemon.ErrNotRunning) { // and not the agent's to start
+		d.board.setDaemon(Daemon{State: Stopped, Message: err.Error()})
+		return
+	}
+	d.logger.Error("haproxy does not start", "error", err)
 }
 
 // startGood starts the last good file in place of one that does not start.
@@ -190,24 +219,15 @@ func (d *Driver) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if d.target != nil {
-		// What was known before it ended is better than nothing.
-		if err := d.paths.writeStates(plan.CheckStates(d.board.newer(d.last), d.target)); err != nil {
-			return &FailedError{What: "cannot start it", Err: err}
-		}
-	}
-	defer d.forgetStates()
-	if err := os.Remove(d.paths.master); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return &FailedError{What: "cannot start it", Err: err}
-	}
-	p, err := daemon.Start(ctx, spec)
+	p, err := d.runner.Start(ctx, spec)
 	if err != nil {
 		return &FailedError{What: "cannot start it", Err: err}
 	}
 	d.worker = nil
+	defer d.forgetStates()
 	if err := d.untilServing(ctx, p); err != nil {
 		d.board.setDaemon(Daemon{State: Stopped, Message: err.Error()})
-		return errors.Join(err, giveUp(ctx, p))
+		return errors.Join(err, d.giveUp(ctx, p))
 	}
 	d.watch(ctx, p)
 	d.poll(ctx)
@@ -237,14 +257,14 @@ func (d *Driver) untilServing(ctx context.Context, p *daemon.Process) error {
 }
 
 // giveUp ends a process that does not serve.
-func giveUp(ctx context.Context, p *daemon.Process) error {
+func (d *Driver) giveUp(ctx context.Context, p *daemon.Process) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	select {
 	case <-p.Done():
 		return nil
 	default:
-		return p.Stop(ctx)
+		return d.runner.Stop(ctx, p)
 	}
 }
 

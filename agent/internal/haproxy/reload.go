@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"time"
 
@@ -23,6 +22,9 @@ const (
 // applyReload puts a file in effect by a reload.
 func (d *Driver) applyReload(ctx context.Context, file *config.File, reason string) (Result, error) {
 	if err := d.candidate(ctx, file); err != nil {
+		return Result{}, errors.Join(err, d.undo(ctx))
+	}
+	if err := d.checkProcess(file); err != nil {
 		return Result{}, errors.Join(err, d.undo(ctx))
 	}
 	// While HAProxy tries in vain to bind an address it pauses its old worker,
@@ -81,7 +83,7 @@ func (d *Driver) reload(ctx context.Context) error {
 	if err != nil {
 		return &FailedError{What: "does not answer", Err: err}
 	}
-	printed := d.printed()
+	said := d.process.Listen()
 	reply, err := d.client.Reload(ctx)
 	if err != nil {
 		return &FailedError{What: "does not reload", Err: err}
@@ -94,7 +96,7 @@ func (d *Driver) reload(ctx context.Context) error {
 		return err
 	}
 	if !hasNew(before, after) {
-		return &FailedError{What: "does not start with the new configuration", Words: alerts(d.printedSince(printed), before.Master.PID)}
+		return &FailedError{What: "does not start with the new configuration", Words: alerts(said(ctx), before.Master.PID)}
 	}
 	if err := d.untilOldStopped(ctx); err != nil {
 		return err
@@ -170,22 +172,4 @@ func (d *Driver) until(ctx context.Context, condition func() (bool, error)) erro
 		case <-tick.C:
 		}
 	}
-}
-
-// printed tells how much the processes have printed so far.
-func (d *Driver) printed() int64 {
-	info, err := os.Stat(d.paths.log)
-	if err != nil {
-		return 0
-	}
-	return info.Size()
-}
-
-// printedSince returns what they have printed after that.
-func (d *Driver) printedSince(offset int64) string {
-	text, err := os.ReadFile(d.paths.log)
-	if err != nil || int64(len(text)) < offset {
-		return ""
-	}
-	return string(text[offset:])
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tandem-lb/tandem/agent/internal/atomicfile"
+	"github.com/tandem-lb/tandem/agent/internal/daemon"
 	keepalivedv1 "github.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1"
 )
 
@@ -186,6 +187,9 @@ func (d *Driver) back(ctx context.Context, c *control, old []byte, cause error) 
 	defer cancel()
 	var err error
 	switch {
+	case old != nil && errors.Is(cause, daemon.ErrNotRunning):
+		// It is not the agent's to start.
+		err = atomicfile.WriteFile(d.paths.config, old, 0o600)
 	case old == nil:
 		// Nothing ever worked: nothing is better than half of it.
 		if _, err = d.idle(ctx, c, &intent{}); err == nil {

@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io/fs"
-	"os"
 	"slices"
 	"time"
 
@@ -37,14 +35,14 @@ const (
 )
 
 // newControl finds out what an earlier agent left.
-func (d *Driver) newControl() (*control, error) {
+func (d *Driver) newControl(ctx context.Context) (*control, error) {
 	c := &control{retry: backoff.NewExponentialBackOff()}
 	c.retry.InitialInterval, c.retry.MaxInterval = minRestart, maxRestart
 	var err error
 	if c.record, err = readRecord(d.paths.addresses); err != nil {
 		d.log.Error("cannot tell what an earlier keepalived left behind", "error", err)
 	}
-	c.process, err = daemon.Adopt(d.spec(""))
+	c.process, err = d.opts.Runner.Find(ctx, d.spec(""))
 	if err != nil && !errors.Is(err, daemon.ErrNotRunning) {
 		return nil, err
 	}
@@ -80,20 +78,40 @@ func (c *control) running() bool {
 
 // start starts keepalived with the configuration on disk.
 func (d *Driver) start(ctx context.Context, c *control) error {
-	// package daemon knows that none of ours runs; a recycled process id in
-	// these would keep keepalived from starting.
-	for _, file := range []string{d.paths.parent, d.paths.child} {
-		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	p, err := daemon.Start(ctx, d.spec(c.probed.path))
+	p, err := d.opts.Runner.Start(ctx, d.spec(c.probed.path))
 	if err != nil {
 		return err
 	}
 	d.log.Info("started keepalived", "pid", p.PID(), "version", c.probed.version)
+	return d.watch(ctx, c, p)
+}
+
+// find takes over a keepalived that runs and is not known yet.
+func (d *Driver) find(ctx context.Context, c *control) error {
+	p, err := d.opts.Runner.Find(ctx, d.spec(""))
+	if err != nil {
+		return err
+	}
+	d.log.Info("found keepalived running", "pid", p.PID())
+	if c.intent != nil {
+		// It may be another binary than before.
+		if c.probed, err = probe(ctx, d.opts.Binary, d.paths.dumpDir); err != nil {
+			return err
+		}
+	}
+	return d.watch(ctx, c, p)
+}
+
+// watch makes the process the driver's.
+func (d *Driver) watch(ctx context.Context, c *control, p *daemon.Process) error {
 	c.process, c.started, c.silent = p, time.Now(), 0
-	return d.do(ctx, func(o *observer) { o.attach(p) })
+	var err error
+	ended := d.do(ctx, func(o *observer) {
+		o.attach(p)
+		// A hook may have written others.
+		err = o.scores.renew(time.Now())
+	})
+	return errors.Join(err, ended)
 }
 
 // stopTimeout is how long keepalived gets to release its addresses. It takes
@@ -112,7 +130,7 @@ func (d *Driver) stop(ctx context.Context, c *control) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()
-	err := c.process.Stop(ctx)
+	err := d.opts.Runner.Stop(ctx, c.process)
 	c.process = nil
 	if err != nil {
 		return &FailedError{err}

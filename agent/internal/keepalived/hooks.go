@@ -1,6 +1,7 @@
 package keepalived
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -55,7 +56,7 @@ func (h *Hooks) BeforeStart(serves func() bool) error {
 	}
 	// Asked under the lock, so that what SetHealth writes later is newer.
 	s.healthy = serves()
-	return errors.Join(s.renew(time.Now()), h.removeLeft())
+	return errors.Join(s.renew(time.Now()), h.removeLeft(), h.removePIDFiles())
 }
 
 // AfterStop is called when keepalived has ended in whatever way. It removes the
@@ -84,6 +85,28 @@ func (h *Hooks) SetHealth(healthy bool) error {
 	return s.renew(time.Now())
 }
 
+// UntilReleased waits until this node holds none of the addresses that keepalived
+// may have brought up.
+func (h *Hooks) UntilReleased(ctx context.Context) error {
+	record, err := readRecord(h.paths.addresses)
+	if err != nil {
+		return err
+	}
+	tick := time.NewTicker(dumpPoll)
+	defer tick.Stop()
+	for {
+		held, err := present(record)
+		if err != nil || len(held) == 0 {
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("keepalived: still holds %s: %w", held[0].Address, ctx.Err())
+		}
+	}
+}
+
 // lock keeps hooks of the two daemons apart.
 func (h *Hooks) lock() (unlock func(), err error) {
 	file, err := os.OpenFile(filepath.Join(filepath.Dir(h.paths.trackDir), "hooks.lock"), os.O_CREATE|os.O_RDWR, 0o600)
@@ -94,6 +117,15 @@ func (h *Hooks) lock() (unlock func(), err error) {
 		return nil, errors.Join(err, file.Close())
 	}
 	return func() { _ = file.Close() }, nil
+}
+
+func (h *Hooks) removePIDFiles() error {
+	for _, file := range h.paths.pidFiles() {
+		if err := os.Remove(file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 // removeLeft removes what keepalived may have brought up.

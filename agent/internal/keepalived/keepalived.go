@@ -37,6 +37,8 @@ type Options struct {
 	// ProbeInterval is the time between the three probes of an address that is
 	// brought up for the first time; 200ms when 0.
 	ProbeInterval time.Duration
+	// Runner starts keepalived; nil: the agent itself.
+	Runner Runner
 	// Logger may be nil.
 	Logger hclog.Logger
 	// Notify gets the whole state when Run begins and then every change, in
@@ -44,6 +46,22 @@ type Options struct {
 	// driver, except Snapshot. May be nil.
 	Notify func(Event)
 }
+
+// Runner starts keepalived, or has it started, and finds it again. The errors
+// that are daemon.ErrNotRunning say why it does not run.
+type Runner interface {
+	// Find returns the keepalived that runs.
+	Find(context.Context, daemon.Spec) (*daemon.Process, error)
+	// Start starts keepalived, or returns the one that runs. It refuses where
+	// that is for someone else to do.
+	Start(context.Context, daemon.Spec) (*daemon.Process, error)
+	// Stop ends keepalived, until Start.
+	Stop(context.Context, *daemon.Process) error
+	// Changed is ready when someone else may have started keepalived.
+	Changed() <-chan struct{}
+}
+
+var _ Runner = daemon.Exec{}
 
 // Result says what an Apply did.
 type Result struct {
@@ -109,14 +127,21 @@ func makePaths(stateDir, runDir string) (paths, error) {
 	return p, nil
 }
 
+// pidFiles are keepalived's own. A recycled process id in one of a keepalived
+// that was killed would keep the next one from starting.
+func (p *paths) pidFiles() []string { return []string{p.parent, p.child} }
+
 // New returns a driver. It finds a running keepalived of an earlier agent, but
 // starts none; Run does the rest.
-func New(opts Options) (*Driver, error) {
+func New(ctx context.Context, opts Options) (*Driver, error) {
 	if opts.Binary == "" {
 		opts.Binary = "keepalived"
 	}
 	if opts.ProbeInterval == 0 {
 		opts.ProbeInterval = neighbor.DefaultInterval
+	}
+	if opts.Runner == nil {
+		opts.Runner = daemon.Exec{}
 	}
 	if opts.Logger == nil {
 		opts.Logger = hclog.NewNullLogger()
@@ -135,7 +160,7 @@ func New(opts Options) (*Driver, error) {
 	if err := d.prepare(); err != nil {
 		return nil, fmt.Errorf("keepalived driver: %w", err)
 	}
-	c, err := d.newControl()
+	c, err := d.newControl(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("keepalived driver: %w", err)
 	}
@@ -189,9 +214,11 @@ func (d *Driver) spec(binary string) daemon.Spec {
 			"--pid", d.paths.parent,
 			"--vrrp_pid", d.paths.child,
 		},
+		File:    d.paths.config,
 		Env:     []string{"TMPDIR=" + d.paths.dumpDir},
 		PIDFile: d.paths.identity,
 		LogFile: d.paths.log,
+		Stale:   d.paths.pidFiles(),
 		// A busy machine must not lose adverts and the VIP with them.
 		RealTime: 50,
 		Logger:   d.log,
@@ -200,6 +227,9 @@ func (d *Driver) spec(binary string) daemon.Spec {
 
 // Snapshot returns what is known now. It never blocks.
 func (d *Driver) Snapshot() Snapshot { return *d.snapshot.Load() }
+
+// Alive returns when the goroutine that changes the score answers. It needs Run.
+func (d *Driver) Alive(ctx context.Context) error { return d.do(ctx, func(*observer) {}) }
 
 // SetHealth tells whether the proxy on this node works. The score changes
 // before it returns, and keepalived sees it within milliseconds. Until the

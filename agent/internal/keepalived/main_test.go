@@ -72,7 +72,7 @@ func playNode(options string) error {
 		s := d.Snapshot()
 		replies <- reply{Event: &e, Snapshot: &s}
 	}
-	d, err := New(opts)
+	d, err := New(context.Background(), opts)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tandem-lb/tandem/agent/internal/atomicfile"
+	"github.com/tandem-lb/tandem/agent/internal/daemon"
 )
 
 // resyncEvery is how often keepalived and the kernel are asked, in case that
@@ -131,27 +132,40 @@ func (d *Driver) publish(old *Snapshot, o *observer) {
 func (d *Driver) keep(ctx context.Context) error {
 	tick := time.NewTicker(resyncEvery)
 	defer tick.Stop()
-	for {
+	for told := false; ; {
 		c, err := d.acquire(ctx)
 		if err != nil {
 			return err
 		}
-		err = d.tend(ctx, c)
+		err = d.tend(ctx, c, told)
 		d.release(c)
 		if err != nil && ctx.Err() == nil {
 			d.log.Warn("looking after keepalived", "error", err)
 		}
+		told = false
 		select {
 		case <-tick.C:
 		case <-d.kick:
+		case <-d.opts.Runner.Changed():
+			told = true
 		case <-ctx.Done():
 			return ctx.Err()
 		}
 	}
 }
 
-// tend restarts keepalived when it has ended, and else asks it.
-func (d *Driver) tend(ctx context.Context, c *control) error {
+// tend restarts keepalived when it has ended, and else asks it. told: the runner
+// has news of it.
+func (d *Driver) tend(ctx context.Context, c *control, told bool) error {
+	if !c.running() {
+		err := d.find(ctx, c)
+		if errors.Is(err, daemon.ErrNotRunning) {
+			err = d.explain(ctx, err, told)
+		}
+		if err != nil {
+			return err
+		}
+	}
 	switch {
 	case !c.running():
 		// Nobody gives these up any more, and another node may take them.
@@ -168,6 +182,18 @@ func (d *Driver) tend(ctx context.Context, c *control) error {
 	default:
 		return d.resync(ctx, c)
 	}
+}
+
+// explain has the runner's word for why keepalived does not run, when it is news.
+func (d *Driver) explain(ctx context.Context, why error, told bool) error {
+	if !told {
+		return nil
+	}
+	return d.do(ctx, func(o *observer) {
+		if o.state == StateStopped {
+			o.message = why.Error()
+		}
+	})
 }
 
 // restart starts keepalived anew: at once when it had lived for a while, else

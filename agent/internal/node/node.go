@@ -18,6 +18,7 @@ import (
 
 	"github.com/tandem-lb/tandem/agent/internal/adopt"
 	"github.com/tandem-lb/tandem/agent/internal/cache"
+	"github.com/tandem-lb/tandem/agent/internal/daemon"
 	"github.com/tandem-lb/tandem/agent/internal/drift"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy"
 	"github.com/tandem-lb/tandem/agent/internal/keepalived"
@@ -27,7 +28,9 @@ import (
 	"github.com/tandem-lb/tandem/agent/internal/settings"
 	"github.com/tandem-lb/tandem/agent/internal/statelog"
 	"github.com/tandem-lb/tandem/agent/internal/target"
+	"github.com/tandem-lb/tandem/agent/internal/unit"
 	"github.com/tandem-lb/tandem/agent/internal/uplink"
+	"github.com/tandem-lb/tandem/agent/internal/watchdog"
 	haproxyv1 "github.com/tandem-lb/tandem/gen/tandem/agent/haproxy/v1"
 )
 
@@ -60,7 +63,7 @@ func Run(ctx context.Context, s *settings.Settings, version string, logger hclog
 	if err != nil {
 		return err
 	}
-	if err := n.drivers(s, good, changes); err != nil {
+	if err := n.drivers(ctx, s, good, changes); err != nil {
 		return err
 	}
 	reconciler := n.reconciler(store, good, changes)
@@ -85,8 +88,10 @@ func Run(ctx context.Context, s *settings.Settings, version string, logger hclog
 		Withdraw:    n.vrrp.Withdraw,
 		Logger:      logger.Named("uplink"),
 	})
+	n.parts = append(n.parts, n.report.Run, n.states.Run, n.proxy.Run, n.vrrp.Run, n.takeover.Run,
+		reconciler.Run, changes.Run, here.Run, up.Run, n.watchdog)
 	group, ctx := errgroup.WithContext(ctx)
-	for _, part := range []func(context.Context) error{n.report.Run, n.states.Run, n.proxy.Run, n.vrrp.Run, n.takeover.Run, reconciler.Run, changes.Run, here.Run, up.Run} {
+	for _, part := range n.parts {
 		group.Go(func() error { return part(ctx) })
 	}
 	return group.Wait()
@@ -100,21 +105,42 @@ type node struct {
 	vrrp     *keepalived.Driver
 	takeover *adopt.Takeover
 	logger   hclog.Logger
+	parts    []func(context.Context) error // of Run
+}
+
+// watchdog tells systemd that both drivers go on.
+func (n *node) watchdog(ctx context.Context) error {
+	return watchdog.Run(ctx, func(ctx context.Context) error {
+		return errors.Join(n.proxy.Alive(), n.vrrp.Alive(ctx))
+	}, n.logger)
+}
+
+// unit is a daemon's unit, which is a part of Run.
+func (n *node) unit(s *settings.Settings, name string) *unit.Unit {
+	u := unit.New(name+".service", filepath.Join(s.RunDir, name, "stopped"), n.logger.Named(name))
+	n.parts = append(n.parts, u.Run)
+	return u
 }
 
 // drivers makes both drivers.
-func (n *node) drivers(s *settings.Settings, good *target.Target, changes *drift.Set) (err error) {
+func (n *node) drivers(ctx context.Context, s *settings.Settings, good *target.Target, changes *drift.Set) (err error) {
+	var proxies haproxy.Runner = daemon.Exec{}
+	var routers keepalived.Runner = daemon.Exec{}
+	if s.Runner == settings.RunnerSystemd {
+		proxies, routers = n.unit(s, "haproxy"), n.unit(s, "keepalived")
+	}
 	n.takeover, err = adopt.New(adopt.Options{
 		StateDir: s.StateDir, Node: s.Node, Networks: s.Networks, Logger: n.logger.Named("takeover"),
 	})
 	if err != nil {
 		return err
 	}
-	n.vrrp, err = keepalived.New(keepalived.Options{
+	n.vrrp, err = keepalived.New(ctx, keepalived.Options{
 		Binary:   s.Keepalived.Binary,
 		StateDir: s.StateDir,
 		RunDir:   s.RunDir,
 		Networks: s.Networks,
+		Runner:   routers,
 		Logger:   n.logger.Named("keepalived"),
 		Notify:   n.fromKeepalived,
 	})
@@ -135,6 +161,7 @@ func (n *node) drivers(s *settings.Settings, good *target.Target, changes *drift
 		Good:      proxyConfig,
 		User:      s.HAProxy.User,
 		Group:     s.HAProxy.Group,
+		Runner:    proxies,
 		AccessLog: s.Logs.File("access.log"),
 		Kept:      n.takeover.Kept,
 		Logger:    n.logger.Named("haproxy"),

@@ -38,7 +38,8 @@ type Settings struct {
 	StateDir string `json:"state_dir"`
 	// RunDir does not; by default DefaultRunDir.
 	RunDir string `json:"run_dir"`
-	// Runner says who starts the daemons: "exec", the agent itself.
+	// Runner says who starts the daemons: RunnerExec (the default) or
+	// RunnerSystemd.
 	Runner string `json:"runner"`
 	// HAProxy says how HAProxy is run.
 	HAProxy HAProxy `json:"haproxy"`
@@ -86,6 +87,12 @@ func (l Logs) File(name string) logfile.Options {
 // FrontNetwork is the network of a VIP that names none.
 const FrontNetwork = "front"
 
+// Who starts the daemons.
+const (
+	RunnerExec    = "exec"    // the agent itself
+	RunnerSystemd = "systemd" // systemd, as haproxy.service and keepalived.service
+)
+
 // Directories, unless the file names others.
 const (
 	DefaultStateDir = "/var/lib/tandem/agent"
@@ -126,7 +133,7 @@ func (s *Settings) complete() error {
 	}
 	s.StateDir = orDefault(s.StateDir, DefaultStateDir)
 	s.RunDir = orDefault(s.RunDir, DefaultRunDir)
-	s.Runner = orDefault(s.Runner, "exec")
+	s.Runner = orDefault(s.Runner, RunnerExec)
 	s.HAProxy.Binary = orDefault(s.HAProxy.Binary, "haproxy")
 	s.Keepalived.Binary = orDefault(s.Keepalived.Binary, "keepalived")
 	s.Logs.Directory = orDefault(s.Logs.Directory, "/var/log/tandem")
@@ -174,9 +181,7 @@ func (s *Settings) check() error {
 	if s.Interface != "" && !interfacePattern.MatchString(s.Interface) {
 		errs = append(errs, fmt.Errorf("interface: %q is not the name of an interface", s.Interface))
 	}
-	if s.Runner != "exec" {
-		errs = append(errs, fmt.Errorf("runner: %q must be exec", s.Runner))
-	}
+	errs = append(errs, s.checkRunner())
 	errs = append(errs, s.Logs.check()...)
 	if !slices.Contains([]string{"trace", "debug", "info", "warn", "error"}, s.LogLevel) {
 		errs = append(errs, fmt.Errorf("log_level: %q must be trace, debug, info, warn or error", s.LogLevel))
@@ -195,4 +200,20 @@ func (l Logs) check() (errs []error) {
 		errs = append(errs, fmt.Errorf("logs.keep: %d must be 1 to 1000", l.Keep))
 	}
 	return errs
+}
+
+// checkRunner holds the directories to those that the units name.
+func (s *Settings) checkRunner() error {
+	switch s.Runner {
+	case RunnerExec:
+		return nil
+	case RunnerSystemd:
+		if s.StateDir != DefaultStateDir || s.RunDir != DefaultRunDir {
+			return fmt.Errorf("state_dir, run_dir: must be left out with runner %s, as the units of HAProxy and keepalived name %s and %s",
+				s.Runner, DefaultStateDir, DefaultRunDir)
+		}
+		return nil
+	default:
+		return fmt.Errorf("runner: %q must be %s or %s", s.Runner, RunnerExec, RunnerSystemd)
+	}
 }

@@ -35,18 +35,19 @@ func TestReadFillsInDefaults(t *testing.T) {
 func TestReadNamesWhatIsWrong(t *testing.T) {
 	const good = "node: a\ncontrollers: [127.0.0.1:1]\n"
 	for text, want := range map[string]string{
-		"node: a\n":                            "controllers: must name at least one",
-		"node: a\ncontrollers: [nowhere]\n":    `controllers[0]: "nowhere" must be host:port`,
-		"node: 'a b'\ncontrollers: ['x:1']\n":  `node: "a b" must be`,
-		good + "interface: 'eth0 }'\n":         `"eth0 }" is not the name of an interface`,
-		good + "networks: {vrrp: \"a\\nb\"}\n": `networks.vrrp: "a\nb" is not`,
-		good + "runner: docker\n":              `runner: "docker" must be exec`,
-		good + "intreface: eth0\n":             "intreface",
-		good + "node: b\n":                     "node",
-		good + "log_level: loud\n":             `log_level: "loud" must be`,
-		good + "logs: {directory: var/log}\n":  `logs.directory: "var/log" must begin with /`,
-		good + "logs: {max_size_mb: -1}\n":     "logs.max_size_mb: -1 must be 1 to 100000",
-		good + "logs: {keep: 1001}\n":          "logs.keep: 1001 must be 1 to 1000",
+		"node: a\n":                             "controllers: must name at least one",
+		"node: a\ncontrollers: [nowhere]\n":     `controllers[0]: "nowhere" must be host:port`,
+		"node: 'a b'\ncontrollers: ['x:1']\n":   `node: "a b" must be`,
+		good + "interface: 'eth0 }'\n":          `"eth0 }" is not the name of an interface`,
+		good + "networks: {vrrp: \"a\\nb\"}\n":  `networks.vrrp: "a\nb" is not`,
+		good + "runner: docker\n":               `runner: "docker" must be exec or systemd`,
+		good + "runner: systemd\nrun_dir: /x\n": "state_dir, run_dir: must be left out with runner systemd",
+		good + "intreface: eth0\n":              "intreface",
+		good + "node: b\n":                      "node",
+		good + "log_level: loud\n":              `log_level: "loud" must be`,
+		good + "logs: {directory: var/log}\n":   `logs.directory: "var/log" must begin with /`,
+		good + "logs: {max_size_mb: -1}\n":      "logs.max_size_mb: -1 must be 1 to 100000",
+		good + "logs: {keep: 1001}\n":           "logs.keep: 1001 must be 1 to 1000",
 	} {
 		if _, err := read(t, text); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q gives %v, want an error with %q", text, err, want)

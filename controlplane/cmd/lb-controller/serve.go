@@ -21,6 +21,7 @@ import (
 	"github.com/tandem-lb/tandem/controlplane/internal/ledger"
 	"github.com/tandem-lb/tandem/controlplane/internal/pki"
 	"github.com/tandem-lb/tandem/controlplane/internal/store/bolt"
+	"github.com/tandem-lb/tandem/controlplane/internal/watchdog"
 )
 
 // options are the flags of serve, and what main gives.
@@ -111,7 +112,9 @@ func serve(ctx context.Context, o options) (err error) {
 	o.logger.Info("serving", "version", o.version, "grpc", grpcListener.Addr(), "https", httpListener.Addr(), "data_dir", o.dataDir)
 	return run(ctx, func(ctx context.Context) error {
 		return server.Run(ctx, grpcListener, httpListener)
-	}, book.Run, happened.Run, nodes.Run, certificate.Run)
+	}, book.Run, happened.Run, nodes.Run, certificate.Run, func(ctx context.Context) error {
+		return watchdog.Run(ctx, book.Alive, o.logger)
+	})
 }
 
 // run runs front and parts until ctx ends or one of them fails. Calls under way

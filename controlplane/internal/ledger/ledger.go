@@ -76,6 +76,7 @@ type Ledger struct {
 	passwords state.Passwords
 
 	queue chan *job
+	pulse chan struct{} // taken by Run, for Alive
 	done  chan struct{} // closed when Run has returned
 	gate
 
@@ -91,7 +92,7 @@ func Open(ctx context.Context, s store.Store, o Options) (*Ledger, error) {
 	}
 	l := &Ledger{
 		store: s, log: o.Logger, passwords: o.Passwords,
-		queue: make(chan *job), done: make(chan struct{}), gate: gate{confirmed: make(chan struct{})},
+		queue: make(chan *job), pulse: make(chan struct{}), done: make(chan struct{}), gate: gate{confirmed: make(chan struct{})},
 		writer: writer{ended: map[string]uint64{}, requests: map[string]*requests{}},
 		board:  board{clusters: map[string]*published{}, lists: map[chan []string]bool{}},
 	}
@@ -159,6 +160,18 @@ func (l *Ledger) CreateCluster(ctx context.Context, id string, x *tandemv1.Clust
 func (l *Ledger) DeleteCluster(ctx context.Context, id, etag string, r Request) (Result, error) {
 	r.Change = state.DeleteCluster(etag)
 	return l.submit(ctx, &job{cluster: id, Request: r})
+}
+
+// Alive returns when the goroutine that makes changes is ready for one.
+func (l *Ledger) Alive(ctx context.Context) error {
+	select {
+	case l.pulse <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-l.done:
+		return ErrStopped
+	}
 }
 
 // Epoch is the store's: revisions compare within one epoch only.

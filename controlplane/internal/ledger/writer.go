@@ -55,6 +55,7 @@ func (l *Ledger) Run(ctx context.Context) error {
 			l.carryOut(context.WithoutCancel(ctx), l.drain(j))
 		case <-confirmed:
 			confirmed = nil
+		case <-l.pulse:
 		case <-timer.C:
 		}
 		timer.Reset(l.expire(context.WithoutCancel(ctx)))

@@ -62,6 +62,8 @@ type File struct {
 	// JSON.
 	LocalLog haproxyv1.LocalLog
 	JSONLog  bool
+	// MaxConnections of the whole process.
+	MaxConnections int
 
 	checks   map[string]string
 	backends map[string]bool
@@ -139,5 +141,6 @@ func Render(c *haproxyv1.Config, env Environment) (*File, error) {
 	file := w.file()
 	file.LocalLog = c.GetGlobal().GetLogLocal()
 	file.JSONLog = c.GetGlobal().GetLogFormat() == haproxyv1.LogFormat_LOG_FORMAT_JSON
+	file.MaxConnections = int(c.GetGlobal().GetMaxConnections())
 	return file, nil
 }
