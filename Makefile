@@ -38,6 +38,22 @@ demo: deps build ## Fail over a pair in a lab on this machine (HOLD=1: keep it u
 	go build -o $(CACHE)/ ./e2e/cmd/demo ./e2e/cmd/labhost
 	$(AS_ROOT) $(CACHE)/demo $(if $(HOLD),--hold)
 
+# Units find their programs by an absolute path.
+PREFIX ?= /usr/local
+UNITS  := $(DESTDIR)$(PREFIX)/lib/systemd/system
+INSTALL_UNIT = sed -e 's|@bindir@|$(PREFIX)/bin|g' -e 's|@docdir@|$(PREFIX)/share/doc/tandem|g'
+
+.PHONY: install
+install: ## Install programs, units, drop-ins, sysctls and docs (PREFIX=/usr/local DESTDIR=)
+	@for program in lb-controller lb-agent lbctl; do [ -x bin/$$program ] || { echo "install: bin/$$program is missing: run make build first" >&2; exit 1; }; done
+	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin bin/lb-controller bin/lb-agent bin/lbctl
+	cd deploy/systemd && find . -type f -print0 | while IFS= read -r -d '' unit; do \
+		install -d $(UNITS)/$$(dirname "$$unit") && $(INSTALL_UNIT) "$$unit" >$(UNITS)/"$$unit"; done
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/sysctl.d deploy/sysctl/60-tandem.conf
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/tandem docs/*.md
+	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/tandem/examples deploy/examples/*
+	install -d -m 755 $(DESTDIR)/etc/tandem
+
 ##@ Test
 
 .PHONY: test
@@ -52,10 +68,14 @@ test-units: $(GOTESTSUM) ## Run the tests of all modules but e2e
 # and some of them measure time.
 .PHONY: test-scenarios
 test-scenarios: $(GOTESTSUM) ## Run the scenarios with the programs in bin/
-	$(GO_TEST) -count=1 -p 1 -timeout 15m ./e2e/...
+	$(GO_TEST) -count=1 -p 1 -timeout 15m $$(go list ./e2e/... | grep -v '/e2e/machines$$')
+
+.PHONY: test-machines
+test-machines: deps deps-machines build $(GOTESTSUM) ## Run the tests on booted Debian machines (under 5 minutes)
+	$(GO_TEST) -count=1 -timeout 15m ./e2e/machines
 
 .PHONY: e2e
-e2e: deps build $(GOTESTSUM) ## Run the long random scenarios (SEED=n DURATION=10m)
+e2e: test-machines ## Run the machine tests and the long random scenarios (SEED=n DURATION=10m)
 	TANDEM_E2E_SEED='$(SEED)' TANDEM_E2E_DURATION='$(or $(DURATION),10m)' \
 		$(GO_TEST) -count=1 -p 1 -timeout 0 -run '^TestRandom' ./e2e/...
 
@@ -129,11 +149,13 @@ fix-third-party: check-go ## Print proto/third_party from the modules pinned in 
 
 ##@ Set up
 
-.PHONY: deps deps-lint deps-race
+.PHONY: deps deps-lint deps-machines deps-race
 deps: ## Install missing daemons and tools with apt-get, as root or through sudo
 	@scripts/deps.sh run
 deps-lint:
 	@scripts/deps.sh lint
+deps-machines:
+	@scripts/deps.sh run machines
 deps-race:
 	@scripts/deps.sh run race
 
