@@ -2,7 +2,7 @@
 # Installs the programs that a make target needs and that this machine lacks,
 # through apt-get, as root or through sudo. Does nothing when all are there.
 #
-# usage: scripts/deps.sh GROUP...     (groups: run, lint, race)
+# usage: scripts/deps.sh GROUP...     (groups: run, machines, lint, race)
 set -euo pipefail
 export PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 
@@ -17,10 +17,14 @@ group_programs() {
       echo "sysctl procps"
       echo "curl curl"
       ;;
+    machines)
+      echo "debootstrap debootstrap"
+      echo "systemd-nspawn systemd-container"
+      ;;
     lint) echo "shellcheck shellcheck" ;;
     race) echo "cc gcc libc6-dev" ;;
     *)
-      echo "deps: unknown group '$1' (groups: run, lint, race)" >&2
+      echo "deps: unknown group '$1' (groups: run, machines, lint, race)" >&2
       return 2
       ;;
   esac

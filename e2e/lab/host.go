@@ -23,6 +23,7 @@ type Host struct {
 	Address netip.Prefix
 
 	machine   *machine
+	system    *debian // nil: a shell that only waits
 	sw        *machine
 	processes sync.WaitGroup // one goroutine a started process, until its end
 }
@@ -81,7 +82,7 @@ func (h *Host) Enter() []string {
 	if h.Plain() {
 		return nil
 	}
-	return []string{"nsenter", "--target", strconv.Itoa(h.machine.pid()), "--mount", "--uts", "--net", "--pid", "--"}
+	return []string{"nsenter", "--target", strconv.Itoa(h.pid()), "--mount", "--uts", "--net", "--pid", "--"}
 }
 
 // Addresses returns what eth0 holds now, VIPs included.
@@ -156,7 +157,7 @@ func (h *Host) ownership() (func(proc string) bool, error) {
 	if h.Plain() {
 		return h.owns, nil
 	}
-	ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", h.machine.pid()))
+	ns, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", h.pid()))
 	if err != nil {
 		return nil, fmt.Errorf("host %s: %w", h.Name, err)
 	}

@@ -207,6 +207,7 @@ func (l *Lab) Close() error {
 		if l.sw != nil {
 			errs = append(errs, l.sw.stop())
 		}
+		errs = append(errs, removeCgroups(l.Name))
 		if l.owner != nil {
 			errs = append(errs, l.owner.release())
 		}

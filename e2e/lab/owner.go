@@ -49,7 +49,7 @@ func (r *ownerRecord) release() error {
 	return errors.Join(os.Remove(filepath.Join(recordDir, r.lab)), r.file.Close())
 }
 
-// Sweep removes the namespaces of labs whose owner is dead. Their processes
+// Sweep removes the namespaces and control groups of labs whose owner is dead. Their processes
 // ended with the owner.
 func Sweep(ctx context.Context) error {
 	records, err := filepath.Glob(filepath.Join(recordDir, "tandem-*"))
@@ -85,6 +85,9 @@ func sweepRecord(ctx context.Context, record string) error {
 		if err != nil && !strings.Contains(err.Error(), "No such file") {
 			return err
 		}
+	}
+	if err := removeCgroups(filepath.Base(record)); err != nil {
+		return err
 	}
 	if err := os.Remove(record); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
