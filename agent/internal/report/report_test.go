@@ -1,6 +1,7 @@
 package report
 
 import (
+	"fmt"
 	"testing"
 
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
@@ -131,5 +132,31 @@ func TestNotPersistentUntilEveryCauseIsGone(t *testing.T) {
 	r.Unsaved("file", "")
 	if o, _ := r.Next(); o.NotPersistent == nil || o.GetNotPersistent() || r.NotPersistent() {
 		t.Errorf("with no cause left: %v", o)
+	}
+}
+
+// Many backends come in several messages, and together they are whole.
+func TestManyBackendsComeInParts(t *testing.T) {
+	r := New("boot")
+	const all = 3*maxObserved + 7
+	for i := range all {
+		r.Backend(backend(fmt.Sprint("b", i), up))
+	}
+	r.Begin(nil)
+	seen := map[string]bool{}
+	for part := 0; ; part++ {
+		o, _ := r.Next()
+		if o == nil {
+			break
+		}
+		if o.GetWhole() != (part == 0) || len(o.GetBackends()) > maxObserved {
+			t.Errorf("part %d is whole: %v, and has %d backends", part, o.GetWhole(), len(o.GetBackends()))
+		}
+		for _, b := range o.GetBackends() {
+			seen[b.GetBackend()] = true
+		}
+	}
+	if len(seen) != all {
+		t.Errorf("%d backends come, want %d", len(seen), all)
 	}
 }

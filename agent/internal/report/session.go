@@ -41,10 +41,15 @@ func (r *Report) Next() (*agentv1.Observation, *agentv1.EventBatch) {
 	return r.observation(), r.spool.next()
 }
 
-// observation takes what changed.
+// maxObserved bounds the backends in one message.
+const maxObserved = 1024
+
+// observation takes what changed, of many backends a part.
 func (r *Report) observation() *agentv1.Observation {
 	o := r.changed
-	for _, key := range slices.Sorted(maps.Keys(r.backends)) {
+	keys := slices.Sorted(maps.Keys(r.backends))
+	for _, key := range keys[:min(len(keys), maxObserved)] {
+		delete(r.backends, key)
 		if b := r.state.backends[key]; b != nil {
 			o.Backends = append(o.Backends, b)
 		} else {
@@ -52,7 +57,6 @@ func (r *Report) observation() *agentv1.Observation {
 		}
 	}
 	r.changed = &agentv1.Observation{}
-	clear(r.backends)
 	if proto.Size(o) == 0 {
 		return nil
 	}

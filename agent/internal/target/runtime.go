@@ -28,6 +28,7 @@ func (t *Target) WithServersOf(other *Target) *Target {
 			before++
 		} else {
 			next.resources[key] = r
+			next.size += proto.Size(r)
 		}
 		if b := r.GetBackend(); b != nil {
 			backends[b.GetName()] = true
@@ -37,6 +38,7 @@ func (t *Target) WithServersOf(other *Target) *Target {
 	for key, r := range other.resources {
 		if s := r.GetServer(); s != nil && backends[s.GetBackend()] {
 			next.resources[key] = r
+			next.size += proto.Size(r)
 			if old := t.resources[key]; old != nil && proto.Equal(old, r) {
 				same++
 			}

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"google.golang.org/protobuf/proto"
+
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 )
 
@@ -16,6 +18,29 @@ import (
 type Target struct {
 	version   *agentv1.Version
 	resources map[string]*agentv1.Resource
+	size      int // of the resources, in bytes
+}
+
+// MaxSize bounds a target, in bytes, however many updates it came in.
+const MaxSize = 32 << 20
+
+// put adds a resource, in place of the one with its key.
+func (t *Target) put(r *agentv1.Resource) error {
+	t.drop(r.GetKey())
+	t.size += proto.Size(r)
+	if t.size > MaxSize {
+		return fmt.Errorf("the configuration is larger than %d MiB", MaxSize>>20)
+	}
+	t.resources[r.GetKey()] = r
+	return nil
+}
+
+// drop removes a resource, if it is there.
+func (t *Target) drop(key string) {
+	if old := t.resources[key]; old != nil {
+		t.size -= proto.Size(old)
+		delete(t.resources, key)
+	}
 }
 
 // FromConfig makes a target of a whole configuration. It refuses what this
@@ -32,7 +57,9 @@ func FromConfig(c *agentv1.NodeConfig) (*Target, error) {
 		if t.resources[r.GetKey()] != nil {
 			return nil, fmt.Errorf("resource %q comes twice", r.GetKey())
 		}
-		t.resources[r.GetKey()] = r
+		if err := t.put(r); err != nil {
+			return nil, err
+		}
 	}
 	return t, nil
 }
@@ -40,9 +67,9 @@ func FromConfig(c *agentv1.NodeConfig) (*Target, error) {
 // Apply returns the target after upserts and removals. It refuses what
 // FromConfig refuses; t itself stays as it is.
 func (t *Target) Apply(version *agentv1.Version, upserts []*agentv1.Resource, removals []string) (*Target, error) {
-	next := &Target{version: version, resources: maps.Clone(t.resources)}
+	next := &Target{version: version, resources: maps.Clone(t.resources), size: t.size}
 	for _, key := range removals {
-		delete(next.resources, key)
+		next.drop(key)
 	}
 	for _, r := range upserts {
 		if err := CheckKnown(r); err != nil {
@@ -51,7 +78,9 @@ func (t *Target) Apply(version *agentv1.Version, upserts []*agentv1.Resource, re
 		if err := checkResource(r); err != nil {
 			return nil, err
 		}
-		next.resources[r.GetKey()] = r
+		if err := next.put(r); err != nil {
+			return nil, err
+		}
 	}
 	return next, nil
 }

@@ -2,6 +2,7 @@ package target
 
 import (
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -127,5 +128,44 @@ func TestWithServersOf(t *testing.T) {
 	third := make("third", backend("web"))
 	if again := mixed.WithServersOf(third); strings.Count(again.Hash(), "+") != 1 {
 		t.Errorf("the hash grows: %q", again.Hash())
+	}
+}
+
+// A configuration that grows by one difference after the other is bounded, and
+// what goes makes room.
+func TestTargetIsBounded(t *testing.T) {
+	target, err := FromConfig(&agentv1.NodeConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	big := func(i int) *agentv1.Resource { return backend(fmt.Sprint(i, strings.Repeat("x", MaxSize/9))) }
+	grow := func(i int, removals ...string) (err error) {
+		next, err := target.Apply(&agentv1.Version{}, []*agentv1.Resource{big(i)}, removals)
+		if err == nil {
+			target = next
+		}
+		return err
+	}
+	for i := range 4 { // each counts twice, by its key as well
+		if err := grow(i); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := grow(4); err == nil {
+		t.Error("a configuration without end is taken")
+	}
+	if err := grow(4, big(0).GetKey()); err != nil {
+		t.Errorf("in place of another one: %v", err)
+	}
+	other, err := FromConfig(&agentv1.NodeConfig{Resources: []*agentv1.Resource{server(big(1).GetBackend().GetName(), "a", 1)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mixed, size := target.WithServersOf(other), 0
+	for _, r := range mixed.resources {
+		size += proto.Size(r)
+	}
+	if mixed == target || mixed.size != size {
+		t.Errorf("a mixed target of %d bytes counts as %d", size, mixed.size)
 	}
 }

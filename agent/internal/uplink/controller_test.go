@@ -221,7 +221,7 @@ func (c *controller) Session(stream grpc.BidiStreamingServer[agentv1.SessionRequ
 	}
 	c.hellos <- m.GetHello()
 	if err := stream.Send(&agentv1.SessionResponse{Kind: &agentv1.SessionResponse_Welcome{Welcome: &agentv1.Welcome{
-		Protocol: protocol, Time: timestamppb.New(now),
+		Protocol: newestProtocol, Time: timestamppb.New(now),
 	}}}); err != nil {
 		return err
 	}

@@ -18,14 +18,22 @@ import (
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 )
 
-// protocol is the version of the session's protocol.
-const protocol = 1
+// oldestProtocol and newestProtocol are the versions of the session's protocol
+// that this agent speaks. The controller chooses the newest that both speak.
+const oldestProtocol, newestProtocol = 1, 1
 
 // received is one message, or the error that ended the stream.
 type received struct {
 	message *agentv1.SessionResponse
 	err     error
 }
+
+// maxControllers bounds the addresses that an agent tries, maxAddress each of
+// them, in bytes.
+const (
+	maxControllers = 16
+	maxAddress     = 300
+)
 
 // maxQueue bounds the answers that wait for a controller that does not read:
 // until it does, nothing more is taken from it.
@@ -74,7 +82,7 @@ func (s *session) receive(ctx context.Context) {
 // greet says hello and waits for the welcome.
 func (s *session) greet(ctx context.Context) error {
 	hello := &agentv1.Hello{
-		Protocol:      protocol,
+		Protocol:      newestProtocol,
 		AgentVersion:  s.Version,
 		BootId:        s.Report.BootID(),
 		SessionId:     rand.Text(),
@@ -102,8 +110,9 @@ func (s *session) greet(ctx context.Context) error {
 		if welcome == nil {
 			return errNoWelcome
 		}
-		if welcome.GetProtocol() != protocol {
-			return fmt.Errorf("the controller speaks version %d of the agent protocol, this agent %d: upgrade the older one", welcome.GetProtocol(), protocol)
+		if spoken := welcome.GetProtocol(); spoken < oldestProtocol || spoken > newestProtocol {
+			return fmt.Errorf("controller %s speaks version %d of the agent protocol, agent %s %d to %d: upgrade the older one",
+				welcome.GetControllerVersion(), spoken, s.Version, oldestProtocol, newestProtocol)
 		}
 		s.welcome(welcome, sent)
 		return nil
@@ -117,6 +126,9 @@ func (s *session) greet(ctx context.Context) error {
 // welcome takes over what the answer to a hello sent at sent tells.
 func (s *session) welcome(w *agentv1.Welcome, sent time.Time) {
 	for _, address := range w.GetControllers() {
+		if len(s.addresses) >= maxControllers || len(address) > maxAddress {
+			break
+		}
 		if !slices.Contains(s.addresses, address) {
 			s.addresses = append(s.addresses, address)
 		}

@@ -106,7 +106,7 @@ func newDesk(t *testing.T, welcome *agentv1.Welcome) *desk {
 		d.ended <- s.run(ctx)
 	}()
 	d.hello = d.hear().GetHello()
-	welcome.Protocol = protocol
+	welcome.Protocol = newestProtocol
 	d.say(&agentv1.SessionResponse{Kind: &agentv1.SessionResponse_Welcome{Welcome: welcome}})
 	return d
 }

@@ -4,30 +4,39 @@ import (
 	"errors"
 	"fmt"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/tandem-lb/tandem/agent/internal/target"
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 )
 
-// maxResources bounds an update, so that a controller gone wrong cannot fill
-// the node's memory.
-const maxResources = 1 << 18
+// maxResources and maxUpdate, in bytes, bound an update, so that a controller
+// gone wrong cannot fill the node's memory. 10,000 backends are 2 MiB.
+const (
+	maxResources = 1 << 18
+	maxUpdate    = target.MaxSize
+)
 
 // assembly puts the chunks of an update together.
 type assembly struct {
 	update *agentv1.Update
+	size   int // bytes
 }
 
 // add returns the update once its last chunk has come, nil before. A chunk of
 // another update drops the unfinished one: latest wins.
 func (a *assembly) add(chunk *agentv1.Update) (*agentv1.Update, error) {
 	if a.update == nil || a.update.GetNonce() != chunk.GetNonce() {
-		a.update = chunk
+		a.update, a.size = chunk, 0
 	} else {
 		a.update.Upserts = append(a.update.Upserts, chunk.GetUpserts()...)
 		a.update.Removals = append(a.update.Removals, chunk.GetRemovals()...)
 	}
 	if n := len(a.update.GetUpserts()) + len(a.update.GetRemovals()); n > maxResources {
 		return nil, fmt.Errorf("an update with more than %d resources", maxResources)
+	}
+	if a.size += proto.Size(chunk); a.size > maxUpdate {
+		return nil, fmt.Errorf("an update of more than %d MiB", maxUpdate>>20)
 	}
 	if chunk.GetMore() {
 		return nil, nil
@@ -64,10 +73,12 @@ func (s *session) next(u *agentv1.Update) (*target.Target, agentv1.NackReason, e
 		}
 	}
 	var next *target.Target
-	var err error
-	if u.GetBaseHash() == "" {
+	err := target.CheckKnown(u)
+	switch {
+	case err != nil:
+	case u.GetBaseHash() == "":
 		next, err = target.FromConfig(&agentv1.NodeConfig{Version: u.GetVersion(), Resources: u.GetUpserts()})
-	} else {
+	default:
 		base := s.Reconciler.Known(u.GetBaseHash())
 		if base == nil {
 			return nil, agentv1.NackReason_NACK_REASON_BASE_MISMATCH,

@@ -2,8 +2,13 @@ package uplink
 
 import (
 	"context"
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/tandem-lb/tandem/agent/internal/reconcile"
 	"github.com/tandem-lb/tandem/agent/internal/target"
@@ -30,6 +35,12 @@ func backend(name string) *agentv1.Resource {
 	return &agentv1.Resource{Key: "haproxy/backend/" + name, Body: &agentv1.Resource_Backend{
 		Backend: &haproxyv1.Backend{Name: name},
 	}}
+}
+
+// newer adds a field that this version does not know.
+func newer[M proto.Message](m M) M {
+	m.ProtoReflect().SetUnknown(protowire.AppendVarint(protowire.AppendTag(nil, 999, protowire.VarintType), 1))
+	return m
 }
 
 // keys of a target, in order.
@@ -76,16 +87,31 @@ func TestNextTarget(t *testing.T) {
 			update: &agentv1.Update{BaseHash: "seven", Version: eight, Upserts: []*agentv1.Resource{unknown}},
 			reason: agentv1.NackReason_NACK_REASON_UNKNOWN_FIELD,
 		},
+		"a field of a newer controller's update": {
+			update: newer(&agentv1.Update{BaseHash: "seven", Version: eight}),
+			reason: agentv1.NackReason_NACK_REASON_UNKNOWN_FIELD,
+		},
+		"a field of a newer controller's version": {
+			update: &agentv1.Update{BaseHash: "seven", Version: newer(&agentv1.Version{Epoch: "e", Runtime: 8, Hash: "eight"})},
+			reason: agentv1.NackReason_NACK_REASON_UNKNOWN_FIELD,
+		},
+		"a resource of a newer controller": {
+			update: &agentv1.Update{BaseHash: "seven", Version: eight, Upserts: []*agentv1.Resource{newer(&agentv1.Resource{Key: "haproxy/cache/a"})}},
+			reason: agentv1.NackReason_NACK_REASON_UNKNOWN_FIELD,
+		},
 		"a key that is not its content's": {
 			update: &agentv1.Update{BaseHash: "seven", Version: eight, Upserts: []*agentv1.Resource{{Key: "haproxy/global", Body: backend("c").GetBody()}}},
 			reason: agentv1.NackReason_NACK_REASON_REFUSED,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := &session{Uplink: &Uplink{Options: Options{Reconciler: at{applied}}}}
+			s := &session{Uplink: &Uplink{Options: Options{Reconciler: at{applied}, Version: "1.0"}}, controller: "1.1"}
 			next, reason, err := s.next(test.update)
 			if reason != test.reason || (err == nil) != (test.reason == 0) {
 				t.Fatalf("%v, %v, want %v", reason, err, test.reason)
+			}
+			if test.reason == agentv1.NackReason_NACK_REASON_UNKNOWN_FIELD && !strings.Contains(err.Error(), "it needs agent ≥ 1.1, the controller's version") {
+				t.Errorf("%v: does not say which agent is needed", err)
 			}
 			if err == nil && !slices.Equal(keys(next), test.want) {
 				t.Errorf("the target has %v, want %v", keys(next), test.want)
@@ -108,6 +134,22 @@ func TestChunksMakeOneUpdate(t *testing.T) {
 	u, err := a.add(chunk("2", "c", false))
 	if err != nil || u.GetNonce() != "2" || len(u.GetUpserts()) != 3 {
 		t.Errorf("%v, %v, want the three resources of update 2", u, err)
+	}
+	// Bytes are bounded as well: over all chunks of an update, not over updates.
+	big := func(nonce string) *agentv1.Update {
+		return &agentv1.Update{Nonce: nonce, More: true, Upserts: []*agentv1.Resource{backend(strings.Repeat("x", (maxMessage-64)/2))}}
+	}
+	for i := range 3 * maxUpdate / maxMessage {
+		if _, err := a.add(big(fmt.Sprint(i))); err != nil {
+			t.Fatalf("unfinished updates add up: %v", err)
+		}
+	}
+	chunks := 0
+	for _, err := a.add(big("endless")); err == nil; _, err = a.add(big("endless")) {
+		chunks++
+	}
+	if want := maxUpdate / maxMessage; chunks != want {
+		t.Errorf("%d chunks of %d MiB are taken, want %d", chunks, maxMessage>>20, want)
 	}
 	many := &agentv1.Update{Nonce: "3", More: true, Removals: make([]string, maxResources+1)}
 	if _, err := a.add(many); err == nil {

@@ -115,7 +115,8 @@ func (u *Uplink) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			break
 		}
-		if welcomed {
+		// Another agent with this identity would take the session back at once.
+		if welcomed && status.Code(err) != codes.Aborted {
 			delay.Reset()
 		}
 		u.board.lost(address, describe(err))

@@ -79,15 +79,15 @@ func serve(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
-	book, err := ledger.Open(ctx, store, ledger.Options{Logger: o.logger.Named("ledger")})
-	if err != nil {
-		return err
-	}
 	happened, err := events.Open(filepath.Join(o.dataDir, eventsFile), events.Options{Logger: o.logger.Named("events")})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, happened.Close()) }()
+	book, err := ledger.Open(ctx, store, ledger.Options{Logger: o.logger.Named("ledger"), Announce: api.Announce(happened)})
+	if err != nil {
+		return err
+	}
 	nodes := fleet.New(fleet.Options{
 		Ledger: book, Events: happened, Logger: o.logger.Named("fleet"), Version: o.version,
 		Controllers: controllers(o.advertise, grpcListener.Addr()),

@@ -74,6 +74,11 @@ func (w *writer) announce(ctx context.Context, r change, result ledger.Result) e
 	))
 }
 
+// Announce returns what tells the event log of revisions that nobody asked for.
+func Announce(log *events.Log) func(cluster string, r *tandemv1.Revision) {
+	return func(cluster string, r *tandemv1.Revision) { log.Append(cluster, changedEvent(cluster, r)) }
+}
+
 // maxNamed is how many changed resources an event names.
 const maxNamed = 3
 

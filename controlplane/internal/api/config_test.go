@@ -8,12 +8,14 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
 )
@@ -357,5 +359,29 @@ func TestApplyAsksTheNodes(t *testing.T) {
 	}
 	if _, err := client.GetPool(c.admin(t), &tandemv1.GetPoolRequest{Name: "clusters/default/pools/web_servers"}); status.Code(err) != codes.NotFound {
 		t.Errorf("the pool is there: %v", err)
+	}
+}
+
+// An override that ends by itself is in the log as every other change is.
+func TestTheEndOfAnOverrideIsAnEvent(t *testing.T) {
+	c := start(t)
+	configs, happened := tandemv1.NewConfigServiceClient(c.dial(t)), tandemv1.NewEventServiceClient(c.dial(t))
+	_, err := configs.ApplyConfig(c.admin(t), &tandemv1.ApplyConfigRequest{Parent: "clusters/default", Config: &tandemv1.ClusterConfig{
+		Pools: []*tandemv1.Pool{{Name: "p", Backends: []*tandemv1.Backend{{Name: "b", Address: "10.0.0.1", Port: 80}}}},
+	}})
+	must(t, err)
+	watch, err := happened.WatchEvents(c.admin(t), &tandemv1.WatchEventsRequest{Parent: "clusters/default"})
+	must(t, err)
+	_, err = configs.UpdateOverride(c.admin(t), &tandemv1.UpdateOverrideRequest{Override: &tandemv1.Override{
+		Name: "clusters/default/pools/p/backends/b/override", State: "drain", ExpireTime: timestamppb.New(time.Now().Add(time.Second)),
+	}})
+	must(t, err)
+	want := "controller: removed pools/p/backends/b/override (override expired)"
+	for {
+		next, err := watch.Recv()
+		must(t, err)
+		if e := next.GetEvent(); e.GetMessage() == want && e.GetReason() == "CONFIG_CHANGED" && e.GetRevision() > 0 {
+			return
+		}
 	}
 }

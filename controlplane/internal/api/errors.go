@@ -87,6 +87,8 @@ var known = []struct {
 	{fleet.ErrDisconnected, codes.FailedPrecondition, reasonNodeAway},
 	{fleet.ErrBusy, codes.ResourceExhausted, reasonBusy},
 	{fleet.ErrSuperseded, codes.Aborted, reasonSuperseded},
+	{fleet.ErrVersion, codes.FailedPrecondition, reasonProtocol},
+	{fleet.ErrTooOften, codes.ResourceExhausted, reasonBusy},
 	{fleet.ErrHello, codes.InvalidArgument, reasonProtocol},
 	{fleet.ErrProtocol, codes.InvalidArgument, reasonProtocol},
 	{fleet.ErrStalled, codes.DeadlineExceeded, reasonStalled},

@@ -39,6 +39,8 @@ const (
 	maxHeaders = 64 << 10
 	// maxStreams bounds what one connection may ask at a time.
 	maxStreams = 256
+	// maxIdle is how long a connection without a call is kept.
+	maxIdle = 5 * time.Minute
 	// stopTimeout is how long calls under way have when the server stops.
 	stopTimeout = 5 * time.Second
 )
@@ -69,6 +71,8 @@ type Server struct {
 	http   *http.Server
 	codec  *codec
 	opened chan struct{} // holds one for each call under way that anyone may make
+	// callsOfNodes are under way.
+	callsOfNodes nodeCalls
 	// stopping ends when the server does, before its calls are cut off.
 	stopping context.Context //nolint:containedctx // it is the server's life, handed to each stream
 	stop     context.CancelFunc
@@ -76,7 +80,8 @@ type Server struct {
 
 // New returns a server that Run makes listen. ctx is for values only.
 func New(ctx context.Context, o Options) (*Server, error) {
-	s := &Server{Options: o, inside: bufconn.Listen(1 << 20), codec: newCodec(), opened: make(chan struct{}, maxOpenCalls)}
+	s := &Server{Options: o, inside: bufconn.Listen(1 << 20), codec: newCodec(), opened: make(chan struct{}, maxOpenCalls),
+		callsOfNodes: nodeCalls{of: make(map[string]int)}}
 	s.stopping, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	s.grpc = grpc.NewServer(s.grpcOptions(
 		grpc.InTapHandle(s.tap),
@@ -112,7 +117,9 @@ func (s *Server) grpcOptions(more ...grpc.ServerOption) []grpc.ServerOption {
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.MaxHeaderListSize(maxHeaders),
 		grpc.ConnectionTimeout(10*time.Second),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 20 * time.Second, Timeout: 10 * time.Second}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			Time: 20 * time.Second, Timeout: 10 * time.Second, MaxConnectionIdle: maxIdle,
+		}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	)
 }

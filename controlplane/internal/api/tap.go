@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -15,15 +16,26 @@ const (
 	maxOpenCalls = 16
 	// openCallTimeout bounds each of them.
 	openCallTimeout = 10 * time.Second
+	// maxNodeCalls bounds the calls at a time of one node, over all connections
+	// that show its certificate: a session, the one that follows it, a renewal.
+	// Each may hold a message of maxRequest.
+	maxNodeCalls = 4
 )
 
 // tap refuses a call when its header has come, before its message takes up
-// memory: calls that admit refuses, and too many that anyone may make. It runs
-// on the connection's reader, so it must not block.
+// memory: calls that admit refuses, and too many that anyone or one node may
+// make. It runs on the connection's reader, so it must not block.
 func (s *Server) tap(ctx context.Context, info *tap.Info) (_ context.Context, err error) {
 	begin := time.Now()
-	if _, err = s.admit(ctx, info.FullMethodName); err == nil && needOf(info.FullMethodName) == nothing {
-		ctx, err = s.open(ctx)
+	admitted, err := s.admit(ctx, info.FullMethodName)
+	if err == nil {
+		switch needOf(info.FullMethodName) {
+		case nothing:
+			ctx, err = s.open(ctx)
+		case certificate:
+			err = s.callsOfNodes.begin(ctx, callerOf(admitted).node.UID)
+		default:
+		}
 	}
 	if err != nil {
 		s.finish(info.FullMethodName, begin, &err)
@@ -46,4 +58,31 @@ func (s *Server) open(ctx context.Context) (context.Context, error) {
 		<-s.opened
 	})
 	return ctx, nil
+}
+
+// nodeCalls counts the calls under way of each node, by its identity.
+type nodeCalls struct {
+	mu sync.Mutex
+	of map[string]int
+}
+
+// begin takes one of the places of a node, and gives it back when the call's
+// context ends.
+func (c *nodeCalls) begin(ctx context.Context, uid string) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.of[uid] >= maxNodeCalls {
+		return fail(codes.ResourceExhausted, reasonBusy, "%d calls of this node are under way: end one first", maxNodeCalls)
+	}
+	c.of[uid]++
+	context.AfterFunc(ctx, func() { c.end(uid) })
+	return nil
+}
+
+func (c *nodeCalls) end(uid string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.of[uid]--; c.of[uid] == 0 {
+		delete(c.of, uid)
+	}
 }

@@ -86,6 +86,8 @@ type agent struct {
 	pause func() time.Duration
 	// capabilities that its hello tells.
 	capabilities []string
+	// protocol that its hello tells; 0: 1.
+	protocol uint32
 
 	mu        sync.Mutex
 	pipe      *pipe
@@ -130,7 +132,7 @@ func (a *agent) hello() *agentv1.SessionRequest {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return &agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Hello{Hello: &agentv1.Hello{
-		Protocol: 1, AgentVersion: "1.0", BootId: a.boot, SessionId: fmt.Sprintf("%p", a.pipe), Applied: a.version,
+		Protocol: cmp.Or(a.protocol, 1), AgentVersion: "1.0", BootId: a.boot, SessionId: fmt.Sprintf("%p", a.pipe), Applied: a.version,
 		Capabilities: a.capabilities, Interfaces: map[string]string{"front": "eth0"},
 		NotPersistent: a.diskFull,
 	}}}

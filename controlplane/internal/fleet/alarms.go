@@ -27,9 +27,6 @@ const (
 	// settling is how long after its own start the controller waits for agents
 	// before it judges anyone dead.
 	settling = 15 * time.Second
-	// clones is how many takeovers of a node's session in a minute mean that
-	// two agents have one identity.
-	clones = 4
 )
 
 // alarm reasons, the worst first.
@@ -84,6 +81,11 @@ func (c *cluster) judge(now time.Time) time.Duration {
 		s.raised = true
 		c.mark(key{kindAlarm, k})
 		c.alarmEvent(reasonAlarmRaised, s.alarm)
+	}
+	for _, n := range c.nodes {
+		if end, cloned := n.twins.at(now); cloned {
+			next = min(end.Sub(now), cmp.Or(next, end.Sub(now)))
+		}
 	}
 	return next
 }
@@ -144,12 +146,12 @@ func (c *cluster) suspectNode(n *node, now time.Time, add addSuspect) {
 		add("NODE_AHEAD", subject, 0, n.failure, aheadCure)
 	case n.failed != 0:
 		add("APPLY_FAILED", subject, 0,
-			fmt.Sprintf("%s does not have revision %d in effect: %s", n.id, n.failed, n.failure), applyCure(n.reason))
+			fmt.Sprintf("%s does not have revision %d in effect: %s", n.id, n.failed, n.failure), applyCure(n.reason, c.options.Version))
 	}
-	if n.takeovers = recent(n.takeovers, now); len(n.takeovers) >= clones {
+	if _, cloned := n.twins.at(now); cloned {
 		add("CLONED_NODE", subject, 0,
 			fmt.Sprintf("agents take the session of %s from each other: two machines have its identity", n.id),
-			"find the copied machine, remove its agent's state directory and join it with a token of its own")
+			"find the copied machine, stop its lb-agent, remove its state directory and join it with a token of its own")
 	}
 	if dead(n.observed.haproxy) {
 		add("PROXY_DEAD", subject, 0,
@@ -178,10 +180,10 @@ func daemonCure(d *agentv1.DaemonObservation, name string) string {
 	return "read its message and the log of " + name + " on the node; the agent starts it again"
 }
 
-func applyCure(r agentv1.NackReason) string {
+func applyCure(r agentv1.NackReason, version string) string {
 	switch r {
 	case agentv1.NackReason_NACK_REASON_UNKNOWN_FIELD:
-		return "upgrade lb-agent on the node: it is older than the configuration"
+		return "upgrade lb-agent on the node to " + version + ", the controller's version: it is older than the configuration"
 	case agentv1.NackReason_NACK_REASON_REFUSED:
 		return "correct what the message names, or undo the change"
 	default:

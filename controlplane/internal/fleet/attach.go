@@ -17,11 +17,14 @@ const (
 	maxInterfaces = 64
 	// maxCapabilities bounds those that an agent may tell.
 	maxCapabilities = 64
+	// maxSessions bounds the sessions that one node begins within sessionsTime.
+	maxSessions  = 64
+	sessionsTime = 10 * time.Second
 )
 
 // attach makes s the session of its node; an older one ends. It fails with
 // ErrRevoked when the node is not part of the cluster.
-func (c *cluster) attach(s *session, id Identity) error {
+func (c *cluster) attach(s *session, id Identity, hello *agentv1.Hello) error {
 	// The ledger knows a node that has joined before the loop has heard of it.
 	head, err := c.options.Ledger.Head(c.id)
 	if err != nil || head.Node(id.Node) == nil || head.Node(id.Node).GetUid() != id.UID {
@@ -45,16 +48,23 @@ func (c *cluster) attach(s *session, id Identity) error {
 		delete(c.nodes, id.Node)
 		n = c.addNode(head.Node(id.Node), head)
 	}
+	now := time.Now()
+	if n.begun = since(n.begun, now.Add(-sessionsTime)); len(n.begun) >= maxSessions {
+		return fmt.Errorf("node %q: %w", id.Node, ErrTooOften)
+	}
+	n.begun = append(n.begun, now)
 	if n.session != nil {
 		n.session.cancel(ErrSuperseded)
 		c.forget(n)
-		n.takeovers = append(recent(n.takeovers, time.Now()), time.Now())
+		n.twins.superseded(n.boot, now)
 	}
+	n.boot = bounded(hello.GetBootId(), maxWord)
+	n.twins.begins(n.boot, now)
 	s.node, n.session = n, s
 	if n.given == (events.Position{}) {
 		n.given, n.safe = stored, stored
 	}
-	c.introduce(s, n)
+	c.introduce(s, n, hello)
 	c.nodeEvent(n, reasonNodeConnected, "its agent "+n.agentVersion+" has connected", 0)
 	c.mark(key{kindNode, n.id})
 	c.stir.put(struct{}{})
@@ -62,8 +72,7 @@ func (c *cluster) attach(s *session, id Identity) error {
 }
 
 // introduce takes over what hello says. The lock is held.
-func (c *cluster) introduce(s *session, n *node) {
-	h := s.hello
+func (c *cluster) introduce(s *session, n *node, h *agentv1.Hello) {
 	n.seen.Store(time.Now().UnixNano())
 	n.agentVersion = bounded(h.GetAgentVersion(), maxWord)
 	n.capabilities = make(map[string]bool)
@@ -78,7 +87,7 @@ func (c *cluster) introduce(s *session, n *node) {
 	}
 	s.resume = n.given
 	c.acknowledge(n)
-	s.applied = h.GetApplied()
+	s.applied = boundedVersion(h.GetApplied())
 	if n.base != nil && sameHash(n.base.Version(), s.applied) {
 		s.base = n.base
 	}
@@ -118,7 +127,7 @@ func (c *cluster) plausible(v *agentv1.Version) bool {
 	return v.GetEpoch() == c.head.Epoch() && v.GetRuntime() <= c.head.Revision()
 }
 
-// recent returns the times of the last minute.
-func recent(times []time.Time, now time.Time) []time.Time {
-	return slices.DeleteFunc(times, func(t time.Time) bool { return now.Sub(t) > time.Minute })
+// since returns the times from one on.
+func since(times []time.Time, from time.Time) []time.Time {
+	return slices.DeleteFunc(times, func(t time.Time) bool { return t.Before(from) })
 }

@@ -68,7 +68,12 @@ type node struct {
 	capabilities map[string]bool
 	interfaces   map[string]string
 	observed     observed
-	takeovers    []time.Time // of its session by another one
+
+	boot     string      // of the agent that has, or had last, the session
+	begun    []time.Time // when sessions began lately
+	twins    twins
+	budget   budget
+	unlogged uint64 // events about it that its budget did not allow
 }
 
 func newCluster(o *Options, head *state.Config) *cluster {

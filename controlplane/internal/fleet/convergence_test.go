@@ -67,7 +67,7 @@ func TestConvergence(t *testing.T) {
 				l.change(randomChange(l, random))
 			}
 			if random.IntN(3) == 0 {
-				pass(time.Duration(random.IntN(60)) * time.Millisecond)
+				pass(time.Duration(random.IntN(100)) * time.Millisecond)
 			}
 		}
 		for _, a := range agents {

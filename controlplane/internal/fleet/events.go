@@ -202,8 +202,18 @@ func (c *cluster) about(n *node, why reason, message string) *tandemv1.Event {
 	return &tandemv1.Event{Reason: string(why), Message: message, Subject: state.NodeName(c.id, n.id).String()}
 }
 
-// nodeEvent logs what the controller itself has seen of a node.
+// nodeEvent logs what the controller itself has seen of a node, unless there
+// is too much of it: an agent can bring such events about as often as it likes.
+// The lock is held.
 func (c *cluster) nodeEvent(n *node, why reason, message string, revision uint64) {
+	if n.budget.take(1, time.Now()) == 0 {
+		n.unlogged++
+		return
+	}
+	if n.unlogged > 0 {
+		c.append(n, c.about(n, reasonEventsLost, fmt.Sprintf("%d events about this node were left out: there were too many", n.unlogged)))
+		n.unlogged = 0
+	}
 	e := c.about(n, why, message)
 	e.Revision = revision
 	c.append(n, e)

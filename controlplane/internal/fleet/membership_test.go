@@ -29,7 +29,7 @@ func TestHelloIsNeeded(t *testing.T) {
 		}{
 			"nothing":         {me, nil, ErrHello},
 			"an ack":          {me, &agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Ack{}}, ErrHello},
-			"protocol 0":      {me, &agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Hello{Hello: &agentv1.Hello{}}}, ErrHello},
+			"protocol 0":      {me, &agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Hello{Hello: &agentv1.Hello{}}}, ErrVersion},
 			"unknown node":    {Identity{home, "nobody", "uid"}, hello, ErrRevoked},
 			"another uid":     {Identity{home, "lb-master", "uid-of-a-copy"}, hello, ErrRevoked},
 			"unknown cluster": {Identity{"nowhere", "lb-master", "uid"}, hello, ErrUnknownCluster},

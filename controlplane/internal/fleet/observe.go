@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"maps"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -19,6 +20,11 @@ const (
 	maxStrays    = 1024
 	maxInstances = 2048
 	maxProblems  = 64
+	// maxReason bounds why a backend is in its state, in bytes.
+	maxReason = 512
+	// observedAtOnce is how many backends of a message are taken in before others
+	// have their turn at the cluster.
+	observedAtOnce = 512
 )
 
 // observed is what a connected node says now.
@@ -40,7 +46,7 @@ func (c *cluster) forget(n *node) {
 	was := n.observed
 	n.observed = observed{}
 	for k := range was.backends {
-		c.mark(key{kindBackend, k})
+		c.markBackend(k)
 	}
 	for vip := range was.instances {
 		c.updateVip(vip)
@@ -49,6 +55,17 @@ func (c *cluster) forget(n *node) {
 
 // observe takes an observation in.
 func (c *cluster) observe(s *session, o *agentv1.Observation) {
+	c.observeNode(s, o)
+	for backends := range slices.Chunk(o.GetBackends(), observedAtOnce) {
+		c.with(s, func(n *node) { c.observeBackends(n, backends) })
+	}
+	for removed := range slices.Chunk(o.GetRemovedBackends(), observedAtOnce) {
+		c.with(s, func(n *node) { c.removeBackends(n, removed) })
+	}
+}
+
+// observeNode takes in all but the backends.
+func (c *cluster) observeNode(s *session, o *agentv1.Observation) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n := s.node
@@ -84,7 +101,6 @@ func (c *cluster) observe(s *session, o *agentv1.Observation) {
 	if l := o.GetLocalChanges(); l != nil {
 		now.local = boundedLocal(l)
 	}
-	c.observeBackends(n, o)
 	if o.GetInstances() != nil || o.GetWhole() {
 		c.observeInstances(n, o.GetInstances().GetInstances())
 	}
@@ -92,8 +108,9 @@ func (c *cluster) observe(s *session, o *agentv1.Observation) {
 	c.stir.put(struct{}{})
 }
 
-func (c *cluster) observeBackends(n *node, o *agentv1.Observation) {
-	for _, b := range o.GetBackends() {
+// observeBackends takes in what is new of backends. The lock is held.
+func (c *cluster) observeBackends(n *node, backends []*agentv1.BackendObservation) {
+	for _, b := range backends {
 		k := b.GetPool() + "/" + b.GetBackend()
 		if !c.admits(n, b, k) {
 			continue
@@ -104,14 +121,27 @@ func (c *cluster) observeBackends(n *node, o *agentv1.Observation) {
 		b = boundedBackend(b)
 		if !proto.Equal(n.observed.backends[k], b) {
 			n.observed.backends[k] = b
-			c.mark(key{kindBackend, k})
+			c.markBackend(k)
 		}
 	}
-	for _, k := range o.GetRemovedBackends() {
+}
+
+// removeBackends forgets backends. The lock is held.
+func (c *cluster) removeBackends(n *node, keys []string) {
+	for _, k := range keys {
 		if n.observed.backends[k] != nil {
 			delete(n.observed.backends, k)
-			c.mark(key{kindBackend, k})
+			c.markBackend(k)
 		}
+	}
+}
+
+// markBackend tells watchers of a backend that is desired: nobody was told of
+// another one, and its name is only an agent's word. The lock is held.
+func (c *cluster) markBackend(k string) {
+	pool, backend, _ := strings.Cut(k, "/")
+	if c.head.Backend(pool, backend) != nil {
+		c.mark(key{kindBackend, k})
 	}
 }
 
@@ -160,8 +190,17 @@ func boundedBackend(b *agentv1.BackendObservation) *agentv1.BackendObservation {
 		Backend: bounded(b.GetBackend(), maxWord),
 		State:   b.GetState(),
 		Weight:  b.GetWeight(),
-		Reason:  bounded(b.GetReason(), maxText),
+		Reason:  bounded(b.GetReason(), maxReason),
 		Since:   validTime(b.GetSince()),
+	}
+}
+
+func boundedVersion(v *agentv1.Version) *agentv1.Version {
+	return &agentv1.Version{
+		Epoch:     bounded(v.GetEpoch(), maxWord),
+		Structure: v.GetStructure(),
+		Runtime:   v.GetRuntime(),
+		Hash:      bounded(v.GetHash(), maxWord),
 	}
 }
 

@@ -16,8 +16,9 @@ import (
 )
 
 const (
-	// protocol is the newest version of the agent protocol spoken here.
-	protocol = 1
+	// oldestProtocol and newestProtocol are the versions of the agent protocol
+	// that are spoken here. With an agent the newest is spoken that both speak.
+	oldestProtocol, newestProtocol = 1, 1
 	// helloTimeout bounds the wait for an agent's first message.
 	helloTimeout = 10 * time.Second
 	// sendTimeout bounds how long an agent may leave a message unread.
@@ -26,9 +27,12 @@ const (
 
 // Why a session ends, beside errors of its stream.
 var (
-	// ErrHello means that the first message was late, no hello, or of a
-	// protocol that is not spoken here.
-	ErrHello = errors.New("the session must begin with a hello of protocol 1 within 10 s")
+	// ErrHello means that the first message was late or no hello.
+	ErrHello = errors.New("the session must begin with a hello within 10 s")
+	// ErrVersion means that the agent is too old for this controller.
+	ErrVersion = errors.New("no version of the agent protocol in common")
+	// ErrTooOften means that a node has begun 64 sessions within 10 s.
+	ErrTooOften = errors.New("the node begins sessions too often: wait 10 s")
 	// ErrSuperseded means that a newer session of the same node has begun.
 	ErrSuperseded = errors.New("a newer session of this node has begun")
 	// ErrRevoked means that the node is not, or no longer, part of its cluster.
@@ -75,20 +79,21 @@ type session struct {
 	calls   chan *call
 	ended   chan struct{} // closed when the loop takes no more calls
 
-	hello    *agentv1.Hello
-	resume   events.Position // the node's last event that is here already
-	nonce    uint64          // of the last update
-	target   *compile.Config // the newest
-	open     bool            // target is still to be dealt with
-	inflight *update         // sent, neither acked nor nacked
-	last     *compile.Config // last one sent
-	base     *compile.Config // in effect on the node; nil: not known
-	applied  *agentv1.Version
-	refused  string // hash of the target that the node could not apply
-	pending  map[string]*call
-	waiting  []waiting
-	rest     *time.Timer // until the next portion of waiting
-	stalled  *time.Timer
+	protocol     uint32          // that both speak
+	resume       events.Position // the node's last event that is here already
+	nonce        uint64          // of the last update
+	target       *compile.Config // the newest
+	open         bool            // target is still to be dealt with
+	inflight     *update         // sent, neither acked nor nacked
+	last         *compile.Config // last one sent
+	base         *compile.Config // in effect on the node; nil: not known
+	applied      *agentv1.Version
+	refused      string // hash of the target that the node could not apply
+	pending      map[string]*call
+	waiting      []waiting
+	waitingBytes int
+	rest         *time.Timer // until the next portion of waiting
+	stalled      *time.Timer
 }
 
 // Serve runs one agent's session until it ends, and says why it ended: the
@@ -183,24 +188,31 @@ func (s *session) run(ctx context.Context, id Identity, inbox <-chan *agentv1.Se
 
 // greet waits for hello and makes this the node's session.
 func (s *session) greet(ctx context.Context, id Identity, inbox <-chan *agentv1.SessionRequest) error {
+	var hello *agentv1.Hello
 	timer := time.NewTimer(helloTimeout)
 	defer timer.Stop()
 	select {
 	case m := <-inbox:
-		s.hello = m.GetHello()
+		hello = m.GetHello()
 	case <-timer.C:
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	if s.hello.GetProtocol() < protocol {
+	switch spoken := hello.GetProtocol(); {
+	case hello == nil:
 		return ErrHello
+	case spoken < oldestProtocol:
+		return fmt.Errorf("%w: agent %s speaks version %d, this controller %d to %d: it needs agent ≥ %s", ErrVersion,
+			bounded(hello.GetAgentVersion(), maxWord), spoken, oldestProtocol, newestProtocol, s.cluster.options.Version)
+	default:
+		s.protocol = min(spoken, newestProtocol)
 	}
-	return s.cluster.attach(s, id)
+	return s.cluster.attach(s, id, hello)
 }
 
 func (s *session) welcome() error {
 	return s.send(&agentv1.SessionResponse{Kind: &agentv1.SessionResponse_Welcome{Welcome: &agentv1.Welcome{
-		Protocol:          protocol,
+		Protocol:          s.protocol,
 		ControllerVersion: s.cluster.options.Version,
 		Controllers:       s.cluster.options.Controllers,
 		Time:              timestamppb.Now(),

@@ -169,30 +169,6 @@ func TestNewestSessionWins(t *testing.T) {
 	})
 }
 
-func TestClonedNode(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := newLab(t, "lb-master")
-		for range clones {
-			l.agent("lb-master").connect()
-			synctest.Wait()
-		}
-		if hasAlarm(l, "CLONED_NODE") {
-			t.Errorf("an alarm after %d takeovers", clones-1)
-		}
-		l.agent("lb-master").connect()
-		synctest.Wait()
-		if !hasAlarm(l, "CLONED_NODE") {
-			t.Errorf("no alarm after %d takeovers", clones)
-		}
-		pass(2 * time.Minute)
-		l.change(weight(1))
-		synctest.Wait()
-		if hasAlarm(l, "CLONED_NODE") {
-			t.Error("the alarm outlives its cause")
-		}
-	})
-}
-
 func hasAlarm(l *lab, reason string) bool {
 	return slices.ContainsFunc(l.status().GetAlarms(), func(a *tandemv1.Alarm) bool { return a.GetReason() == reason })
 }

@@ -173,6 +173,10 @@ func TestBackendRemovedAndMadeAnew(t *testing.T) {
 func TestHostileObservations(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l, a, _ := pair(t)
+		w, err := l.fleet.Watch(l.ctx, home)
+		if err != nil {
+			t.Fatal(err)
+		}
 		for i := range 20 {
 			o := &agentv1.Observation{}
 			for j := range 1000 {
@@ -193,6 +197,11 @@ func TestHostileObservations(t *testing.T) {
 			Problems: &agentv1.ProblemSet{Problems: make([]string, 100000)},
 		})
 		synctest.Wait()
+		for m, err := w.take(); m != nil || err != nil; m, err = w.take() {
+			if err != nil || m.GetDeleted() != "" {
+				t.Fatalf("a watcher is told of what was never desired: %v, %v", m, err)
+			}
+		}
 		n := l.fleet.clusters[home].nodes["lb-master"]
 		if got := len(n.observed.backends); got > 2+maxStrays {
 			t.Errorf("%d backends kept, want at most %d", got, 2+maxStrays)

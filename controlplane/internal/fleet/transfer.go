@@ -43,8 +43,8 @@ func (s *session) push() error {
 // ack takes the agent's word that a version is in effect, whenever it comes: a
 // node may succeed long after it has nacked.
 func (s *session) ack(a *agentv1.Ack) {
-	version := a.GetVersion()
-	changes := true
+	version := boundedVersion(a.GetVersion())
+	changes := !proto.Equal(version, s.applied)
 	if u := s.inflight; u != nil && (a.GetNonce() == u.nonce || sameHash(version, u.target.Version())) {
 		s.inflight = nil
 		version, changes = u.target.Version(), u.changes

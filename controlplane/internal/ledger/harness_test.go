@@ -57,7 +57,10 @@ type running struct {
 	path  string
 	store *watched
 	stop  func()
+	told  []*tandemv1.Revision // that nobody asked for
 }
+
+func (r *running) announced(_ string, revision *tandemv1.Revision) { r.told = append(r.told, revision) }
 
 func start(t *testing.T, path string) *running {
 	t.Helper()
@@ -66,7 +69,7 @@ func start(t *testing.T, path string) *running {
 		t.Fatal(err)
 	}
 	r := &running{t: t, path: path, store: &watched{Store: db}}
-	if r.Ledger, err = Open(context.Background(), r.store, Options{}); err != nil {
+	if r.Ledger, err = Open(context.Background(), r.store, Options{Announce: r.announced}); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())

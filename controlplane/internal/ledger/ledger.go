@@ -39,6 +39,9 @@ type Options struct {
 	Logger hclog.Logger
 	// Passwords hashes statistics passwords; nil means state.Bcrypt.
 	Passwords state.Passwords
+	// Announce, if given, is told of revisions that nobody asked for, such as the
+	// end of an override. It must not block.
+	Announce func(cluster string, r *tandemv1.Revision)
 }
 
 // Request is a change that somebody asks for.
@@ -74,6 +77,7 @@ type Ledger struct {
 	store     store.Store
 	log       hclog.Logger
 	passwords state.Passwords
+	announce  func(cluster string, r *tandemv1.Revision)
 
 	queue chan *job
 	pulse chan struct{} // taken by Run, for Alive
@@ -90,8 +94,11 @@ func Open(ctx context.Context, s store.Store, o Options) (*Ledger, error) {
 	if o.Logger == nil {
 		o.Logger = hclog.NewNullLogger()
 	}
+	if o.Announce == nil {
+		o.Announce = func(string, *tandemv1.Revision) {}
+	}
 	l := &Ledger{
-		store: s, log: o.Logger, passwords: o.Passwords,
+		store: s, log: o.Logger, passwords: o.Passwords, announce: o.Announce,
 		queue: make(chan *job), pulse: make(chan struct{}), done: make(chan struct{}), gate: gate{confirmed: make(chan struct{})},
 		writer: writer{ended: map[string]uint64{}, requests: map[string]*requests{}},
 		board:  board{clusters: map[string]*published{}, lists: map[chan []string]bool{}},

@@ -95,6 +95,9 @@ func (l *Ledger) expire(ctx context.Context) time.Duration {
 		if j.err != nil {
 			return retryExpiry
 		}
+		if r := j.result.Revision; r != nil {
+			l.announce(j.cluster, r)
+		}
 	}
 	_, next := l.expiries(time.Now())
 	if next.IsZero() {
