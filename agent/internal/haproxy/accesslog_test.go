@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"net/http"
 	"os"
 	"strings"
 	"testing"
@@ -206,4 +207,60 @@ func TestAccessLogLossesAreTold(t *testing.T) {
 
 func accessFile(dir string) logfile.Options {
 	return logfile.Options{Path: dir + "/log/access.log", MaxSize: 64 << 20, Keep: 2}
+}
+
+// An agent that is frozen costs no request. When the ring is full, lines are
+// lost, and HAProxy's own count of them is told.
+func TestI1FrozenAgentCostsNoRequest(t *testing.T) {
+	r := newRig(t)
+	c := logged(r.config(newWeb(t, "web1").backend(1)), haproxyv1.LogFormat_LOG_FORMAT_JSON)
+	r.apply(c)
+	r.stop()
+	frozen, err := net.Listen("unix", r.driver.paths.access) // and nobody accepts
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(r.driver.paths.access, 0o666); err != nil {
+		t.Fatal(err)
+	}
+	// Each line takes 2.5 kB of the ring's 16 MB.
+	const requests = 10_000
+	request := "GET " + strings.Repeat("/", 1000) + " HTTP/1.1\r\nHost: x\r\n\r\n"
+	connection, err := net.Dial("tcp", r.address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer connection.Close()
+	answers := bufio.NewReader(connection)
+	began := time.Now()
+	for n := range requests {
+		if _, err := io.WriteString(connection, request); err != nil {
+			t.Fatal(err)
+		}
+		answer, err := http.ReadResponse(answers, nil)
+		if err != nil || answer.StatusCode != http.StatusOK {
+			t.Fatalf("request %d: %v, %v", n, answer, err)
+		}
+		if _, err := io.Copy(io.Discard, answer.Body); err != nil {
+			t.Fatal(err)
+		}
+		answer.Body.Close()
+	}
+	t.Logf("%.0f requests/s", requests/time.Since(began).Seconds())
+	frozen.Close()
+	r.startDriver(Options{})
+	r.apply(c)
+	eventually(t, "there is room again", func() bool { return r.countLogged(`"time"`) > 0 })
+	eventually(t, "the full ring is told", func() bool {
+		r.say("GET /again HTTP/1.0\r\n\r\n")
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		for _, e := range r.events {
+			if lost, ok := e.(AccessLogLost); ok && strings.Contains(lost.Text, "ring was full") {
+				t.Log(lost.Text)
+				return true
+			}
+		}
+		return false
+	})
 }

@@ -13,7 +13,7 @@ import (
 
 func newFile(t *testing.T) *File {
 	t.Helper()
-	f := New(Options{Path: filepath.Join(t.TempDir(), "log", "access.log"), MaxSize: 20, Keep: 2})
+	f := New(Options{Path: filepath.Join(t.TempDir(), "log", "access.log"), MaxSize: 20, Keep: 3})
 	t.Cleanup(func() { f.Close() })
 	return f
 }
@@ -31,7 +31,7 @@ func (f *File) writes(t *testing.T, lines ...string) {
 func contents(t *testing.T, f *File) string {
 	t.Helper()
 	var all []string
-	for _, path := range []string{f.Path, f.old(1), f.old(2), f.old(3)} {
+	for _, path := range []string{f.Path, f.old(1), f.old(2), f.old(3), f.old(4)} {
 		if text, err := os.ReadFile(path); err == nil {
 			all = append(all, strings.ReplaceAll(string(text), "\n", ","))
 		}
@@ -50,7 +50,7 @@ func TestRotation(t *testing.T) {
 	// Another process goes on where this one was.
 	f = New(f.Options)
 	f.writes(t, "000000004", "a line longer than a file may be", "5")
-	if got := contents(t, f); got != "5, a line longer than a file may be, 000000004," {
+	if got := contents(t, f); got != "5, a line longer than a file may be, 000000004, 000000002,000000003," {
 		t.Errorf("%s", got)
 	}
 	if info, err := os.Stat(f.Path); err != nil || info.Mode().Perm() != 0o640 {
