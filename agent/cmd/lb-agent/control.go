@@ -103,10 +103,13 @@ until no other node can hold them; after that the VIP's fail-back rules: with
 When no other node takes a VIP it stays here. Nothing lasts and nothing is to be
 undone: to keep VIPs away for longer, use "lb-agent drain".`,
 		Example: "  lb-agent failover web\n  lb-agent failover --all --for 10m",
-		RunE: h.run(func(ctx context.Context, c localv1.LocalServiceClient, cmd *cobra.Command, args []string) error {
+		Args: func(_ *cobra.Command, args []string) error {
 			if all == (len(args) > 0) {
 				return usagef("give the VIPs to move, or --all for all that this node holds")
 			}
+			return nil
+		},
+		RunE: h.run(func(ctx context.Context, c localv1.LocalServiceClient, cmd *cobra.Command, args []string) error {
 			request := &localv1.FailoverRequest{Vips: args, Reason: reason}
 			if cmd.Flags().Changed("for") {
 				request.Lease = durationpb.New(lease)
@@ -177,12 +180,13 @@ func (h *here) backendSet() *cobra.Command {
 }
 
 func (h *here) setBackend(request *localv1.SetBackendRequest, done string, cmd *cobra.Command) *cobra.Command {
-	cmd.Args = arguments(cobra.ExactArgs(1))
-	cmd.RunE = h.run(func(ctx context.Context, c localv1.LocalServiceClient, cmd *cobra.Command, args []string) error {
-		var err error
-		if request.Pool, request.Backend, err = splitBackend(args[0]); err != nil {
-			return err
+	cmd.Args = func(cmd *cobra.Command, args []string) (err error) {
+		if err = arguments(cobra.ExactArgs(1))(cmd, args); err == nil {
+			request.Pool, request.Backend, err = splitBackend(args[0])
 		}
+		return err
+	}
+	cmd.RunE = h.run(func(ctx context.Context, c localv1.LocalServiceClient, cmd *cobra.Command, args []string) error {
 		r, err := c.SetBackend(ctx, request)
 		if err != nil {
 			return err
@@ -216,12 +220,15 @@ func (h *here) discard() *cobra.Command {
 effect again. Without a flag everything is ended.`,
 		Example: "  lb-agent discard\n  lb-agent discard --backend web_servers/web1\n  lb-agent discard --drain",
 		Args:    arguments(cobra.NoArgs),
-		RunE: h.run(func(ctx context.Context, c localv1.LocalServiceClient, cmd *cobra.Command, _ []string) error {
+		PreRunE: func(*cobra.Command, []string) error {
 			for _, name := range request.GetBackends() {
 				if _, _, err := splitBackend(name); err != nil {
 					return err
 				}
 			}
+			return nil
+		},
+		RunE: h.run(func(ctx context.Context, c localv1.LocalServiceClient, cmd *cobra.Command, _ []string) error {
 			r, err := c.Discard(ctx, request)
 			if err != nil {
 				return err

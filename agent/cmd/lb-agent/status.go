@@ -122,12 +122,16 @@ func daemon(d *agentv1.DaemonObservation, now time.Time) string {
 
 // score tells the parts of what is added to the priorities.
 func score(s *localv1.Score) string {
-	text := strconv.Itoa(int(s.GetTotal()))
+	var parts []string
 	if s.GetHealth() != 0 {
-		text += fmt.Sprintf(", %d as HAProxy is not well", s.GetHealth())
+		parts = append(parts, fmt.Sprintf("%d as HAProxy is not well", s.GetHealth()))
 	}
 	if s.GetDrain() != 0 {
-		text += fmt.Sprintf(", %d as the node is drained", s.GetDrain())
+		parts = append(parts, fmt.Sprintf("%d as the node is drained", s.GetDrain()))
+	}
+	text := strconv.Itoa(int(s.GetTotal()))
+	if len(parts) > 0 {
+		text += ": " + strings.Join(parts, ", ")
 	}
 	return text
 }

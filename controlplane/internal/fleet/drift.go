@@ -38,7 +38,7 @@ func (f *Fleet) Drift(cluster, node string) ([]*tandemv1.Drift, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	n := c.nodes[node]
-	if n == nil || n.session == nil || !n.observed.reported {
+	if n == nil || !n.observed.reported {
 		return nil, fmt.Errorf("node %s: %w", node, ErrDisconnected)
 	}
 	return c.drift(n), nil

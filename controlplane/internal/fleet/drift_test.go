@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
@@ -99,7 +100,7 @@ func TestDriftIsWatched(t *testing.T) {
 			t.Fatal(err)
 		}
 		drift := -1
-		a.pause = nil
+		a.pause = func() time.Duration { return time.Hour } // the node is slow to say anything
 		next := func() {
 			for {
 				step, err := w.Next(l.ctx)
@@ -119,6 +120,8 @@ func TestDriftIsWatched(t *testing.T) {
 		if drift != 1 {
 			t.Errorf("at the start %d drifts", drift)
 		}
+		l.change(weight(3)) // keeps the node busy
+		next()
 		l.change(state.Administer("web_servers", "web1", "drain", nil, ""))
 		next()
 		if drift != 0 {
