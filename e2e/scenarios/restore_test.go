@@ -76,9 +76,7 @@ func TestRestoredControllerWaitsForAnOperator(t *testing.T) {
 			t.Error(err)
 		}
 		for _, node := range clustertest.Both {
-			if err := s.agrees(ctx, node); err != nil {
-				t.Error(err)
-			}
+			s.until(5*time.Second, node+" with its file in step", func(ctx context.Context) error { return s.agrees(ctx, node) })
 		}
 	})
 }
@@ -143,10 +141,7 @@ func (s *site) changeAlways(ctx context.Context) (stop func() int) {
 		n := 0
 		for ; ctx.Err() == nil; n++ {
 			weight := uint32(n%200 + 1)
-			_, err := s.config.UpdateBackend(ctx, &tandemv1.UpdateBackendRequest{
-				Backend:    &tandemv1.Backend{Name: backendName("web2"), Weight: &weight},
-				UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"weight"}},
-			}, grpc.WaitForReady(true))
+			_, err := s.config.UpdateBackend(ctx, weighing("web2", weight), grpc.WaitForReady(true))
 			if err != nil && ctx.Err() == nil {
 				s.t.Error(err)
 			}
@@ -156,6 +151,14 @@ func (s *site) changeAlways(ctx context.Context) (stop func() int) {
 	return func() int {
 		cancel()
 		return <-changed
+	}
+}
+
+// weighing asks for a weight of a backend.
+func weighing(backend string, weight uint32) *tandemv1.UpdateBackendRequest {
+	return &tandemv1.UpdateBackendRequest{
+		Backend:    &tandemv1.Backend{Name: backendName(backend), Weight: &weight},
+		UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"weight"}},
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -20,6 +21,7 @@ import (
 	"github.com/tandem-lb/tandem/controlplane/internal/fleet"
 	"github.com/tandem-lb/tandem/controlplane/internal/ledger"
 	"github.com/tandem-lb/tandem/controlplane/internal/pki"
+	"github.com/tandem-lb/tandem/controlplane/internal/state"
 	"github.com/tandem-lb/tandem/controlplane/internal/store/bolt"
 	"github.com/tandem-lb/tandem/controlplane/internal/watchdog"
 )
@@ -84,7 +86,10 @@ func serve(ctx context.Context, o options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, happened.Close()) }()
-	book, err := ledger.Open(ctx, store, ledger.Options{Logger: o.logger.Named("ledger"), Announce: api.Announce(happened)})
+	book, err := ledger.Open(ctx, store, ledger.Options{
+		Logger: o.logger.Named("ledger"), Announce: api.Announce(happened),
+		Ports: []state.Reserved{reserved("--grpc-listen", grpcListener.Addr()), reserved("--http-listen", httpListener.Addr())},
+	})
 	if err != nil {
 		return err
 	}
@@ -145,6 +150,16 @@ func listen(ctx context.Context, flag, address string) (net.Listener, error) {
 		return nil, fmt.Errorf("--%s %s: %w: give a free address and port", flag, address, err)
 	}
 	return listener, nil
+}
+
+// reserved is what a listener of this controller takes from a load balancer on
+// the same machine.
+func reserved(flag string, listening net.Addr) state.Reserved {
+	r := state.Reserved{Owner: "lb-controller (" + flag + ")"}
+	if at, err := netip.ParseAddrPort(listening.String()); err == nil {
+		r.Address, r.Port = at.Addr().Unmap(), uint32(at.Port())
+	}
+	return r
 }
 
 // controllers are the addresses that agents reach this controller by.

@@ -5,9 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
+	"slices"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/peer"
 
 	"github.com/tandem-lb/tandem/controlplane/internal/auth"
 	"github.com/tandem-lb/tandem/controlplane/internal/fleet"
@@ -111,9 +114,32 @@ func (a *agentService) Renew(ctx context.Context, r *agentv1.RenewRequest) (*age
 
 func (a *agentService) Session(stream grpc.BidiStreamingServer[agentv1.SessionRequest, agentv1.SessionResponse]) error {
 	node := callerOf(stream.Context()).node
+	if onThisMachine(stream.Context()) {
+		a.writer.Beside(node.Cluster, node.Node)
+	}
 	err := a.fleet.Serve(stream.Context(), fleet.Identity{Cluster: node.Cluster, Node: node.Node, UID: node.UID}, stream)
 	if errors.Is(err, fleet.ErrRevoked) {
 		err = cmp.Or(membership(a.writer.Ledger, node), err) // why it was
 	}
 	return err
+}
+
+// onThisMachine tells whether a call comes from the controller's own machine.
+func onThisMachine(ctx context.Context) bool {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return false
+	}
+	from, ok := p.Addr.(*net.TCPAddr)
+	if !ok {
+		return false
+	}
+	if from.IP.IsLoopback() {
+		return true
+	}
+	own, err := net.InterfaceAddrs()
+	return err == nil && slices.ContainsFunc(own, func(a net.Addr) bool {
+		n, ok := a.(*net.IPNet)
+		return ok && n.IP.Equal(from.IP)
+	})
 }

@@ -31,6 +31,7 @@ import (
 	"github.com/tandem-lb/tandem/controlplane/internal/fleet"
 	"github.com/tandem-lb/tandem/controlplane/internal/ledger"
 	"github.com/tandem-lb/tandem/controlplane/internal/pki"
+	"github.com/tandem-lb/tandem/controlplane/internal/state"
 	"github.com/tandem-lb/tandem/controlplane/internal/store/bolt"
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
@@ -59,7 +60,8 @@ func startIn(t *testing.T, dir string) *controller {
 	must(t, err)
 	happened, err := events.Open(filepath.Join(dir, "events.db"), events.Options{})
 	must(t, err)
-	book, err := ledger.Open(t.Context(), store, ledger.Options{Announce: api.Announce(happened)})
+	book, err := ledger.Open(t.Context(), store, ledger.Options{
+		Announce: api.Announce(happened), Ports: []state.Reserved{{Port: 9443, Owner: "lb-controller"}}})
 	must(t, err)
 	authority, err := pki.Open(dir)
 	must(t, err)

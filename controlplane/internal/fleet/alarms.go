@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -31,7 +32,7 @@ const (
 
 // alarm reasons, the worst first.
 var alarmReasons = []string{
-	"RESTORED", "TWO_HOLDERS", "NO_HOLDER", "PROXY_DEAD", "KEEPALIVED_DEAD", "CLONED_NODE", "NODE_AHEAD", "APPLY_FAILED", "NODE_DISCONNECTED", "DRIFT",
+	"RESTORED", "TWO_HOLDERS", "NO_HOLDER", "PROXY_DEAD", "KEEPALIVED_DEAD", "CLONED_NODE", "NODE_AHEAD", "APPLY_FAILED", "NODE_DISCONNECTED", "DRIFT", "ADVERTISED_VIP",
 }
 
 // suspect is an alarm, raised or about to be.
@@ -79,6 +80,7 @@ func (c *cluster) judge(now time.Time) time.Duration {
 			continue
 		}
 		s.raised = true
+		c.log.Warn("alarm", "reason", s.alarm.GetReason(), "subject", s.alarm.GetSubject(), "message", s.alarm.GetMessage())
 		c.mark(key{kindAlarm, k})
 		c.alarmEvent(reasonAlarmRaised, s.alarm)
 	}
@@ -121,6 +123,7 @@ func (c *cluster) suspicions(now time.Time) map[string]*suspect {
 	}
 	for _, v := range c.head.Vips() {
 		c.suspectVip(v, add)
+		c.suspectAdvertised(v, add)
 	}
 	return found
 }
@@ -206,6 +209,25 @@ func (c *cluster) suspectVip(v *tandemv1.Vip, add addSuspect) {
 		add("NO_HOLDER", v.GetName(), moving,
 			fmt.Sprintf("no node holds VIP %s: clients cannot reach it", id),
 			"see the state of keepalived and the interface of the VIP's network on each node, and start what is stopped")
+	}
+}
+
+// suspectAdvertised warns of a controller that is reached through a VIP which it
+// manages itself: when the VIP has no holder, nobody reaches who could mend it.
+func (c *cluster) suspectAdvertised(v *tandemv1.Vip, add addSuspect) {
+	for _, text := range v.GetAddresses() {
+		address, err := netip.ParsePrefix(text)
+		if err != nil {
+			continue
+		}
+		for _, controller := range c.options.Controllers {
+			if at, err := netip.ParseAddrPort(controller); err == nil && at.Addr() == address.Addr() {
+				add("ADVERTISED_VIP", v.GetName(), 0,
+					fmt.Sprintf("the controller is advertised as %s, an address of VIP %s, which it manages: without a holder of the VIP nobody reaches the controller to mend that",
+						at.Addr(), lastID(v.GetName())),
+					"start lb-controller with --advertise and an address of its own machine, and give the agents that one")
+			}
+		}
 	}
 }
 

@@ -131,6 +131,22 @@ func TestNobodyIsJudgedTooEarly(t *testing.T) {
 	})
 }
 
+// A controller that is reached through a VIP which it manages is warned of, as
+// long as it is so.
+func TestAdvertisedVip(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		l.stop()
+		l.controllers = []string{"ctl.example.com:9443", "192.168.1.100:9443"}
+		l.start()
+		pass(moving + time.Second)
+		l.wantAlarms("ADVERTISED_VIP web")
+		l.change(state.DeleteListener("web_frontend", ""), state.DeleteVip("web", ""))
+		pass(time.Second)
+		l.wantAlarms()
+	})
+}
+
 // A cure names nothing that does not exist, and says what can be done today.
 func TestCures(t *testing.T) {
 	stopped := daemonCure(&agentv1.DaemonObservation{State: agentv1.DaemonState_DAEMON_STATE_STOPPED}, "haproxy")

@@ -20,6 +20,8 @@ type lab struct {
 	ctx    context.Context //nolint:containedctx // ends with the test's controller
 	end    context.CancelFunc
 	all    sync.WaitGroup
+
+	controllers []string // addresses that the controller is advertised by
 }
 
 const home = "default"
@@ -50,7 +52,7 @@ func newLab(t testing.TB, nodes ...string) *lab {
 
 // start starts the controller's part, stop ends it and waits.
 func (l *lab) start() {
-	l.fleet = New(Options{Ledger: l.ledger, Events: l.log, Version: "test"})
+	l.fleet = New(Options{Ledger: l.ledger, Events: l.log, Version: "test", Controllers: l.controllers})
 	l.ctx, l.end = context.WithCancel(context.Background())
 	fleet, ctx := l.fleet, l.ctx
 	l.all.Go(func() {

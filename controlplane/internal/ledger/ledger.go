@@ -42,6 +42,9 @@ type Options struct {
 	// Announce, if given, is told of revisions that nobody asked for, such as the
 	// end of an override. It must not block.
 	Announce func(cluster string, r *tandemv1.Revision)
+	// Ports are those that this controller listens on. Clusters that have a node
+	// on its machine cannot have them.
+	Ports []state.Reserved
 }
 
 // Request is a change that somebody asks for.
@@ -84,6 +87,8 @@ type Ledger struct {
 	done  chan struct{} // closed when Run has returned
 	gate
 
+	beside // where this controller is
+
 	writer // owned by Run, and by Open before it
 	board  // what is published
 }
@@ -100,6 +105,7 @@ func Open(ctx context.Context, s store.Store, o Options) (*Ledger, error) {
 	l := &Ledger{
 		store: s, log: o.Logger, passwords: o.Passwords, announce: o.Announce,
 		queue: make(chan *job), pulse: make(chan struct{}), done: make(chan struct{}), gate: gate{confirmed: make(chan struct{})},
+		beside: beside{ports: o.Ports, nodes: map[string]string{}},
 		writer: writer{ended: map[string]uint64{}, requests: map[string]*requests{}},
 		board:  board{clusters: map[string]*published{}, lists: map[chan []string]bool{}},
 	}

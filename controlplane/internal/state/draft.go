@@ -1,6 +1,7 @@
 package state
 
 import (
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -17,8 +18,21 @@ type Env struct {
 	// Others are the heads of the other clusters: VRIDs and virtual addresses
 	// must differ from theirs.
 	Others []*Config
+	// Reserved are ports that something else on the cluster's machines listens
+	// on.
+	Reserved []Reserved
 	// Passwords hashes statistics passwords; nil means Bcrypt.
 	Passwords Passwords
+}
+
+// Reserved is a port that no listener can have.
+type Reserved struct {
+	// Address that is listened on; zero or unspecified: every one.
+	Address netip.Addr
+	// Port is 1 to 65535.
+	Port uint32
+	// Owner in words, such as "lb-controller (--grpc-listen) on lb-master".
+	Owner string
 }
 
 // Change is one change to a configuration, made by the functions of this

@@ -51,6 +51,7 @@ const (
 	ReasonAddressTaken      = "ADDRESS_TAKEN"
 	ReasonAnchorImmutable   = "ANCHOR_IMMUTABLE"
 	ReasonBindTaken         = "BIND_TAKEN"
+	ReasonPortReserved      = "PORT_RESERVED"
 	ReasonProtocolMismatch  = "PROTOCOL_MISMATCH"
 	ReasonBalanceNeedsHTTP  = "BALANCE_NEEDS_HTTP"
 	ReasonStatusRange       = "STATUS_RANGE"

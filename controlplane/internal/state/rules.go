@@ -37,6 +37,7 @@ func (d *Draft) check(next *Config) error {
 		r.limits()
 		if len(r.list) == 0 { // binds need VIPs that exist
 			r.binds()
+			r.reserved()
 		}
 	}
 	if d.kinds[KindBackend] {
