@@ -114,6 +114,15 @@ func TestOlderCopyOfTheDataIsNoticed(t *testing.T) {
 		if _, err := s.Until(ctx, "web1 as it was, though the numbers have overtaken", ahead, weighs("web1", 77)); err != nil {
 			t.Error(err)
 		}
+		if err := s.Controller.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Controller.Start(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Until(ctx, "web1 as it was, after a restart too", cluster.Connected(clustertest.Both...), ahead, weighs("web1", 77)); err != nil {
+			t.Error(err)
+		}
 		if err := s.Controller.Stop(10 * time.Second); err != nil {
 			t.Fatal(err)
 		}

@@ -122,17 +122,26 @@ func backUp(ctx context.Context, s *session, w io.Writer, passphrase string) err
 		}
 		if size += len(piece.GetData()); time.Since(told) >= progressInterval {
 			told = time.Now()
-			s.say("%.1f MiB so far", mebibytes(size))
+			s.say("%s so far", inBytes(size))
 		}
 	}
 	if err := sealed.Close(); err != nil {
 		return err
 	}
-	s.say("backup of %.1f MiB, %s", mebibytes(size), map[bool]string{true: "encrypted", false: "with every secret in the clear"}[passphrase != ""])
+	how := "with every secret in the clear"
+	if passphrase != "" {
+		how = "encrypted"
+	}
+	s.say("backup of %s, %s", inBytes(size), how)
 	return nil
 }
 
-func mebibytes(n int) float64 { return float64(n) / (1 << 20) }
+func inBytes(n int) string {
+	if n < 1<<20 {
+		return fmt.Sprintf("%d KiB", n>>10)
+	}
+	return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
+}
 
 // nopCloser is a writer whose end means nothing.
 type nopCloser struct{ io.Writer }
@@ -147,6 +156,9 @@ func writeFile(path string, force bool, fill func(io.Writer) error) error {
 		return errors.Join(err, fmt.Errorf("%s exists: give another name, or --force to replace it", path))
 	}
 	temp, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // mode 0600
+	if failed, ok := errors.AsType[*fs.PathError](err); ok {
+		return fmt.Errorf("write %s: %w", path, failed.Err)
+	}
 	if err != nil {
 		return err
 	}

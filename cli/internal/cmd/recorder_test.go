@@ -47,6 +47,8 @@ type recorder struct {
 	replies map[string][]proto.Message
 	// refusals are errors by method.
 	refusals map[string]error
+	// broken are errors by method that end a stream after its replies.
+	broken map[string]error
 	// hold keeps streams open after their replies.
 	hold bool
 	// header is the answer metadata of every call.
@@ -142,6 +144,9 @@ func (r *recorder) handle(_ any, stream grpc.ServerStream) error {
 		if err := stream.SendMsg(reply); err != nil {
 			return err
 		}
+	}
+	if err := r.broken[method]; err != nil {
+		return err
 	}
 	if r.hold {
 		<-stream.Context().Done()

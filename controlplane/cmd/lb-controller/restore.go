@@ -25,7 +25,8 @@ func restoreCommand() *cobra.Command {
 		Use:   "restore (FILE | --as-is)",
 		Short: "Make a data directory of a backup",
 		Long: `Make a data directory of a backup by "lbctl backup"; - reads standard input. The
-directory must be empty. Run it as the user that the controller runs as.
+directory must be empty. Run it as root or as the controller's user;
+lb-controller.service gives what root put there to that user.
 
 A restored controller waits: it can be asked, but accepts no change and sends no
 node a configuration, so that the nodes keep serving what they have, until an

@@ -93,8 +93,12 @@ func serve(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
+	holds, err := fleet.OpenHolds(ctx, store, store.Epoch())
+	if err != nil {
+		return err
+	}
 	nodes := fleet.New(fleet.Options{
-		Ledger: book, Events: happened, Logger: o.logger.Named("fleet"), Version: o.version,
+		Ledger: book, Events: happened, Holds: holds, Logger: o.logger.Named("fleet"), Version: o.version,
 		Controllers: controllers(o.advertise, grpcListener.Addr()),
 	})
 	server, err := api.New(ctx, api.Options{

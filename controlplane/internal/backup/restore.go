@@ -112,7 +112,7 @@ func begin(dir string) error {
 	}
 	entries = slices.DeleteFunc(entries, func(e fs.DirEntry) bool { return e.Name() == lostAndFound })
 	if len(entries) > 0 {
-		return fmt.Errorf("%s is not empty (%s is in it): restore into an empty directory; to go back to a backup, stop the controller and move the old directory away",
+		return fmt.Errorf("%s is not empty (%s is in it): restore into an empty directory; to go back to a backup, stop the controller and move what is in it away",
 			dir, entries[0].Name())
 	}
 	return atomicfile.WriteFile(filepath.Join(dir, unfinishedName), nil, 0o600)
@@ -159,7 +159,11 @@ func unpack(dir string, backup io.Reader) (*manifest, error) {
 			return nil, errors.New("this is no backup of a controller: it does not begin with manifest.json")
 		case i >= 0:
 			missing = slices.Delete(missing, i, i+1)
-			if err := extract(filepath.Join(dir, name), io.TeeReader(in, sum)); err != nil {
+			mode := fs.FileMode(0o600)
+			if name == pki.CertificateFile {
+				mode = 0o644
+			}
+			if err := extract(filepath.Join(dir, name), mode, io.TeeReader(in, sum)); err != nil {
 				return nil, damaged(err)
 			}
 		case name == sumsName:
@@ -205,8 +209,8 @@ func readManifest(r io.Reader) (*manifest, error) {
 }
 
 // extract writes a new file and syncs it.
-func extract(path string, data io.Reader) (err error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+func extract(path string, mode fs.FileMode, data io.Reader) (err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, mode)
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -24,13 +25,18 @@ const (
 
 // attach makes s the session of its node; an older one ends. It fails with
 // ErrRevoked when the node is not part of the cluster.
-func (c *cluster) attach(s *session, id Identity, hello *agentv1.Hello) error {
+func (c *cluster) attach(ctx context.Context, s *session, id Identity, hello *agentv1.Hello) error {
 	// The ledger knows a node that has joined before the loop has heard of it.
 	head, err := c.options.Ledger.Head(c.id)
 	if err != nil || head.Node(id.Node) == nil || head.Node(id.Node).GetUid() != id.UID {
 		return fmt.Errorf("node %q: %w", id.Node, ErrRevoked)
 	}
 	stored := c.options.Events.Position(c.id, id.UID)
+	if told := hello.GetApplied(); told.GetEpoch() == head.Epoch() && told.GetRuntime() > head.Revision() {
+		if err := c.options.Holds.remember(ctx, id.UID, told.GetRuntime()); err != nil {
+			s.log.Error("a restart will forget that the node is ahead of the controller", "error", err)
+		}
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.closed {

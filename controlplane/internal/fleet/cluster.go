@@ -194,7 +194,7 @@ func (c *cluster) addNode(x *tandemv1.Node, head *state.Config) *node {
 	id := lastID(x.GetName())
 	n := c.nodes[id]
 	if n == nil {
-		n = &node{id: id, uid: x.GetUid(), since: head.Revision()}
+		n = &node{id: id, uid: x.GetUid(), since: head.Revision(), ahead: c.options.Holds.of(x.GetUid())}
 		c.nodes[id] = n
 		c.mark(key{kindNode, id})
 	}

@@ -60,6 +60,8 @@ type Options struct {
 	// Ledger and Events are needed.
 	Ledger Ledger
 	Events Events
+	// Holds remembers which nodes are held; nil: none is after a restart.
+	Holds *Holds
 	// Logger; nil: none.
 	Logger hclog.Logger
 	// Version of the controller, told to agents.

@@ -207,7 +207,7 @@ func (s *session) greet(ctx context.Context, id Identity, inbox <-chan *agentv1.
 	default:
 		s.protocol = min(spoken, newestProtocol)
 	}
-	return s.cluster.attach(s, id, hello)
+	return s.cluster.attach(ctx, s, id, hello)
 }
 
 func (s *session) welcome() error {

@@ -3,6 +3,7 @@ package fleet
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -12,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/tandem-lb/tandem/controlplane/internal/state"
+	"github.com/tandem-lb/tandem/controlplane/internal/store/bolt"
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
 )
@@ -304,6 +306,19 @@ func TestAnswerToAnEarlierSession(t *testing.T) {
 func TestStoreWasPutBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLab(t, "lb-master", "lb-backup")
+		l.stop()
+		records, err := bolt.Open(filepath.Join(t.TempDir(), "store.db"), bolt.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer records.Close()
+		restart := func(epoch string) {
+			if l.holds, err = OpenHolds(t.Context(), records, epoch); err != nil {
+				t.Fatal(err)
+			}
+			l.start()
+		}
+		restart("epoch-1")
 		other := l.agent("lb-backup").connect()
 		a := l.agent("lb-master")
 		a.version = &agentv1.Version{Epoch: "epoch-1", Structure: 10, Runtime: 10, Hash: "from the future"}
@@ -331,6 +346,20 @@ func TestStoreWasPutBack(t *testing.T) {
 			t.Errorf("%d updates to a node that is ahead, desired is %d", updates, l.status().GetDesired())
 		}
 		other.checkConverged()
+		l.stop() // also over a restart
+		restart("epoch-1")
+		a.connect()
+		synctest.Wait()
+		if updates, _ := a.counts(); updates != 0 {
+			t.Errorf("%d updates after a restart", updates)
+		}
+		l.stop() // until the store has a new epoch
+		restart("epoch-2")
+		a.connect()
+		synctest.Wait()
+		if updates, _ := a.counts(); updates != 1 {
+			t.Errorf("%d updates in another epoch, want 1", updates)
+		}
 	})
 }
 
