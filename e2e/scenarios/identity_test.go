@@ -75,9 +75,10 @@ func TestARemovedHolderGivesTheVIPUp(t *testing.T) {
 		if err := errors.Join(old.KillAgent(), old.StartAgent(ctx)); err != nil {
 			t.Fatal(err)
 		}
-		s.until(10*time.Second, "the restarted agent to try its controller", func(context.Context) error {
-			if !bytes.Contains([]byte(old.Agent().Tail(100)), []byte("is no longer in cluster")) {
-				return errors.New(old.Agent().Tail(5))
+		s.until(10*time.Second, "lb-agent status to tell of the removal", func(ctx context.Context) error {
+			out, err := old.Host.Command(ctx, s.Programs.Agent, "status", "--run-dir", old.RunDir).Output()
+			if !bytes.Contains(out, []byte("This node gives its VIPs up")) {
+				return fmt.Errorf("it says (%v):\n%s", err, out)
 			}
 			return nil
 		})

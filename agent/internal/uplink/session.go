@@ -1,6 +1,7 @@
 package uplink
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
@@ -34,6 +35,10 @@ const (
 	maxControllers = 16
 	maxAddress     = 300
 )
+
+// errNewCA ends a session of which the certificate is of a CA that will not be
+// trusted for long. The next one shows the new certificate.
+var errNewCA = errors.New("the session begins anew, with a certificate of the controller's new CA")
 
 // maxQueue bounds the answers that wait for a controller that does not read:
 // until it does, nothing more is taken from it.
@@ -178,8 +183,13 @@ func (s *session) run(ctx context.Context) error {
 			s.send(result)
 		case <-s.Report.Ready():
 			s.reporting = true
-		case s.identity = <-s.renewer.renewed:
-			s.send(&agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Identity{Identity: s.identity.State()}})
+		case next := <-s.renewer.renewed:
+			before := s.identity.State()
+			s.identity = next
+			if !bytes.Equal(before.GetIssuer(), next.State().GetIssuer()) {
+				return errNewCA
+			}
+			s.send(&agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Identity{Identity: next.State()}})
 		}
 	}
 }

@@ -73,12 +73,18 @@ func Dial(s Settings) (*Client, error) {
 	return dial(address, roots, token)
 }
 
-// DialWith is Dial with a CA and a token that no file holds yet. address is
+// DialWith is Dial with CAs and a token that no file holds yet. address is
 // host:port.
-func DialWith(address string, ca *x509.Certificate, token string) (*Client, error) {
+func DialWith(address string, cas []*x509.Certificate, token string) (*Client, error) {
+	return dial(address, poolOf(cas), token)
+}
+
+func poolOf(cas []*x509.Certificate) *x509.CertPool {
 	roots := x509.NewCertPool()
-	roots.AddCert(ca)
-	return dial(address, roots, token)
+	for _, ca := range cas {
+		roots.AddCert(ca)
+	}
+	return roots
 }
 
 func dial(address string, roots *x509.CertPool, token string) (*Client, error) {
@@ -111,15 +117,11 @@ func loadCA(path string) (*x509.CertPool, error) {
 	if path == "" {
 		return nil, fmt.Errorf("no CA of the controller is known: run \"lbctl login\", or give --ca or %s the controller's ca.pem", EnvCA)
 	}
-	pem, err := os.ReadFile(path)
+	cas, err := ReadCAs(path)
 	if err != nil {
-		return nil, fmt.Errorf("CA of the controller: %w", err)
+		return nil, err
 	}
-	roots := x509.NewCertPool()
-	if !roots.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("CA of the controller: %s must hold a certificate in PEM, as the controller's ca.pem does", path)
-	}
-	return roots, nil
+	return poolOf(cas), nil
 }
 
 func loadToken(path string) (string, error) {
@@ -223,7 +225,7 @@ func unreachable(message, address string) string {
 	text := fmt.Sprintf("cannot reach the controller at %s: %s", address, cause)
 	switch {
 	case strings.Contains(cause, "signed by unknown authority"), strings.Contains(cause, "ECDSA verification failure"):
-		text += ": it is not the controller whose CA is configured; compare with its ca.pem, and run \"lbctl login\" only if it is the right one"
+		text += ": it is not the controller whose CA is configured; compare with its ca.pem, and run \"lbctl login\" only if it is the right one: its CA may have been rotated"
 	case strings.Contains(cause, "certificate is valid for"), strings.Contains(cause, "doesn't contain any IP SANs"):
 		text += ": use one of these names, or start lb-controller with --advertise and this one"
 	case strings.Contains(cause, "connection refused"):

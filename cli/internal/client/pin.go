@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"strings"
 )
 
@@ -53,18 +54,44 @@ func verifyServer(chain []*x509.Certificate, ca *x509.Certificate, address strin
 	return nil
 }
 
-// ParseCA reads a CA certificate from PEM.
-func ParseCA(text []byte) (*x509.Certificate, error) {
-	block, _ := pem.Decode(text)
-	if block == nil || block.Type != "CERTIFICATE" {
+// ParseCAs reads CA certificates from PEM: one, or two while the CA is being
+// rotated.
+func ParseCAs(text []byte) (all []*x509.Certificate, err error) {
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		ca, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, ca)
+	}
+	if len(all) == 0 {
 		return nil, errors.New("must hold a certificate in PEM, as the controller's ca.pem does")
 	}
-	return x509.ParseCertificate(block.Bytes)
+	return all, nil
 }
 
-// EncodeCA writes a CA certificate as PEM.
-func EncodeCA(ca *x509.Certificate) []byte {
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Raw})
+// ReadCAs reads a file of CA certificates.
+func ReadCAs(path string) ([]*x509.Certificate, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("CA of the controller: %w", err)
+	}
+	all, err := ParseCAs(text)
+	if err != nil {
+		return nil, fmt.Errorf("CA of the controller: %s %w", path, err)
+	}
+	return all, nil
+}
+
+// EncodeCAs writes CA certificates as PEM.
+func EncodeCAs(all []*x509.Certificate) (text []byte) {
+	for _, ca := range all {
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ca.Raw})...)
+	}
+	return text
 }
 
 // Fingerprint returns the SHA-256 of the certificate as openssl prints it.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/yaml"
@@ -67,7 +68,7 @@ func (a *app) login(ctx context.Context, fingerprint string) error {
 	if err != nil {
 		return failure.Usage(err)
 	}
-	ca, err := a.chooseCA(ctx, server, fingerprint, dir)
+	cas, err := a.chooseCA(ctx, server, fingerprint, dir)
 	if err != nil {
 		return err
 	}
@@ -78,30 +79,22 @@ func (a *app) login(ctx context.Context, fingerprint string) error {
 	settings := client.Settings{
 		Server: server, CA: filepath.Join(dir, caFile), TokenFile: filepath.Join(dir, tokenFile), Cluster: known.Cluster,
 	}
-	operator, err := a.tryLogin(ctx, settings, ca, token)
+	operator, err := a.tryLogin(ctx, settings, cas, token)
 	if err != nil {
 		return err
 	}
-	if err := save(dir, settings, ca, token); err != nil {
+	if err := save(dir, settings, cas, token); err != nil {
 		return err
 	}
 	a.say("logged in to %s as %s; remembered in %s", server, operator, filepath.Join(dir, configFile))
 	return nil
 }
 
-// chooseCA returns the CA that a file, a fingerprint or a person vouches for.
-func (a *app) chooseCA(ctx context.Context, server, fingerprint, dir string) (*x509.Certificate, error) {
+// chooseCA returns the CAs that a file, a fingerprint or a person vouches for.
+func (a *app) chooseCA(ctx context.Context, server, fingerprint, dir string) ([]*x509.Certificate, error) {
 	given := a.flags.Over(client.FromEnv(a.env.LookupEnv)).CA
 	if given != "" && given != filepath.Join(dir, caFile) {
-		text, err := os.ReadFile(given)
-		if err != nil {
-			return nil, fmt.Errorf("CA of the controller: %w", err)
-		}
-		ca, err := client.ParseCA(text)
-		if err != nil {
-			return nil, fmt.Errorf("CA of the controller: %s %w", given, err)
-		}
-		return ca, nil
+		return client.ReadCAs(given)
 	}
 	asking, cancel := context.WithTimeout(ctx, a.timeout)
 	defer cancel()
@@ -114,7 +107,7 @@ func (a *app) chooseCA(ctx context.Context, server, fingerprint, dir string) (*x
 		if !client.SameFingerprint(fingerprint, got) {
 			return nil, fmt.Errorf("the CA of %s has another fingerprint, %s: this is not the controller that --fingerprint is from", server, got)
 		}
-		return ca, nil
+		return []*x509.Certificate{ca}, nil
 	}
 	a.say("The CA of %s has the SHA-256 fingerprint\n  %s", server, got)
 	if changed(dir, ca) {
@@ -130,17 +123,13 @@ func (a *app) chooseCA(ctx context.Context, server, fingerprint, dir string) (*x
 	if !yes {
 		return nil, errors.New("the CA was not accepted: nothing is remembered")
 	}
-	return ca, nil
+	return []*x509.Certificate{ca}, nil
 }
 
 // changed tells whether another CA was accepted before.
 func changed(dir string, ca *x509.Certificate) bool {
-	text, err := os.ReadFile(filepath.Join(dir, caFile))
-	if err != nil {
-		return false
-	}
-	before, err := client.ParseCA(text)
-	return err == nil && !before.Equal(ca)
+	before, err := client.ReadCAs(filepath.Join(dir, caFile))
+	return err == nil && !slices.ContainsFunc(before, ca.Equal)
 }
 
 // chooseToken reads the token from where the command line or the environment
@@ -166,8 +155,8 @@ func (a *app) chooseToken(ctx context.Context) (string, error) {
 }
 
 // tryLogin asks the controller who the token belongs to.
-func (a *app) tryLogin(ctx context.Context, settings client.Settings, ca *x509.Certificate, token string) (string, error) {
-	c, err := client.DialWith(settings.Server, ca, token)
+func (a *app) tryLogin(ctx context.Context, settings client.Settings, cas []*x509.Certificate, token string) (string, error) {
+	c, err := client.DialWith(settings.Server, cas, token)
 	if err != nil {
 		return "", err
 	}
@@ -179,7 +168,7 @@ func (a *app) tryLogin(ctx context.Context, settings client.Settings, ca *x509.C
 }
 
 // save writes the configuration last: it refers to the other files.
-func save(dir string, settings client.Settings, ca *x509.Certificate, token string) error {
+func save(dir string, settings client.Settings, cas []*x509.Certificate, token string) error {
 	config, err := yaml.Marshal(settings)
 	if err != nil {
 		return err
@@ -190,7 +179,7 @@ func save(dir string, settings client.Settings, ca *x509.Certificate, token stri
 	for _, file := range []struct {
 		name string
 		data []byte
-	}{{caFile, client.EncodeCA(ca)}, {tokenFile, []byte(token + "\n")}, {configFile, config}} {
+	}{{caFile, client.EncodeCAs(cas)}, {tokenFile, []byte(token + "\n")}, {configFile, config}} {
 		if err := replaceFile(filepath.Join(dir, file.name), file.data); err != nil {
 			return err
 		}

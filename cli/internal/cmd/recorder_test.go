@@ -80,7 +80,7 @@ func newRecorder(t *testing.T) *recorder {
 		server.Stop()
 		<-done
 	})
-	r.write("ca.pem", string(client.EncodeCA(r.ca)))
+	r.write("ca.pem", string(client.EncodeCAs([]*x509.Certificate{r.ca})))
 	r.write("token", testToken+"\n")
 	return r
 }

@@ -98,6 +98,12 @@ func TestRequests(t *testing.T) {
 		"history --limit 3",
 		"history list",
 		"history show 12",
+		"ca status",
+		"ca show",
+		"ca begin",
+		"ca activate --force",
+		"ca retire",
+		"ca cancel",
 	}
 	var out bytes.Buffer
 	for _, line := range commands {

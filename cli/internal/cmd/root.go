@@ -95,7 +95,7 @@ Exit codes: 0 done, 1 error, 2 usage, 3 not found, 4 not allowed, 5 conflict,
 		a.clusterCommand(), a.nodeCommand(), a.vipCommand(), a.listenerCommand(), a.poolCommand(), a.backendCommand(),
 		a.planCommand(), a.applyCommand(), a.exportCommand(),
 		a.backupCommand(), a.restoreCommand(),
-		a.loginCommand(), a.versionCommand(),
+		a.loginCommand(), a.caCommand(), a.versionCommand(),
 	)
 	complete(root, "output", fixed(output.Formats...))
 	complete(root, "cluster", a.names(listClusters))

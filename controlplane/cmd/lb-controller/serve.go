@@ -24,6 +24,7 @@ import (
 	"github.com/tandem-lb/tandem/controlplane/internal/state"
 	"github.com/tandem-lb/tandem/controlplane/internal/store/bolt"
 	"github.com/tandem-lb/tandem/controlplane/internal/watchdog"
+	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 )
 
 // options are the flags of serve, and what main gives.
@@ -100,10 +101,13 @@ func serve(ctx context.Context, o options) (err error) {
 	nodes := fleet.New(fleet.Options{
 		Ledger: book, Events: happened, Holds: holds, Logger: o.logger.Named("fleet"), Version: o.version,
 		Controllers: controllers(o.advertise, grpcListener.Addr()),
+		Outdated: func(s *agentv1.IdentityState) bool {
+			return authority.Outdated(s.GetAuthorities(), s.GetIssuer())
+		},
 	})
 	server, err := api.New(ctx, api.Options{
 		Ledger: book, Events: happened, Fleet: nodes, Operators: operators,
-		JoinTokens: auth.NewJoinTokens(store, authority.Hash()),
+		JoinTokens: auth.NewJoinTokens(store, authority.Hash),
 		Authority:  authority, Certificate: certificate,
 		Backup: backup.Source{Dir: o.dataDir, Store: store, Version: o.version},
 		Logger: o.logger.Named("api"), Version: o.version,

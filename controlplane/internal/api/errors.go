@@ -32,6 +32,8 @@ const (
 	reasonNodeRemoved      = "NODE_REMOVED"
 	reasonNodeAway         = "NODE_DISCONNECTED"
 	reasonNodeFailed       = "NODE_FAILED"
+	reasonStep             = "STEP_OUT_OF_TURN"
+	reasonNodesNotReady    = "NODES_NOT_READY"
 	reasonMethodDenied     = "METHOD_DENIED"
 	reasonRequestTooLarge  = "REQUEST_TOO_LARGE"
 	reasonPageTokenInvalid = "PAGE_TOKEN_INVALID"
@@ -82,6 +84,7 @@ var known = []struct {
 	{auth.ErrNotFound, codes.NotFound, reasonTokenNotFound},
 	{auth.ErrLast, codes.FailedPrecondition, reasonLastToken},
 	{pki.ErrBadRequest, codes.InvalidArgument, reasonCSRInvalid},
+	{pki.ErrStep, codes.FailedPrecondition, reasonStep},
 	{fleet.ErrUnknownCluster, codes.NotFound, state.ReasonNotFound},
 	{fleet.ErrRevoked, codes.PermissionDenied, reasonNodeRemoved},
 	{fleet.ErrDisconnected, codes.FailedPrecondition, reasonNodeAway},

@@ -72,10 +72,13 @@ func startIn(t *testing.T, dir string) *controller {
 	must(t, err)
 	token, err := os.ReadFile(filepath.Join(dir, "admin.token"))
 	must(t, err)
-	nodes := fleet.New(fleet.Options{Ledger: book, Events: happened, Version: "test"})
+	nodes := fleet.New(fleet.Options{
+		Ledger: book, Events: happened, Version: "test",
+		Outdated: func(s *agentv1.IdentityState) bool { return authority.Outdated(s.GetAuthorities(), s.GetIssuer()) },
+	})
 	server, err := api.New(t.Context(), api.Options{
 		Ledger: book, Events: happened, Fleet: nodes, Operators: operators,
-		JoinTokens: auth.NewJoinTokens(store, authority.Hash()), Authority: authority, Certificate: certificate,
+		JoinTokens: auth.NewJoinTokens(store, authority.Hash), Authority: authority, Certificate: certificate,
 		Backup: backup.Source{Dir: dir, Store: store, Version: "test"},
 		Logger: hclog.NewNullLogger(), Version: "test",
 	})
@@ -127,8 +130,13 @@ func must(t *testing.T, err error) {
 // dial connects over gRPC with a client certificate, if one is given.
 func (c *controller) dial(t *testing.T, certificates ...tls.Certificate) *grpc.ClientConn {
 	t.Helper()
+	config := &tls.Config{RootCAs: c.authority.Pool()}
+	if len(certificates) > 0 {
+		// Shown whether or not the controller names its CA.
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &certificates[0], nil }
+	}
 	conn, err := grpc.NewClient(c.grpcAddress,
-		grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: c.authority.Pool(), Certificates: certificates})),
+		grpc.WithTransportCredentials(credentials.NewTLS(config)),
 		grpc.WithDefaultCallOptions(grpc.MaxCallSendMsgSize(1<<30)))
 	must(t, err)
 	t.Cleanup(func() { conn.Close() })

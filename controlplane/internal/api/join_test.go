@@ -267,6 +267,31 @@ func TestReplacingKeepsWhatIsSetForANode(t *testing.T) {
 	}
 }
 
+// A token is for the node of one cluster: of the same name in another one it
+// makes no member, whatever the agent believes.
+func TestATokenJoinsItsOwnCluster(t *testing.T) {
+	c := start(t)
+	if got := c.rest(t, "POST", "/v1/clusters?cluster_id=staging", "{}"); got.status != 200 {
+		t.Fatalf("%s", got.body)
+	}
+	own := c.join(t, "lb-master")
+	operator := tandemv1.NewFleetServiceClient(c.dial(t))
+	token, err := operator.CreateJoinToken(c.admin(t), &tandemv1.CreateJoinTokenRequest{
+		Parent: "clusters/staging", JoinToken: &tandemv1.JoinToken{Node: "lb-master"},
+	})
+	must(t, err)
+	_, csr := newRequest(t)
+	answer, err := agentv1.NewAgentServiceClient(c.dial(t)).Enrol(t.Context(), &agentv1.EnrolRequest{
+		Node: "lb-master", Credential: strings.SplitN(token.GetToken(), ".", 3)[2], Csr: csr,
+	})
+	must(t, err)
+	node, err := operator.GetNode(c.admin(t), &tandemv1.GetNodeRequest{Name: "clusters/default/nodes/lb-master"})
+	must(t, err)
+	if answer.GetCluster() != "staging" || node.GetUid() == answer.GetUid() || node.GetUid() != path.Base(own.Leaf.URIs[0].Path) {
+		t.Errorf("joined %s as %s; lb-master of default is %s", answer.GetCluster(), answer.GetUid(), node.GetUid())
+	}
+}
+
 func TestOnlyANodeThatExistsIsReplaced(t *testing.T) {
 	c := start(t)
 	_, err := tandemv1.NewFleetServiceClient(c.dial(t)).CreateJoinToken(c.admin(t), &tandemv1.CreateJoinTokenRequest{

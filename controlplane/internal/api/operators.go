@@ -10,6 +10,8 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/tandem-lb/tandem/controlplane/internal/auth"
+	"github.com/tandem-lb/tandem/controlplane/internal/fleet"
+	"github.com/tandem-lb/tandem/controlplane/internal/pki"
 	"github.com/tandem-lb/tandem/controlplane/internal/state"
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
 )
@@ -17,10 +19,13 @@ import (
 // accessService holds who may call the API.
 type accessService struct {
 	tandemv1.UnimplementedAccessServiceServer
-	operators *auth.Operators
-	ready     func() error // refuses changes while a restored store waits
-	version   string
-	logger    hclog.Logger
+	operators   *auth.Operators
+	ready       func() error // refuses changes while a restored store waits
+	version     string
+	logger      hclog.Logger
+	authority   *pki.Authority
+	certificate *pki.Server
+	fleet       *fleet.Fleet
 }
 
 func (a *accessService) GetCaller(ctx context.Context, _ *tandemv1.GetCallerRequest) (*tandemv1.Caller, error) {

@@ -132,7 +132,10 @@ func (s *Server) register() {
 		tandemv1.RegisterConfigServiceServer(server, &configService{writer: w, fleet: s.Fleet})
 		tandemv1.RegisterFleetServiceServer(server, &fleetService{writer: w, fleet: s.Fleet, joinTokens: s.JoinTokens})
 		tandemv1.RegisterEventServiceServer(server, &eventService{ledger: s.Ledger, events: s.Events})
-		tandemv1.RegisterAccessServiceServer(server, &accessService{operators: s.Operators, ready: s.Ledger.Ready, version: s.Version, logger: s.Logger})
+		tandemv1.RegisterAccessServiceServer(server, &accessService{
+			operators: s.Operators, ready: s.Ledger.Ready, version: s.Version, logger: s.Logger,
+			authority: s.Authority, certificate: s.Certificate, fleet: s.Fleet,
+		})
 		tandemv1.RegisterStoreServiceServer(server, store)
 	}
 	agentv1.RegisterAgentServiceServer(s.grpc, &agentService{

@@ -44,6 +44,17 @@ func fill(f *os.File, data []byte, perm os.FileMode) (err error) {
 	return f.Sync()
 }
 
+// Rename puts the file from in place of to, durably.
+func Rename(from, to string) error {
+	if err := os.Rename(from, to); err != nil {
+		return err
+	}
+	if err := SyncDir(filepath.Dir(to)); err != nil {
+		return fmt.Errorf("rename to %s: %w", to, err)
+	}
+	return nil
+}
+
 // SyncDir makes what was added to a directory, renamed or removed in it durable.
 func SyncDir(path string) (err error) {
 	dir, err := os.Open(path)

@@ -61,7 +61,7 @@ func TestAuthenticateRefusesWhatIsNoToken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	join, err := auth.NewJoinTokens(s, [32]byte{}).Create(t.Context(), auth.Order{Operator: "alice", Cluster: "default", Node: "n1"})
+	join, err := auth.NewJoinTokens(s, hashOf([32]byte{})).Create(t.Context(), auth.Order{Operator: "alice", Cluster: "default", Node: "n1"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +90,7 @@ func TestTokensAreKeptAsHashes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	join, err := auth.NewJoinTokens(s, [32]byte{}).Create(t.Context(), auth.Order{Operator: "alice", Cluster: "default", Node: "n1"})
+	join, err := auth.NewJoinTokens(s, hashOf([32]byte{})).Create(t.Context(), auth.Order{Operator: "alice", Cluster: "default", Node: "n1"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,6 +165,8 @@ func TestDeleteKeepsTheLastEndlessToken(t *testing.T) {
 	}
 }
 
+func hashOf(hash [32]byte) func() [32]byte { return func() [32]byte { return hash } }
+
 // credential is what an agent sends of a token.
 func credential(t *testing.T, token string, caHash [32]byte) string {
 	t.Helper()
@@ -177,7 +179,7 @@ func credential(t *testing.T, token string, caHash [32]byte) string {
 
 func TestJoinTokenIsGoodOnceUnder100ConcurrentUses(t *testing.T) {
 	hash := sha256.Sum256([]byte("ca"))
-	tokens := auth.NewJoinTokens(records(t), hash)
+	tokens := auth.NewJoinTokens(records(t), hashOf(hash))
 	token, err := tokens.Create(t.Context(), auth.Order{Operator: "alice", Cluster: "default", Node: "lb-master"})
 	if err != nil {
 		t.Fatal(err)
@@ -209,7 +211,7 @@ func TestJoinTokenIsGoodOnceUnder100ConcurrentUses(t *testing.T) {
 
 func TestJoinTokenIsBoundToItsNode(t *testing.T) {
 	hash := sha256.Sum256([]byte("ca"))
-	tokens := auth.NewJoinTokens(records(t), hash)
+	tokens := auth.NewJoinTokens(records(t), hashOf(hash))
 	token, err := tokens.Create(t.Context(), auth.Order{Operator: "alice", Cluster: "default", Node: "lb-master"})
 	if err != nil {
 		t.Fatal(err)
@@ -243,7 +245,7 @@ func TestARepeatedUseGivesTheSame(t *testing.T) {
 	s := records(t)
 	hash := sha256.Sum256([]byte("ca"))
 	synctest.Test(t, func(t *testing.T) {
-		tokens := auth.NewJoinTokens(s, hash)
+		tokens := auth.NewJoinTokens(s, hashOf(hash))
 		token, err := tokens.Create(t.Context(), auth.Order{Operator: "alice", Cluster: "default", Node: "lb-master", Replaces: "old", TTL: time.Minute})
 		if err != nil {
 			t.Fatal(err)
@@ -288,7 +290,7 @@ func TestJoinTokenExpiresAndIsSwept(t *testing.T) {
 	s := records(t)
 	hash := sha256.Sum256([]byte("ca"))
 	synctest.Test(t, func(t *testing.T) {
-		tokens := auth.NewJoinTokens(s, hash)
+		tokens := auth.NewJoinTokens(s, hashOf(hash))
 		create := func(node string, ttl time.Duration) string {
 			token, err := tokens.Create(t.Context(), auth.Order{Operator: "alice", Cluster: "default", Node: node, TTL: ttl})
 			if err != nil {

@@ -80,12 +80,12 @@ type Grant struct {
 // concurrent use.
 type JoinTokens struct {
 	records store.Records
-	caHash  [sha256.Size]byte
+	caHash  func() [sha256.Size]byte
 }
 
-// NewJoinTokens keeps tokens in records. caHash is SHA-256 of the authority's
-// SubjectPublicKeyInfo, which the tokens carry.
-func NewJoinTokens(records store.Records, caHash [sha256.Size]byte) *JoinTokens {
+// NewJoinTokens keeps tokens in records. caHash returns SHA-256 of the
+// SubjectPublicKeyInfo of the CA that issues, which the tokens carry.
+func NewJoinTokens(records store.Records, caHash func() [sha256.Size]byte) *JoinTokens {
 	return &JoinTokens{records: records, caHash: caHash}
 }
 
@@ -110,7 +110,7 @@ func (j *JoinTokens) Create(ctx context.Context, o Order) (*tandemv1.JoinToken, 
 	if o.TTL == 0 {
 		o.TTL = joinLifetime
 	}
-	secret := newCredential()
+	secret, caHash := newCredential(), j.caHash()
 	record := joinRecord{
 		Cluster: o.Cluster, Node: o.Node, Operator: o.Operator, Replaces: o.Replaces,
 		Hash: secret.hash(), Expire: time.Now().Add(o.TTL),
@@ -121,7 +121,7 @@ func (j *JoinTokens) Create(ctx context.Context, o Order) (*tandemv1.JoinToken, 
 	return &tandemv1.JoinToken{
 		Name:       "clusters/" + o.Cluster + "/joinTokens/" + secret.id,
 		Node:       o.Node,
-		Token:      joinPrefix + base64.RawURLEncoding.EncodeToString(j.caHash[:]) + "." + secret.String(),
+		Token:      joinPrefix + base64.RawURLEncoding.EncodeToString(caHash[:]) + "." + secret.String(),
 		ExpireTime: timestamppb.New(record.Expire),
 		Replace:    o.Replaces != "",
 	}, nil

@@ -80,6 +80,7 @@ func (c *cluster) attach(ctx context.Context, s *session, id Identity, hello *ag
 // introduce takes over what hello says. The lock is held.
 func (c *cluster) introduce(s *session, n *node, h *agentv1.Hello) {
 	n.seen.Store(time.Now().UnixNano())
+	n.identity = boundedIdentity(h.GetIdentity())
 	n.agentVersion = bounded(h.GetAgentVersion(), maxWord)
 	n.capabilities = make(map[string]bool)
 	for _, word := range h.GetCapabilities()[:min(len(h.GetCapabilities()), maxCapabilities)] {

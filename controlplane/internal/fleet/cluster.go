@@ -64,6 +64,7 @@ type node struct {
 	given events.Position // last event that was given to the log
 	safe  events.Position // last event that is on disk
 
+	identity     *agentv1.IdentityState // nil: not told
 	agentVersion string
 	capabilities map[string]bool
 	interfaces   map[string]string

@@ -19,6 +19,7 @@ import (
 	"github.com/tandem-lb/tandem/controlplane/internal/ledger"
 	"github.com/tandem-lb/tandem/controlplane/internal/state"
 	"github.com/tandem-lb/tandem/controlplane/internal/store"
+	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
 )
 
@@ -68,6 +69,9 @@ type Options struct {
 	Version string
 	// Controllers are the addresses, host:port, told to agents.
 	Controllers []string
+	// Outdated tells whether an agent gets something else by a renewal of its
+	// certificate; nil: never. It must not block.
+	Outdated func(*agentv1.IdentityState) bool
 }
 
 // Fleet serves the agents of all clusters.
@@ -83,6 +87,9 @@ type Fleet struct {
 func New(o Options) *Fleet {
 	if o.Logger == nil {
 		o.Logger = hclog.NewNullLogger()
+	}
+	if o.Outdated == nil {
+		o.Outdated = func(*agentv1.IdentityState) bool { return false }
 	}
 	f := &Fleet{options: o, log: o.Logger, clusters: make(map[string]*cluster)}
 	for _, id := range o.Ledger.Clusters() {

@@ -77,7 +77,9 @@ type session struct {
 	targets mailbox[*compile.Config]
 	safe    mailbox[*agentv1.EventAck]
 	calls   chan *call
-	ended   chan struct{} // closed when the loop takes no more calls
+	// outdated has an entry when the agent's identity may be.
+	outdated mailbox[struct{}]
+	ended    chan struct{} // closed when the loop takes no more calls
 
 	protocol     uint32          // that both speak
 	resume       events.Position // the node's last event that is here already
@@ -110,12 +112,13 @@ func (f *Fleet) Serve(ctx context.Context, id Identity, stream Stream) error {
 	s := &session{
 		id:      rand.Text()[:8],
 		cluster: c, stream: stream, cancel: cancel,
-		log:     c.log.With("node", id.Node),
-		targets: newMailbox[*compile.Config](),
-		safe:    newMailbox[*agentv1.EventAck](),
-		calls:   make(chan *call),
-		ended:   make(chan struct{}),
-		pending: make(map[string]*call),
+		log:      c.log.With("node", id.Node),
+		targets:  newMailbox[*compile.Config](),
+		safe:     newMailbox[*agentv1.EventAck](),
+		calls:    make(chan *call),
+		outdated: newMailbox[struct{}](),
+		ended:    make(chan struct{}),
+		pending:  make(map[string]*call),
 	}
 	inbox := make(chan *agentv1.SessionRequest)
 	go s.receive(ctx, inbox)
@@ -158,7 +161,7 @@ func (s *session) run(ctx context.Context, id Identity, inbox <-chan *agentv1.Se
 	s.rest = time.NewTimer(time.Hour)
 	s.rest.Stop()
 	defer s.rest.Stop()
-	if err := s.welcome(); err != nil {
+	if err := errors.Join(s.welcome(), s.askRenewal()); err != nil {
 		return err
 	}
 	for {
@@ -175,6 +178,8 @@ func (s *session) run(ctx context.Context, id Identity, inbox <-chan *agentv1.Se
 			s.logPortion()
 		case ack := <-s.safe:
 			err = s.send(&agentv1.SessionResponse{Kind: &agentv1.SessionResponse_EventAck{EventAck: ack}})
+		case <-s.outdated:
+			err = s.askRenewal()
 		case k := <-s.calls:
 			err = s.command(k)
 		case <-ctx.Done():
@@ -246,6 +251,8 @@ func (s *session) handle(m *agentv1.SessionRequest) error {
 		s.events(k.Events)
 	case *agentv1.SessionRequest_Observation:
 		s.cluster.observe(s, k.Observation)
+	case *agentv1.SessionRequest_Identity:
+		s.cluster.with(s, func(n *node) { n.identity = boundedIdentity(k.Identity) })
 	case *agentv1.SessionRequest_Hello:
 		return fmt.Errorf("%w: a second hello", ErrProtocol)
 	default:

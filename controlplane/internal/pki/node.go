@@ -121,7 +121,7 @@ func KeyHash(key crypto.PublicKey) []byte {
 
 // IssueNode signs a client certificate for a node's public key. It returns PEM.
 func (a *Authority) IssueNode(key crypto.PublicKey, id NodeIdentity) ([]byte, error) {
-	der, err := a.sign(&x509.Certificate{
+	der, err := a.now.Load().sign(&x509.Certificate{
 		Subject:     pkix.Name{CommonName: id.Node},
 		URIs:        []*url.URL{id.uri()},
 		KeyUsage:    x509.KeyUsageDigitalSignature,

@@ -3,6 +3,7 @@
 package pki
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -15,7 +16,8 @@ import (
 	"io/fs"
 	"math/big"
 	"os"
-	"path/filepath"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tandem-lb/tandem/controlplane/internal/atomicfile"
@@ -39,71 +41,90 @@ const (
 
 // Authority signs certificates. It is safe for concurrent use.
 type Authority struct {
-	certificate *x509.Certificate
-	bundle      []byte // PEM
-	key         *ecdsa.PrivateKey
+	dir string
+	now atomic.Pointer[trust]
+	// stepping is held by one step of a rotation; nothing else waits for it.
+	stepping sync.Mutex
 }
 
 // Open loads the authority in dir, or makes one at the first start.
 func Open(dir string) (*Authority, error) {
-	key, err := loadKey(filepath.Join(dir, keyFile))
+	a := &Authority{dir: dir}
+	key, err := loadKey(a.path(keyFile))
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		if _, err := os.Stat(filepath.Join(dir, CertificateFile)); err == nil {
+		if _, err := os.Stat(a.path(CertificateFile)); err == nil {
 			return nil, fmt.Errorf("%s is there and its key %s is not: restore the key from a backup, or remove %s to start with a new authority that every node must join again",
 				CertificateFile, keyFile, CertificateFile)
 		}
-		if key, err = createKey(filepath.Join(dir, keyFile)); err != nil {
+		if key, err = createKey(a.path(keyFile)); err != nil {
 			return nil, err
 		}
 	case err != nil:
 		return nil, err
 	}
-	path := filepath.Join(dir, CertificateFile)
-	bundle, err := os.ReadFile(path)
+	bundle, err := os.ReadFile(a.path(CertificateFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		// A first start, perhaps one that was cut short after the key.
-		bundle, err = createCertificate(path, key)
+		return a, a.first(key)
 	}
 	if err != nil {
 		return nil, err
 	}
-	certificate, err := parseCertificate(bundle)
+	all, err := parseCertificates(bundle)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
+		return nil, fmt.Errorf("%s: %w", a.path(CertificateFile), err)
 	}
-	if !key.PublicKey.Equal(certificate.PublicKey) {
-		return nil, fmt.Errorf("%s does not belong to the key %s beside it: restore both from one backup", path, keyFile)
+	next, err := a.loadNext()
+	if err != nil {
+		return nil, err
 	}
-	return &Authority{certificate: certificate, bundle: bundle, key: key}, nil
+	now, err := newTrust(all, key, next)
+	if err != nil {
+		return nil, err
+	}
+	a.now.Store(now)
+	if !bytes.Equal(bundle, now.bundle) {
+		// A step was cut short after its rename.
+		return a, atomicfile.WriteFile(a.path(CertificateFile), now.bundle, 0o644)
+	}
+	return a, nil
 }
 
-// Bundle is the authority's certificate in PEM. The caller must not change it.
-func (a *Authority) Bundle() []byte { return a.bundle }
-
-// Pool holds the authority as the only root.
-func (a *Authority) Pool() *x509.CertPool {
-	pool := x509.NewCertPool()
-	pool.AddCert(a.certificate)
-	return pool
+// first makes the first certificate.
+func (a *Authority) first(key *ecdsa.PrivateKey) error {
+	certificate, err := selfSigned(key)
+	if err != nil {
+		return err
+	}
+	now, err := a.keep([]*x509.Certificate{certificate}, key, nil)
+	if now != nil {
+		a.now.Store(now)
+	}
+	return err
 }
 
-// Hash is SHA-256 of the authority's SubjectPublicKeyInfo. Join tokens carry
-// it, so that an agent knows the authority before it trusts anything else.
-func (a *Authority) Hash() [sha256.Size]byte {
-	return sha256.Sum256(a.certificate.RawSubjectPublicKeyInfo)
-}
+// Bundle is all that is trusted, in PEM. The caller must not change it.
+func (a *Authority) Bundle() []byte { return a.now.Load().bundle }
+
+// Pool holds all that is trusted. The caller must not change it.
+func (a *Authority) Pool() *x509.CertPool { return a.now.Load().pool }
+
+// Hash is SHA-256 of the SubjectPublicKeyInfo of the certificate that issues.
+// Join tokens carry it, so that an agent knows the authority before it trusts
+// anything else.
+func (a *Authority) Hash() [sha256.Size]byte { return a.now.Load().current }
 
 // sign completes the template with a serial number and the beginning of its
 // life, and signs it for the public key. It returns DER.
-func (a *Authority) sign(template *x509.Certificate, public any, lifetime time.Duration) ([]byte, error) {
+func (t *trust) sign(template *x509.Certificate, public any, lifetime time.Duration) ([]byte, error) {
 	if err := complete(template, lifetime); err != nil {
 		return nil, err
 	}
-	if template.NotAfter.After(a.certificate.NotAfter) {
-		template.NotAfter = a.certificate.NotAfter
+	if template.NotAfter.After(t.issuer.NotAfter) {
+		template.NotAfter = t.issuer.NotAfter
 	}
-	return x509.CreateCertificate(rand.Reader, template, a.certificate, public, a.key)
+	return x509.CreateCertificate(rand.Reader, template, t.issuer, public, t.key)
 }
 
 func complete(template *x509.Certificate, lifetime time.Duration) error {
@@ -150,9 +171,11 @@ func createKey(path string) (*ecdsa.PrivateKey, error) {
 	return key, atomicfile.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
 }
 
-func createCertificate(path string, key *ecdsa.PrivateKey) ([]byte, error) {
+// selfSigned makes the certificate of an authority. Its name is its own, as a
+// client may find an issuer by the name alone.
+func selfSigned(key *ecdsa.PrivateKey) (*x509.Certificate, error) {
 	template := &x509.Certificate{
-		Subject:               pkix.Name{CommonName: "Tandem CA"},
+		Subject:               pkix.Name{CommonName: fmt.Sprintf("Tandem CA %x", KeyHash(&key.PublicKey)[:4])},
 		IsCA:                  true,
 		BasicConstraintsValid: true,
 		MaxPathLenZero:        true,
@@ -165,18 +188,26 @@ func createCertificate(path string, key *ecdsa.PrivateKey) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	text := encodeCertificate(der)
-	return text, atomicfile.WriteFile(path, text, 0o644)
+	return x509.ParseCertificate(der)
 }
 
 func encodeCertificate(der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
 }
 
-func parseCertificate(text []byte) (*x509.Certificate, error) {
-	block, _ := pem.Decode(text)
-	if block == nil || block.Type != "CERTIFICATE" {
+func parseCertificates(text []byte) (all []*x509.Certificate, err error) {
+	for block, rest := pem.Decode(text); block != nil; block, rest = pem.Decode(rest) {
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, c)
+	}
+	if len(all) == 0 {
 		return nil, errors.New("holds no certificate in PEM")
 	}
-	return x509.ParseCertificate(block.Bytes)
+	return all, nil
 }

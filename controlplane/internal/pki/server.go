@@ -44,7 +44,7 @@ func (a *Authority) NewServer(names []string) (*Server, error) {
 		authority: a,
 		names:     append([]string{"localhost", "127.0.0.1", "::1"}, names...),
 	}
-	return s, s.renew()
+	return s, s.Reissue()
 }
 
 // GetCertificate is for tls.Config.
@@ -96,14 +96,17 @@ func (s *Server) Run(ctx context.Context) error {
 			if now := time.Now(); now.Before(due) && !now.Before(leaf.NotBefore) {
 				continue
 			}
-			if err := s.renew(); err != nil {
+			if err := s.Reissue(); err != nil {
 				return fmt.Errorf("renew the server certificate: %w", err)
 			}
 		}
 	}
 }
 
-func (s *Server) renew() error {
+// Reissue makes a new certificate, of the authority as it is now. Connections
+// that are open go on.
+func (s *Server) Reissue() error {
+	now := s.authority.now.Load()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
@@ -120,7 +123,7 @@ func (s *Server) renew() error {
 			template.DNSNames = append(template.DNSNames, name)
 		}
 	}
-	der, err := s.authority.sign(template, &key.PublicKey, serverLifetime)
+	der, err := now.sign(template, &key.PublicKey, serverLifetime)
 	if err != nil {
 		return err
 	}
@@ -131,7 +134,7 @@ func (s *Server) renew() error {
 	s.current.Store(&tls.Certificate{
 		// The authority is sent too: an agent that has only its hash, from a
 		// join token, checks the whole chain with it.
-		Certificate: [][]byte{der, s.authority.certificate.Raw},
+		Certificate: [][]byte{der, now.issuer.Raw},
 		PrivateKey:  key,
 		Leaf:        leaf,
 	})

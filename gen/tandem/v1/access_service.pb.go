@@ -26,6 +26,125 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// AuthorityStep is a step of a rotation.
+type AuthorityStep int32
+
+const (
+	// AUTHORITY_STEP_UNSPECIFIED is refused.
+	AuthorityStep_AUTHORITY_STEP_UNSPECIFIED AuthorityStep = 0
+	// AUTHORITY_STEP_BEGIN makes a new CA, which nodes and clients are to trust
+	// beside the old one.
+	AuthorityStep_AUTHORITY_STEP_BEGIN AuthorityStep = 1
+	// AUTHORITY_STEP_ACTIVATE lets the new CA issue all certificates.
+	AuthorityStep_AUTHORITY_STEP_ACTIVATE AuthorityStep = 2
+	// AUTHORITY_STEP_RETIRE ends the trust in the old CA.
+	AuthorityStep_AUTHORITY_STEP_RETIRE AuthorityStep = 3
+	// AUTHORITY_STEP_CANCEL drops a new CA that does not issue yet.
+	AuthorityStep_AUTHORITY_STEP_CANCEL AuthorityStep = 4
+)
+
+// Enum value maps for AuthorityStep.
+var (
+	AuthorityStep_name = map[int32]string{
+		0: "AUTHORITY_STEP_UNSPECIFIED",
+		1: "AUTHORITY_STEP_BEGIN",
+		2: "AUTHORITY_STEP_ACTIVATE",
+		3: "AUTHORITY_STEP_RETIRE",
+		4: "AUTHORITY_STEP_CANCEL",
+	}
+	AuthorityStep_value = map[string]int32{
+		"AUTHORITY_STEP_UNSPECIFIED": 0,
+		"AUTHORITY_STEP_BEGIN":       1,
+		"AUTHORITY_STEP_ACTIVATE":    2,
+		"AUTHORITY_STEP_RETIRE":      3,
+		"AUTHORITY_STEP_CANCEL":      4,
+	}
+)
+
+func (x AuthorityStep) Enum() *AuthorityStep {
+	p := new(AuthorityStep)
+	*p = x
+	return p
+}
+
+func (x AuthorityStep) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (AuthorityStep) Descriptor() protoreflect.EnumDescriptor {
+	return file_tandem_v1_access_service_proto_enumTypes[0].Descriptor()
+}
+
+func (AuthorityStep) Type() protoreflect.EnumType {
+	return &file_tandem_v1_access_service_proto_enumTypes[0]
+}
+
+func (x AuthorityStep) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use AuthorityStep.Descriptor instead.
+func (AuthorityStep) EnumDescriptor() ([]byte, []int) {
+	return file_tandem_v1_access_service_proto_rawDescGZIP(), []int{0}
+}
+
+// AuthorityPhase is how far a rotation is.
+type AuthorityPhase int32
+
+const (
+	// AUTHORITY_PHASE_UNSPECIFIED is not used.
+	AuthorityPhase_AUTHORITY_PHASE_UNSPECIFIED AuthorityPhase = 0
+	// AUTHORITY_PHASE_STEADY has one CA.
+	AuthorityPhase_AUTHORITY_PHASE_STEADY AuthorityPhase = 1
+	// AUTHORITY_PHASE_BEGUN has a new CA that is to be trusted; the old one issues.
+	AuthorityPhase_AUTHORITY_PHASE_BEGUN AuthorityPhase = 2
+	// AUTHORITY_PHASE_ACTIVE has the new one issue; the old one is trusted still.
+	AuthorityPhase_AUTHORITY_PHASE_ACTIVE AuthorityPhase = 3
+)
+
+// Enum value maps for AuthorityPhase.
+var (
+	AuthorityPhase_name = map[int32]string{
+		0: "AUTHORITY_PHASE_UNSPECIFIED",
+		1: "AUTHORITY_PHASE_STEADY",
+		2: "AUTHORITY_PHASE_BEGUN",
+		3: "AUTHORITY_PHASE_ACTIVE",
+	}
+	AuthorityPhase_value = map[string]int32{
+		"AUTHORITY_PHASE_UNSPECIFIED": 0,
+		"AUTHORITY_PHASE_STEADY":      1,
+		"AUTHORITY_PHASE_BEGUN":       2,
+		"AUTHORITY_PHASE_ACTIVE":      3,
+	}
+)
+
+func (x AuthorityPhase) Enum() *AuthorityPhase {
+	p := new(AuthorityPhase)
+	*p = x
+	return p
+}
+
+func (x AuthorityPhase) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (AuthorityPhase) Descriptor() protoreflect.EnumDescriptor {
+	return file_tandem_v1_access_service_proto_enumTypes[1].Descriptor()
+}
+
+func (AuthorityPhase) Type() protoreflect.EnumType {
+	return &file_tandem_v1_access_service_proto_enumTypes[1]
+}
+
+func (x AuthorityPhase) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use AuthorityPhase.Descriptor instead.
+func (AuthorityPhase) EnumDescriptor() ([]byte, []int) {
+	return file_tandem_v1_access_service_proto_rawDescGZIP(), []int{1}
+}
+
 // Caller is who a call comes from.
 type Caller struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -375,6 +494,319 @@ func (x *DeleteTokenRequest) GetName() string {
 	return ""
 }
 
+// GetAuthorityRequest asks for the CA.
+type GetAuthorityRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetAuthorityRequest) Reset() {
+	*x = GetAuthorityRequest{}
+	mi := &file_tandem_v1_access_service_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetAuthorityRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetAuthorityRequest) ProtoMessage() {}
+
+func (x *GetAuthorityRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_v1_access_service_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetAuthorityRequest.ProtoReflect.Descriptor instead.
+func (*GetAuthorityRequest) Descriptor() ([]byte, []int) {
+	return file_tandem_v1_access_service_proto_rawDescGZIP(), []int{7}
+}
+
+// RotateAuthorityRequest asks for one step.
+type RotateAuthorityRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// step to take.
+	Step AuthorityStep `protobuf:"varint,1,opt,name=step,proto3,enum=tandem.v1.AuthorityStep" json:"step,omitempty"`
+	// force takes the step even if it locks nodes out; they need a token of "lbctl
+	// node replace" then.
+	Force         bool `protobuf:"varint,2,opt,name=force,proto3" json:"force,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateAuthorityRequest) Reset() {
+	*x = RotateAuthorityRequest{}
+	mi := &file_tandem_v1_access_service_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateAuthorityRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateAuthorityRequest) ProtoMessage() {}
+
+func (x *RotateAuthorityRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_v1_access_service_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateAuthorityRequest.ProtoReflect.Descriptor instead.
+func (*RotateAuthorityRequest) Descriptor() ([]byte, []int) {
+	return file_tandem_v1_access_service_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *RotateAuthorityRequest) GetStep() AuthorityStep {
+	if x != nil {
+		return x.Step
+	}
+	return AuthorityStep_AUTHORITY_STEP_UNSPECIFIED
+}
+
+func (x *RotateAuthorityRequest) GetForce() bool {
+	if x != nil {
+		return x.Force
+	}
+	return false
+}
+
+// Authority is the controller's CA.
+type Authority struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// phase of a rotation.
+	Phase AuthorityPhase `protobuf:"varint,1,opt,name=phase,proto3,enum=tandem.v1.AuthorityPhase" json:"phase,omitempty"`
+	// certificates that are trusted, the one that issues first.
+	Certificates []*AuthorityCertificate `protobuf:"bytes,2,rep,name=certificates,proto3" json:"certificates,omitempty"`
+	// bundle of them in PEM, as clients are to have it.
+	Bundle string `protobuf:"bytes,3,opt,name=bundle,proto3" json:"bundle,omitempty"`
+	// nodes of all clusters, in order of their names.
+	Nodes         []*NodeTrust `protobuf:"bytes,4,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Authority) Reset() {
+	*x = Authority{}
+	mi := &file_tandem_v1_access_service_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Authority) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Authority) ProtoMessage() {}
+
+func (x *Authority) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_v1_access_service_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Authority.ProtoReflect.Descriptor instead.
+func (*Authority) Descriptor() ([]byte, []int) {
+	return file_tandem_v1_access_service_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *Authority) GetPhase() AuthorityPhase {
+	if x != nil {
+		return x.Phase
+	}
+	return AuthorityPhase_AUTHORITY_PHASE_UNSPECIFIED
+}
+
+func (x *Authority) GetCertificates() []*AuthorityCertificate {
+	if x != nil {
+		return x.Certificates
+	}
+	return nil
+}
+
+func (x *Authority) GetBundle() string {
+	if x != nil {
+		return x.Bundle
+	}
+	return ""
+}
+
+func (x *Authority) GetNodes() []*NodeTrust {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+// AuthorityCertificate is one CA certificate.
+type AuthorityCertificate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// fingerprint is SHA-256 of the certificate, as openssl prints it.
+	Fingerprint string `protobuf:"bytes,1,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`
+	// issues tells whether it issues certificates now.
+	Issues bool `protobuf:"varint,2,opt,name=issues,proto3" json:"issues,omitempty"`
+	// expire_time is the end of its life.
+	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthorityCertificate) Reset() {
+	*x = AuthorityCertificate{}
+	mi := &file_tandem_v1_access_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthorityCertificate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthorityCertificate) ProtoMessage() {}
+
+func (x *AuthorityCertificate) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_v1_access_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthorityCertificate.ProtoReflect.Descriptor instead.
+func (*AuthorityCertificate) Descriptor() ([]byte, []int) {
+	return file_tandem_v1_access_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *AuthorityCertificate) GetFingerprint() string {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return ""
+}
+
+func (x *AuthorityCertificate) GetIssues() bool {
+	if x != nil {
+		return x.Issues
+	}
+	return false
+}
+
+func (x *AuthorityCertificate) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
+// NodeTrust is whom a node trusts and by whom it is known, as its agent has said
+// since the controller started.
+type NodeTrust struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// node is "clusters/{cluster}/nodes/{node}".
+	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// connected tells whether its agent has a session now.
+	Connected bool `protobuf:"varint,2,opt,name=connected,proto3" json:"connected,omitempty"`
+	// trusts tells whether it trusts every certificate of the bundle.
+	Trusts bool `protobuf:"varint,3,opt,name=trusts,proto3" json:"trusts,omitempty"`
+	// current tells whether its own certificate is of the CA that issues now.
+	Current bool `protobuf:"varint,4,opt,name=current,proto3" json:"current,omitempty"`
+	// expire_time is the end of its certificate; unset: not known.
+	ExpireTime    *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expire_time,json=expireTime,proto3" json:"expire_time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeTrust) Reset() {
+	*x = NodeTrust{}
+	mi := &file_tandem_v1_access_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeTrust) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeTrust) ProtoMessage() {}
+
+func (x *NodeTrust) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_v1_access_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeTrust.ProtoReflect.Descriptor instead.
+func (*NodeTrust) Descriptor() ([]byte, []int) {
+	return file_tandem_v1_access_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *NodeTrust) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *NodeTrust) GetConnected() bool {
+	if x != nil {
+		return x.Connected
+	}
+	return false
+}
+
+func (x *NodeTrust) GetTrusts() bool {
+	if x != nil {
+		return x.Trusts
+	}
+	return false
+}
+
+func (x *NodeTrust) GetCurrent() bool {
+	if x != nil {
+		return x.Current
+	}
+	return false
+}
+
+func (x *NodeTrust) GetExpireTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ExpireTime
+	}
+	return nil
+}
+
 var File_tandem_v1_access_service_proto protoreflect.FileDescriptor
 
 const file_tandem_v1_access_service_proto_rawDesc = "" +
@@ -399,7 +831,40 @@ const file_tandem_v1_access_service_proto_rawDesc = "" +
 	"\x12ListTokensResponse\x12(\n" +
 	"\x06tokens\x18\x01 \x03(\v2\x10.tandem.v1.TokenR\x06tokens\"-\n" +
 	"\x12DeleteTokenRequest\x12\x17\n" +
-	"\x04name\x18\x01 \x01(\tB\x03\xe0A\x02R\x04name2\xfd\x02\n" +
+	"\x04name\x18\x01 \x01(\tB\x03\xe0A\x02R\x04name\"\x15\n" +
+	"\x13GetAuthorityRequest\"h\n" +
+	"\x16RotateAuthorityRequest\x128\n" +
+	"\x04step\x18\x01 \x01(\x0e2\x18.tandem.v1.AuthorityStepB\n" +
+	"\xbaH\a\x82\x01\x04\x10\x01 \x00R\x04step\x12\x14\n" +
+	"\x05force\x18\x02 \x01(\bR\x05force\"\xc5\x01\n" +
+	"\tAuthority\x12/\n" +
+	"\x05phase\x18\x01 \x01(\x0e2\x19.tandem.v1.AuthorityPhaseR\x05phase\x12C\n" +
+	"\fcertificates\x18\x02 \x03(\v2\x1f.tandem.v1.AuthorityCertificateR\fcertificates\x12\x16\n" +
+	"\x06bundle\x18\x03 \x01(\tR\x06bundle\x12*\n" +
+	"\x05nodes\x18\x04 \x03(\v2\x14.tandem.v1.NodeTrustR\x05nodes\"\x8d\x01\n" +
+	"\x14AuthorityCertificate\x12 \n" +
+	"\vfingerprint\x18\x01 \x01(\tR\vfingerprint\x12\x16\n" +
+	"\x06issues\x18\x02 \x01(\bR\x06issues\x12;\n" +
+	"\vexpire_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime\"\xac\x01\n" +
+	"\tNodeTrust\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1c\n" +
+	"\tconnected\x18\x02 \x01(\bR\tconnected\x12\x16\n" +
+	"\x06trusts\x18\x03 \x01(\bR\x06trusts\x12\x18\n" +
+	"\acurrent\x18\x04 \x01(\bR\acurrent\x12;\n" +
+	"\vexpire_time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"expireTime*\x9c\x01\n" +
+	"\rAuthorityStep\x12\x1e\n" +
+	"\x1aAUTHORITY_STEP_UNSPECIFIED\x10\x00\x12\x18\n" +
+	"\x14AUTHORITY_STEP_BEGIN\x10\x01\x12\x1b\n" +
+	"\x17AUTHORITY_STEP_ACTIVATE\x10\x02\x12\x19\n" +
+	"\x15AUTHORITY_STEP_RETIRE\x10\x03\x12\x19\n" +
+	"\x15AUTHORITY_STEP_CANCEL\x10\x04*\x84\x01\n" +
+	"\x0eAuthorityPhase\x12\x1f\n" +
+	"\x1bAUTHORITY_PHASE_UNSPECIFIED\x10\x00\x12\x1a\n" +
+	"\x16AUTHORITY_PHASE_STEADY\x10\x01\x12\x19\n" +
+	"\x15AUTHORITY_PHASE_BEGUN\x10\x02\x12\x1a\n" +
+	"\x16AUTHORITY_PHASE_ACTIVE\x10\x032\xc7\x04\n" +
 	"\rAccessService\x12O\n" +
 	"\tGetCaller\x12\x1b.tandem.v1.GetCallerRequest\x1a\x11.tandem.v1.Caller\"\x12\x82\xd3\xe4\x93\x02\f\x12\n" +
 	"/v1/caller\x12Y\n" +
@@ -408,7 +873,9 @@ const file_tandem_v1_access_service_proto_rawDesc = "" +
 	"\n" +
 	"ListTokens\x12\x1c.tandem.v1.ListTokensRequest\x1a\x1d.tandem.v1.ListTokensResponse\"\x12\x82\xd3\xe4\x93\x02\f\x12\n" +
 	"/v1/tokens\x12a\n" +
-	"\vDeleteToken\x12\x1d.tandem.v1.DeleteTokenRequest\x1a\x16.google.protobuf.Empty\"\x1b\x82\xd3\xe4\x93\x02\x15*\x13/v1/{name=tokens/*}B\xb8\x02\x92A\x98\x01\x12C\n" +
+	"\vDeleteToken\x12\x1d.tandem.v1.DeleteTokenRequest\x1a\x16.google.protobuf.Empty\"\x1b\x82\xd3\xe4\x93\x02\x15*\x13/v1/{name=tokens/*}\x12[\n" +
+	"\fGetAuthority\x12\x1e.tandem.v1.GetAuthorityRequest\x1a\x14.tandem.v1.Authority\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/authority\x12k\n" +
+	"\x0fRotateAuthority\x12!.tandem.v1.RotateAuthorityRequest\x1a\x14.tandem.v1.Authority\"\x1f\x82\xd3\xe4\x93\x02\x19:\x01*\"\x14/v1/authority:rotateB\xb8\x02\x92A\x98\x01\x12C\n" +
 	"\x06Tandem\x125Load balancers of HAProxy and keepalived, as one API.2\x02v1ZC\n" +
 	"A\n" +
 	"\x06bearer\x127\b\x02\x12\"Bearer TOKEN, an operator's token.\x1a\rAuthorization \x02b\f\n" +
@@ -430,36 +897,54 @@ func file_tandem_v1_access_service_proto_rawDescGZIP() []byte {
 	return file_tandem_v1_access_service_proto_rawDescData
 }
 
-var file_tandem_v1_access_service_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_tandem_v1_access_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_tandem_v1_access_service_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_tandem_v1_access_service_proto_goTypes = []any{
-	(*Caller)(nil),                // 0: tandem.v1.Caller
-	(*Token)(nil),                 // 1: tandem.v1.Token
-	(*GetCallerRequest)(nil),      // 2: tandem.v1.GetCallerRequest
-	(*CreateTokenRequest)(nil),    // 3: tandem.v1.CreateTokenRequest
-	(*ListTokensRequest)(nil),     // 4: tandem.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),    // 5: tandem.v1.ListTokensResponse
-	(*DeleteTokenRequest)(nil),    // 6: tandem.v1.DeleteTokenRequest
-	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
-	(*emptypb.Empty)(nil),         // 8: google.protobuf.Empty
+	(AuthorityStep)(0),             // 0: tandem.v1.AuthorityStep
+	(AuthorityPhase)(0),            // 1: tandem.v1.AuthorityPhase
+	(*Caller)(nil),                 // 2: tandem.v1.Caller
+	(*Token)(nil),                  // 3: tandem.v1.Token
+	(*GetCallerRequest)(nil),       // 4: tandem.v1.GetCallerRequest
+	(*CreateTokenRequest)(nil),     // 5: tandem.v1.CreateTokenRequest
+	(*ListTokensRequest)(nil),      // 6: tandem.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),     // 7: tandem.v1.ListTokensResponse
+	(*DeleteTokenRequest)(nil),     // 8: tandem.v1.DeleteTokenRequest
+	(*GetAuthorityRequest)(nil),    // 9: tandem.v1.GetAuthorityRequest
+	(*RotateAuthorityRequest)(nil), // 10: tandem.v1.RotateAuthorityRequest
+	(*Authority)(nil),              // 11: tandem.v1.Authority
+	(*AuthorityCertificate)(nil),   // 12: tandem.v1.AuthorityCertificate
+	(*NodeTrust)(nil),              // 13: tandem.v1.NodeTrust
+	(*timestamppb.Timestamp)(nil),  // 14: google.protobuf.Timestamp
+	(*emptypb.Empty)(nil),          // 15: google.protobuf.Empty
 }
 var file_tandem_v1_access_service_proto_depIdxs = []int32{
-	7, // 0: tandem.v1.Token.create_time:type_name -> google.protobuf.Timestamp
-	7, // 1: tandem.v1.Token.expire_time:type_name -> google.protobuf.Timestamp
-	1, // 2: tandem.v1.CreateTokenRequest.token:type_name -> tandem.v1.Token
-	1, // 3: tandem.v1.ListTokensResponse.tokens:type_name -> tandem.v1.Token
-	2, // 4: tandem.v1.AccessService.GetCaller:input_type -> tandem.v1.GetCallerRequest
-	3, // 5: tandem.v1.AccessService.CreateToken:input_type -> tandem.v1.CreateTokenRequest
-	4, // 6: tandem.v1.AccessService.ListTokens:input_type -> tandem.v1.ListTokensRequest
-	6, // 7: tandem.v1.AccessService.DeleteToken:input_type -> tandem.v1.DeleteTokenRequest
-	0, // 8: tandem.v1.AccessService.GetCaller:output_type -> tandem.v1.Caller
-	1, // 9: tandem.v1.AccessService.CreateToken:output_type -> tandem.v1.Token
-	5, // 10: tandem.v1.AccessService.ListTokens:output_type -> tandem.v1.ListTokensResponse
-	8, // 11: tandem.v1.AccessService.DeleteToken:output_type -> google.protobuf.Empty
-	8, // [8:12] is the sub-list for method output_type
-	4, // [4:8] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	14, // 0: tandem.v1.Token.create_time:type_name -> google.protobuf.Timestamp
+	14, // 1: tandem.v1.Token.expire_time:type_name -> google.protobuf.Timestamp
+	3,  // 2: tandem.v1.CreateTokenRequest.token:type_name -> tandem.v1.Token
+	3,  // 3: tandem.v1.ListTokensResponse.tokens:type_name -> tandem.v1.Token
+	0,  // 4: tandem.v1.RotateAuthorityRequest.step:type_name -> tandem.v1.AuthorityStep
+	1,  // 5: tandem.v1.Authority.phase:type_name -> tandem.v1.AuthorityPhase
+	12, // 6: tandem.v1.Authority.certificates:type_name -> tandem.v1.AuthorityCertificate
+	13, // 7: tandem.v1.Authority.nodes:type_name -> tandem.v1.NodeTrust
+	14, // 8: tandem.v1.AuthorityCertificate.expire_time:type_name -> google.protobuf.Timestamp
+	14, // 9: tandem.v1.NodeTrust.expire_time:type_name -> google.protobuf.Timestamp
+	4,  // 10: tandem.v1.AccessService.GetCaller:input_type -> tandem.v1.GetCallerRequest
+	5,  // 11: tandem.v1.AccessService.CreateToken:input_type -> tandem.v1.CreateTokenRequest
+	6,  // 12: tandem.v1.AccessService.ListTokens:input_type -> tandem.v1.ListTokensRequest
+	8,  // 13: tandem.v1.AccessService.DeleteToken:input_type -> tandem.v1.DeleteTokenRequest
+	9,  // 14: tandem.v1.AccessService.GetAuthority:input_type -> tandem.v1.GetAuthorityRequest
+	10, // 15: tandem.v1.AccessService.RotateAuthority:input_type -> tandem.v1.RotateAuthorityRequest
+	2,  // 16: tandem.v1.AccessService.GetCaller:output_type -> tandem.v1.Caller
+	3,  // 17: tandem.v1.AccessService.CreateToken:output_type -> tandem.v1.Token
+	7,  // 18: tandem.v1.AccessService.ListTokens:output_type -> tandem.v1.ListTokensResponse
+	15, // 19: tandem.v1.AccessService.DeleteToken:output_type -> google.protobuf.Empty
+	11, // 20: tandem.v1.AccessService.GetAuthority:output_type -> tandem.v1.Authority
+	11, // 21: tandem.v1.AccessService.RotateAuthority:output_type -> tandem.v1.Authority
+	16, // [16:22] is the sub-list for method output_type
+	10, // [10:16] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_tandem_v1_access_service_proto_init() }
@@ -472,13 +957,14 @@ func file_tandem_v1_access_service_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tandem_v1_access_service_proto_rawDesc), len(file_tandem_v1_access_service_proto_rawDesc)),
-			NumEnums:      0,
-			NumMessages:   7,
+			NumEnums:      2,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
 		GoTypes:           file_tandem_v1_access_service_proto_goTypes,
 		DependencyIndexes: file_tandem_v1_access_service_proto_depIdxs,
+		EnumInfos:         file_tandem_v1_access_service_proto_enumTypes,
 		MessageInfos:      file_tandem_v1_access_service_proto_msgTypes,
 	}.Build()
 	File_tandem_v1_access_service_proto = out.File

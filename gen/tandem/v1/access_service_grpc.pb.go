@@ -20,10 +20,12 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	AccessService_GetCaller_FullMethodName   = "/tandem.v1.AccessService/GetCaller"
-	AccessService_CreateToken_FullMethodName = "/tandem.v1.AccessService/CreateToken"
-	AccessService_ListTokens_FullMethodName  = "/tandem.v1.AccessService/ListTokens"
-	AccessService_DeleteToken_FullMethodName = "/tandem.v1.AccessService/DeleteToken"
+	AccessService_GetCaller_FullMethodName       = "/tandem.v1.AccessService/GetCaller"
+	AccessService_CreateToken_FullMethodName     = "/tandem.v1.AccessService/CreateToken"
+	AccessService_ListTokens_FullMethodName      = "/tandem.v1.AccessService/ListTokens"
+	AccessService_DeleteToken_FullMethodName     = "/tandem.v1.AccessService/DeleteToken"
+	AccessService_GetAuthority_FullMethodName    = "/tandem.v1.AccessService/GetAuthority"
+	AccessService_RotateAuthority_FullMethodName = "/tandem.v1.AccessService/RotateAuthority"
 )
 
 // AccessServiceClient is the client API for AccessService service.
@@ -40,6 +42,11 @@ type AccessServiceClient interface {
 	ListTokens(ctx context.Context, in *ListTokensRequest, opts ...grpc.CallOption) (*ListTokensResponse, error)
 	// DeleteToken ends a token. The last one that never expires cannot be ended.
 	DeleteToken(ctx context.Context, in *DeleteTokenRequest, opts ...grpc.CallOption) (*emptypb.Empty, error)
+	// GetAuthority returns the controller's CA, and how far a rotation of it is.
+	GetAuthority(ctx context.Context, in *GetAuthorityRequest, opts ...grpc.CallOption) (*Authority, error)
+	// RotateAuthority takes one step of a rotation of the CA. FAILED_PRECONDITION
+	// when it is not that step's turn, or when it would lock a node out.
+	RotateAuthority(ctx context.Context, in *RotateAuthorityRequest, opts ...grpc.CallOption) (*Authority, error)
 }
 
 type accessServiceClient struct {
@@ -90,6 +97,26 @@ func (c *accessServiceClient) DeleteToken(ctx context.Context, in *DeleteTokenRe
 	return out, nil
 }
 
+func (c *accessServiceClient) GetAuthority(ctx context.Context, in *GetAuthorityRequest, opts ...grpc.CallOption) (*Authority, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Authority)
+	err := c.cc.Invoke(ctx, AccessService_GetAuthority_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *accessServiceClient) RotateAuthority(ctx context.Context, in *RotateAuthorityRequest, opts ...grpc.CallOption) (*Authority, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Authority)
+	err := c.cc.Invoke(ctx, AccessService_RotateAuthority_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AccessServiceServer is the server API for AccessService service.
 // All implementations must embed UnimplementedAccessServiceServer
 // for forward compatibility.
@@ -104,6 +131,11 @@ type AccessServiceServer interface {
 	ListTokens(context.Context, *ListTokensRequest) (*ListTokensResponse, error)
 	// DeleteToken ends a token. The last one that never expires cannot be ended.
 	DeleteToken(context.Context, *DeleteTokenRequest) (*emptypb.Empty, error)
+	// GetAuthority returns the controller's CA, and how far a rotation of it is.
+	GetAuthority(context.Context, *GetAuthorityRequest) (*Authority, error)
+	// RotateAuthority takes one step of a rotation of the CA. FAILED_PRECONDITION
+	// when it is not that step's turn, or when it would lock a node out.
+	RotateAuthority(context.Context, *RotateAuthorityRequest) (*Authority, error)
 	mustEmbedUnimplementedAccessServiceServer()
 }
 
@@ -125,6 +157,12 @@ func (UnimplementedAccessServiceServer) ListTokens(context.Context, *ListTokensR
 }
 func (UnimplementedAccessServiceServer) DeleteToken(context.Context, *DeleteTokenRequest) (*emptypb.Empty, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteToken not implemented")
+}
+func (UnimplementedAccessServiceServer) GetAuthority(context.Context, *GetAuthorityRequest) (*Authority, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetAuthority not implemented")
+}
+func (UnimplementedAccessServiceServer) RotateAuthority(context.Context, *RotateAuthorityRequest) (*Authority, error) {
+	return nil, status.Error(codes.Unimplemented, "method RotateAuthority not implemented")
 }
 func (UnimplementedAccessServiceServer) mustEmbedUnimplementedAccessServiceServer() {}
 func (UnimplementedAccessServiceServer) testEmbeddedByValue()                       {}
@@ -219,6 +257,42 @@ func _AccessService_DeleteToken_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AccessService_GetAuthority_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetAuthorityRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccessServiceServer).GetAuthority(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AccessService_GetAuthority_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccessServiceServer).GetAuthority(ctx, req.(*GetAuthorityRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AccessService_RotateAuthority_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RotateAuthorityRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AccessServiceServer).RotateAuthority(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AccessService_RotateAuthority_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AccessServiceServer).RotateAuthority(ctx, req.(*RotateAuthorityRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AccessService_ServiceDesc is the grpc.ServiceDesc for AccessService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -241,6 +315,14 @@ var AccessService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteToken",
 			Handler:    _AccessService_DeleteToken_Handler,
+		},
+		{
+			MethodName: "GetAuthority",
+			Handler:    _AccessService_GetAuthority_Handler,
+		},
+		{
+			MethodName: "RotateAuthority",
+			Handler:    _AccessService_RotateAuthority_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
