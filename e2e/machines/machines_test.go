@@ -30,10 +30,12 @@ func TestMachines(t *testing.T) {
 		{"HAProxy crashes", (*site).crashHAProxy},
 		{"keepalived crashes", (*site).crashKeepalived},
 		{"HAProxy is stopped with the agent dead", (*site).stopWithoutAgent},
+		{"controller and agent hang", (*site).hang},
 		{"upgrade under load", (*site).upgrade},
 		{"reboot without the controller", (*site).rebootWithoutController},
 		{"reboot without controller and agents", (*site).rebootWithoutAgents},
 		{"both off, one with a broken HAProxy", (*site).brokenHAProxy},
+		{"both off, one with HAProxy disabled, no agents", (*site).disabledHAProxy},
 	} {
 		if !t.Run(step.name, func(t *testing.T) { step.run(s, t) }) {
 			t.Fatalf("the steps after %q need what it leaves", step.name)
@@ -126,8 +128,8 @@ func (s *site) crashHAProxy(t *testing.T) {
 	}
 }
 
-// crashKeepalived: systemd starts it again, and no address is held twice for
-// long.
+// crashKeepalived: systemd starts it again, and the address that it leaves behind
+// is removed at once, also when nothing starts.
 func (s *site) crashKeepalived(t *testing.T) {
 	pid := s.pid(t, master, "keepalived")
 	// With the agent away the unit's hooks alone remove the address.
@@ -138,19 +140,52 @@ func (s *site) crashKeepalived(t *testing.T) {
 	if now := s.pid(t, master, "keepalived"); now == "0" || now == pid {
 		t.Errorf("keepalived is process %s, after process %s was killed", now, pid)
 	}
-	s.run(t, master, "systemctl", "start", "lb-agent")
+	s.override(t, master, "keepalived", "Restart=no")
+	s.run(t, master, "systemctl", "kill", "--signal=KILL", "keepalived")
+	s.held(t, backup)
+	if state := s.unit(t, master, "keepalived", "ActiveState"); state != "failed" {
+		t.Errorf("keepalived is %s, want failed", state)
+	}
+	s.override(t, master, "keepalived", "Restart=always")
+	s.run(t, master, "systemctl", "start", "keepalived", "lb-agent")
 	s.well(t)
+}
+
+// override sets something in a unit's [Service] section until the next boot.
+func (s *site) override(t *testing.T, host, unit, setting string) {
+	t.Helper()
+	s.run(t, host, "mkdir", "-p", "/run/systemd/system/"+unit+".service.d")
+	s.run(t, host, "sh", "-c", "printf '[Service]\n"+setting+"\n' >/run/systemd/system/"+unit+".service.d/zz-test.conf")
+	s.run(t, host, "systemctl", "daemon-reload")
 }
 
 // stopWithoutAgent: the unit's own hooks move the VIP there and back.
 func (s *site) stopWithoutAgent(t *testing.T) {
-	s.run(t, master, "systemctl", "kill", "--signal=STOP", "lb-agent")
+	s.run(t, master, "systemctl", "stop", "lb-agent")
 	s.run(t, master, "systemctl", "stop", "haproxy")
 	s.held(t, backup)
 	s.serves(t)
 	s.run(t, master, "systemctl", "start", "haproxy")
 	s.held(t, master)
-	s.run(t, master, "systemctl", "kill", "--signal=CONT", "lb-agent")
+	s.run(t, master, "systemctl", "start", "lb-agent")
+	s.well(t)
+}
+
+// hang: systemd starts a controller and an agent anew that answer no more.
+func (s *site) hang(t *testing.T) {
+	for host, unit := range map[string]string{controller: "lb-controller", master: "lb-agent"} {
+		s.override(t, host, unit, "WatchdogSec=2s")
+		s.run(t, host, "systemctl", "restart", unit)
+		before := s.pid(t, host, unit)
+		s.run(t, host, "systemctl", "kill", "--signal=STOP", unit)
+		s.until(t, unit+" to be started anew", func(ctx context.Context) error {
+			out, err := s.Host(host).Output(ctx, "systemctl", "show", "--value", "--property=MainPID", unit)
+			if now := strings.TrimSpace(string(out)); err == nil && (now == before || now == "0") {
+				err = fmt.Errorf("its process is %s, and %s hangs", now, before)
+			}
+			return err
+		})
+	}
 	s.well(t)
 }
 
@@ -232,21 +267,33 @@ func (s *site) rebootWithoutController(t *testing.T) {
 // rebootWithoutAgents is the same without any program of ours but the hooks.
 func (s *site) rebootWithoutAgents(t *testing.T) {
 	s.run(t, controller, "systemctl", "stop", "lb-controller")
-	for _, node := range clustertest.Both {
-		s.run(t, node, "systemctl", "disable", "lb-agent")
-	}
+	s.disableAgents(t)
 	s.off(t)
 	s.on(t)
 	s.held(t, master)
 	s.serves(t)
+	s.enableAgents(t)
+	s.run(t, controller, "systemctl", "start", "lb-controller")
+	s.well(t)
+}
+
+// disableAgents keeps the agents from starting at the next boot.
+func (s *site) disableAgents(t *testing.T) {
+	t.Helper()
+	for _, node := range clustertest.Both {
+		s.run(t, node, "systemctl", "disable", "lb-agent")
+	}
+}
+
+// enableAgents undoes that, and checks that none has run since the boot.
+func (s *site) enableAgents(t *testing.T) {
+	t.Helper()
 	for _, node := range clustertest.Both {
 		if state := s.unit(t, node, "lb-agent", "ActiveState"); state != "inactive" {
 			t.Fatalf("the agent of %s is %s", node, state)
 		}
 		s.run(t, node, "systemctl", "enable", "--now", "lb-agent")
 	}
-	s.run(t, controller, "systemctl", "start", "lb-controller")
-	s.well(t)
 }
 
 // brokenHAProxy: I1 and I8. Without the controller, the VIP goes to the node
@@ -271,5 +318,28 @@ func (s *site) brokenHAProxy(t *testing.T) {
 	s.held(t, backup)
 	s.must(t, os.Rename(program+".good", program))
 	s.run(t, controller, "systemctl", "start", "lb-controller")
+	s.well(t)
+}
+
+// disabledHAProxy is the same where HAProxy is not even tried and no agent runs:
+// nobody but keepalived's own hook says that the node cannot serve.
+func (s *site) disabledHAProxy(t *testing.T) {
+	s.run(t, controller, "systemctl", "stop", "lb-controller")
+	s.disableAgents(t)
+	s.run(t, master, "systemctl", "disable", "haproxy")
+	s.off(t)
+	s.on(t)
+	s.held(t, backup)
+	s.serves(t)
+	s.enableAgents(t)
+	s.run(t, controller, "systemctl", "start", "lb-controller")
+	const cure = "is disabled: systemctl enable --now haproxy.service"
+	s.reports(t, "that HAProxy is disabled", func(status *tandemv1.ClusterStatus) error {
+		if got := cluster.FindNode(status, master).GetHaproxy(); !strings.Contains(got.GetMessage(), cure) {
+			return fmt.Errorf("HAProxy is %s: %q", got.GetState(), got.GetMessage())
+		}
+		return nil
+	})
+	s.run(t, master, "systemctl", "enable", "--now", "haproxy")
 	s.well(t)
 }

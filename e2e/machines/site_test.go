@@ -125,7 +125,15 @@ func (s *site) pid(t *testing.T, host, unit string) string { return s.unit(t, ho
 // until waits for a condition.
 func (s *site) until(t *testing.T, what string, condition func(ctx context.Context) error) {
 	t.Helper()
-	s.must(t, lab.Until(labtest.Deadline(t, patience), what, condition))
+	var lacked error
+	s.must(t, lab.Until(labtest.Deadline(t, patience), what, func(ctx context.Context) error {
+		err := condition(ctx)
+		if err != nil && lacked != nil && ctx.Err() != nil {
+			return lacked // the look was only cut off by the deadline
+		}
+		lacked = err
+		return err
+	}))
 }
 
 // held waits until the VIP is on that machine alone, by the kernels' word.
@@ -162,19 +170,14 @@ func (s *site) status(ctx context.Context) (*tandemv1.ClusterStatus, error) {
 // reports waits until the controller's status fulfils all conditions.
 func (s *site) reports(t *testing.T, what string, conditions ...cluster.Condition) {
 	t.Helper()
-	var lacked error // by the last status
 	s.until(t, what, func(ctx context.Context) error {
 		status, err := s.status(ctx)
-		if err != nil && lacked != nil && ctx.Err() != nil {
-			return lacked // the call was only cut off by the deadline
-		}
 		for _, holds := range conditions {
 			if err != nil {
 				break
 			}
 			err = holds(status)
 		}
-		lacked = err
 		return err
 	})
 }
