@@ -313,3 +313,64 @@ func (p *pair) foreignIsGone(ctx context.Context, node string) {
 }
 
 func inode(info os.FileInfo) uint64 { return info.Sys().(*syscall.Stat_t).Ino }
+
+// What is asked for too early waits, says what is missing, and can be called
+// off. A keepalived that has died since is started as it was found.
+func TestTakeoverCalledOffAndAfterADeath(t *testing.T) {
+	p := newPair(t, guide.Spec(), func(ctx context.Context, l *lab.Lab) error {
+		_, err := guide.Start(ctx, l)
+		return err
+	}, lab.VIP.Addr())
+	ctx := labtest.Deadline(t, time.Minute)
+	const master, backup = cluster.Master, cluster.Backup
+
+	file, _ := p.write(ctx, master, backup)
+	if _, err := p.Lbctl(ctx, "pool", "add", "web_servers", "--no-wait"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.agent(ctx, backup, "adopt", "--yes", "--timeout", "3s"); err == nil || !strings.Contains(err.Error(), "the configuration lacks the listener web_frontend") {
+		t.Errorf("with half of it in the controller: %v", err)
+	}
+	p.isBack(backup)
+	p.mustAgent(ctx, backup, "release", "--yes")
+	if _, err := p.Lbctl(ctx, "apply", "-f", file, "--no-wait"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.Until(ctx, "lb-backup to touch nothing", problem(backup, "nothing is touched")); err != nil {
+		t.Fatal(err)
+	}
+	p.isBack(backup)
+
+	p.mustAgent(ctx, backup, "adopt", "--yes")
+	if _, err := p.agent(ctx, backup, "adopt"); err == nil || !strings.Contains(err.Error(), "that somebody else than Tandem has started") {
+		t.Errorf("adopt on a node that is Tandem's: %v", err)
+	}
+	if err := p.Nodes[backup].KillKeepalived(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := lab.Until(ctx, "another keepalived on lb-backup", func(context.Context) error {
+		pids, err := p.Lab.Host(backup).Pids("keepalived")
+		if err == nil && len(pids) == 0 {
+			err = errors.New("there is none")
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	p.mustAgent(ctx, backup, "release", "--yes")
+	p.isBack(backup)
+	p.holds(ctx, master)
+	// It stands by again: the VIP moves to it, and nowhere else.
+	if _, err := p.Lab.Host(master).SignalAll("keepalived", syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := lab.Until(ctx, "the VIP on lb-backup", func(ctx context.Context) error {
+		holders, err := p.Lab.Holders(ctx, lab.VIP.Addr())
+		if err == nil && !slices.Equal(holders, []string{backup}) {
+			err = fmt.Errorf("it is on %v", holders)
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+}

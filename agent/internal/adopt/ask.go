@@ -55,11 +55,11 @@ func (w *Wish) TakeOver(ctx context.Context, i *importer.Import) error {
 	if err := s.write(w.StateDir); err != nil {
 		return err
 	}
-	return w.await(ctx, taken)
+	return w.await(ctx, s, taken)
 }
 
 // Release asks the running agent to give back what it has taken over, and waits
-// until it has.
+// until it has. A takeover that is asked for and not done yet is called off.
 func (w *Wish) Release(ctx context.Context) error {
 	s, err := w.begin()
 	if err != nil {
@@ -68,14 +68,11 @@ func (w *Wish) Release(ctx context.Context) error {
 	if s == nil || s.Phase == released {
 		return errors.New("nothing on this node has been taken over")
 	}
-	if s.Phase == wanted {
-		return errors.New("this node is being taken over just now: wait until it is, or until lb-agent adopt says what is in the way")
-	}
 	s.Phase, s.Problem = unwanted, ""
 	if err := s.write(w.StateDir); err != nil {
 		return err
 	}
-	return w.await(ctx, released)
+	return w.await(ctx, s, released)
 }
 
 // begin reads the state. Only a running agent acts on what is written there.
@@ -97,7 +94,7 @@ func (w *Wish) begin() (*state, error) {
 
 // await waits until the agent has done what was asked for, and tells what keeps
 // it from it.
-func (w *Wish) await(ctx context.Context, done phase) error {
+func (w *Wish) await(ctx context.Context, wish *state, done phase) error {
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	said := ""
@@ -105,6 +102,12 @@ func (w *Wish) await(ctx context.Context, done phase) error {
 		s, err := readState(w.StateDir)
 		if err != nil || s.Phase == done {
 			return err
+		}
+		if s.Phase != wish.Phase {
+			// The agent noted the end of something else at the same moment.
+			if err := wish.write(w.StateDir); err != nil {
+				return err
+			}
 		}
 		if s.Problem != said && s.Problem != "" {
 			w.Say(s.Problem)

@@ -35,11 +35,11 @@ type Answer struct {
 
 // Look reads the files and changes nothing.
 func Look(q Question) (*Answer, error) {
-	haproxy, err := source(q.HAProxyFile, "haproxy", running.HAProxies)
+	haproxy, err := source(q.HAProxyFile, "haproxy", func() ([]running.Daemon, error) { found, _, err := foreign(); return found, err })
 	if err != nil {
 		return nil, err
 	}
-	keepalived, err := source(q.KeepalivedFile, "keepalived", running.Keepaliveds)
+	keepalived, err := source(q.KeepalivedFile, "keepalived", func() ([]running.Daemon, error) { _, found, err := foreign(); return found, err })
 	if err != nil {
 		return nil, err
 	}
@@ -92,7 +92,7 @@ func source(path, name string, find func() ([]running.Daemon, error)) (importer.
 // as a HAProxy that still finishes what it has.
 func only(found []running.Daemon, name string) (*running.Daemon, error) {
 	if len(found) == 0 {
-		return nil, fmt.Errorf("no %s runs here: start it, or name its file with --%s-file", name, name)
+		return nil, fmt.Errorf("no %s runs here that somebody else than Tandem has started: start it, or name its file with --%s-file", name, name)
 	}
 	for _, d := range found {
 		if d.File != found[0].File {

@@ -133,14 +133,14 @@ func (t *Takeover) Run(ctx context.Context) error {
 // look takes note of a new wish, and gives the daemons back itself: nothing but
 // a target takes them.
 func (t *Takeover) look(ctx context.Context) error {
-	next, err := readState(t.StateDir)
-	if err != nil || next == nil {
-		return err
-	}
 	if err := t.begin(ctx); err != nil {
 		return err
 	}
 	defer t.end()
+	next, err := readState(t.StateDir)
+	if err != nil || next == nil {
+		return err
+	}
 	news := t.state == nil || t.state.Phase != next.Phase
 	if news {
 		t.state = next
@@ -161,8 +161,11 @@ func (t *Takeover) look(ctx context.Context) error {
 	return nil
 }
 
-// settle notes what has come of a phase.
+// settle notes what has come of a phase. A newer wish stands.
 func (t *Takeover) settle(err error, done phase) error {
+	if now, unread := readState(t.StateDir); unread != nil || now == nil || now.Phase != t.state.Phase {
+		return errors.Join(err, unread)
+	}
 	problem := ""
 	if err != nil {
 		problem = err.Error()

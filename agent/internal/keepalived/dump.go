@@ -20,13 +20,15 @@ import (
 
 // dumped is one instance in keepalived's JSON dump: what it really runs.
 type dumped struct {
-	Name           string      `json:"iname"`
-	Interface      string      `json:"ifp_ifname"`
-	Version        int         `json:"version"`
-	VRID           int         `json:"vrid"`
-	BasePriority   int         `json:"base_priority"`
-	Priority       int         `json:"effective_priority"`
-	Advert         float64     `json:"adver_int"` // seconds
+	Name         string  `json:"iname"`
+	Interface    string  `json:"ifp_ifname"`
+	Version      int     `json:"version"`
+	VRID         int     `json:"vrid"`
+	BasePriority int     `json:"base_priority"`
+	Priority     int     `json:"effective_priority"`
+	Advert       float64 `json:"adver_int"` // seconds
+	// MasterPriority is what the holder advertises, where this node stands by.
+	MasterPriority int         `json:"master_priority"`
 	State          int         `json:"state"`
 	LastTransition json.Number `json:"last_transition"`
 	Anchors        []string    `json:"vips"`

@@ -33,6 +33,10 @@ type request struct {
 	Failover    string        `json:",omitempty"`
 	FailoverFor time.Duration `json:",omitempty"`
 	Withdraw    *bool
+	// TakeOver applies a configuration to a keepalived that somebody else has
+	// started; GiveBack gives it back.
+	TakeOver *foreignRequest
+	GiveBack *foreignRequest
 }
 
 // reply of a node, one a line on its standard output. One without ID is an
@@ -131,6 +135,12 @@ func serve(ctx context.Context, d *Driver, line []byte) reply {
 		if err = protojson.Unmarshal(r.Apply, &config); err == nil {
 			result, err = d.Apply(ctx, &config)
 		}
+	case r.TakeOver != nil:
+		if err = protojson.Unmarshal(r.TakeOver.Config, &config); err == nil {
+			result, err = d.TakeOver(ctx, &config, r.TakeOver.foreign())
+		}
+	case r.GiveBack != nil:
+		err = d.GiveBack(ctx, r.GiveBack.foreign().Restore)
 	case r.Check != nil:
 		if err = protojson.Unmarshal(r.Check, &config); err == nil {
 			err = d.Check(ctx, &config)

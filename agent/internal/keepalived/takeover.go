@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -62,11 +63,43 @@ func (d *Driver) TakeOver(ctx context.Context, config *keepalivedv1.Config, f Fo
 		return Result{}, &FailedError{err}
 	}
 	c.started, c.silent = time.Now(), 0
+	if err := d.staysPut(ctx, c, in); err != nil {
+		err = errors.Join(err, c.process.Forget())
+		c.process = nil
+		return Result{}, &FailedError{err}
+	}
 	if err := d.swapForeign(ctx, c, in, data, f); err != nil {
 		return Result{Reloaded: true}, &FailedError{errors.Join(err, d.handBack(ctx, c, f.Restore))}
 	}
 	d.log.Info("took keepalived over", "pid", f.PID)
 	return Result{Reloaded: true}, d.commit(ctx, c, in)
+}
+
+// staysPut refuses a takeover by which a VIP would move: the holder, which runs
+// its hand-written file still, may advertise less than that says while a check
+// of its own fails.
+func (d *Driver) staysPut(ctx context.Context, c *control, in *intent) error {
+	said, err := c.probed.dumper.of(c.process.PID()).dump(ctx, c.process)
+	if err != nil {
+		return err
+	}
+	score := d.Snapshot().Score
+	for n := range in.instances {
+		i := &in.instances[n]
+		at := slices.IndexFunc(said, func(s dumped) bool { return s.Name == i.name })
+		if at < 0 {
+			return fmt.Errorf("VIP %s: keepalived does not run an instance of that name: load its file first", i.vip)
+		}
+		heard := said[at].MasterPriority
+		switch state := said[at].state(); {
+		case state == InstanceInit, state == InstanceBackup && heard == 0:
+			return fmt.Errorf("VIP %s: keepalived has not found out yet who holds it", i.vip)
+		case state == InstanceBackup && i.priority+score > heard:
+			return fmt.Errorf("VIP %s would move here: its holder advertises priority %d, and this node would have %d: "+
+				"repair what lowers the holder's, or give this node a lower one", i.vip, heard, i.priority+score)
+		}
+	}
+	return nil
 }
 
 // swapForeign is swap by way of the foreign process's own file.

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -65,7 +66,7 @@ func find(root, name string, file func(args []string) (string, error)) ([]Daemon
 		if err == nil {
 			d, err = describe(dir, pid, file)
 		}
-		if hidden(err) {
+		if hidden(err) || errors.Is(err, errNoDaemon) {
 			continue
 		}
 		if err != nil {
@@ -148,9 +149,24 @@ func unitOf(cgroup string) string {
 	return ""
 }
 
+// errNoDaemon tells that a process only answers a question, such as for the
+// version, and ends.
+var errNoDaemon = errors.New("is no daemon")
+
+// asks tells whether a program is asked something, and does not serve.
+func asks(args []string, questions ...string) bool {
+	return slices.ContainsFunc(args, func(arg string) bool {
+		name, _, _ := strings.Cut(arg, "=")
+		return slices.Contains(questions, name)
+	})
+}
+
 // haproxyFile finds the file in HAProxy's command line (manual: management
 // guide, 3).
 func haproxyFile(args []string) (string, error) {
+	if asks(args, "-c", "-v", "-vv", "-h") {
+		return "", errNoDaemon
+	}
 	var files []string
 	dir := ""
 	for n := 1; n < len(args); n++ {
@@ -180,6 +196,9 @@ func haproxyFile(args []string) (string, error) {
 // keepalivedFile finds the file in keepalived's command line, or the one that
 // it reads without being told.
 func keepalivedFile(args []string) (string, error) {
+	if asks(args, "-t", "--config-test", "-v", "--version", "--signum", "-h", "--help") {
+		return "", errNoDaemon
+	}
 	file := "/etc/keepalived/keepalived.conf"
 	for n := 1; n < len(args); n++ {
 		switch arg := args[n]; {

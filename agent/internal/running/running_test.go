@@ -56,6 +56,8 @@ func TestFind(t *testing.T) {
 		process{pid: "14", name: "bash", parent: "1", args: "bash haproxy"},
 		process{pid: "15", name: "haproxy", parent: "14", args: "haproxy -D -C /srv -- lb.cfg"},
 		process{pid: "16", name: "haproxy", parent: "1", args: "haproxy -f lb.cfg", cwd: "/home"},
+		process{pid: "17", name: "haproxy", parent: "1", args: "haproxy -c -q -f /new.cfg"},
+		process{pid: "18", name: "haproxy", parent: "1", args: "haproxy -vv"},
 	)
 	found, err := find(root, "haproxy", haproxyFile)
 	if err != nil {
@@ -78,6 +80,15 @@ func TestSeveralFilesAreRefused(t *testing.T) {
 	_, err := find(root, "haproxy", haproxyFile)
 	if want := "haproxy (process 10): reads 2 configuration files: Tandem takes over one that reads a single file"; err == nil || err.Error() != want {
 		t.Errorf("%v, want %s", err, want)
+	}
+}
+
+// The agent itself asks keepalived's program questions all the time.
+func TestQuestionsAreNoDaemons(t *testing.T) {
+	for _, args := range []string{"keepalived --signum=JSON", "keepalived --version", "keepalived --config-test --vrrp --use-file /x", "keepalived -t"} {
+		if file, err := keepalivedFile(strings.Fields(args)); err == nil {
+			t.Errorf("%s reads %s", args, file)
+		}
 	}
 }
 
