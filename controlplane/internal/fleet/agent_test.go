@@ -97,6 +97,7 @@ type agent struct {
 	updates   int
 	bytes     int // of configuration content received
 	largest   int
+	heard     heard
 	acks      []*agentv1.EventAck
 	welcome   *agentv1.Welcome
 	commands  func(*agentv1.Command) *agentv1.CommandResult
@@ -166,6 +167,7 @@ func (a *agent) run(p *pipe) {
 func (a *agent) take(m *agentv1.SessionResponse) *agentv1.SessionRequest {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	a.heard.count(m)
 	switch k := m.GetKind().(type) {
 	case *agentv1.SessionResponse_Welcome:
 		a.welcome = k.Welcome
