@@ -11,6 +11,7 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 
+	"github.com/tandem-lb/tandem/agent/internal/crash"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy/access"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy/config"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy/plan"
@@ -119,6 +120,7 @@ func (d *Driver) applyRuntime(ctx context.Context, file *config.File, p plan.Pla
 	if err != nil {
 		return result, errors.Join(err, d.undo(ctx))
 	}
+	crash.ServersChanged.Pass()
 	d.confirmed(file)
 	return result, nil
 }

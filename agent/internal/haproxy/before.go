@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 
+	"github.com/tandem-lb/tandem/agent/internal/crash"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy/config"
 	haproxyv1 "github.com/tandem-lb/tandem/gen/tandem/agent/haproxy/v1"
 )
@@ -110,5 +111,9 @@ func (p *paths) installChecked(ctx context.Context, c *haproxyv1.Config, s site)
 	if err := (binary{path: s.Binary}).check(ctx, path); err != nil {
 		return errors.Join(err, os.Remove(path))
 	}
-	return p.installFrom(path)
+	if err := p.installFrom(path); err != nil {
+		return err
+	}
+	crash.StartFileReplaced.Pass()
+	return nil
 }

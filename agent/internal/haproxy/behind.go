@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
+
+	"github.com/tandem-lb/tandem/agent/internal/crash"
 )
 
 // behind tells when the file is to be written. A change of servers acts first
@@ -77,8 +79,13 @@ func (d *Driver) installGood() error {
 		if err := d.paths.install(d.good); err != nil {
 			return err
 		}
+		crash.FileFollowed.Pass()
 	}
-	return d.paths.keepGood()
+	if err := d.paths.keepGood(); err != nil {
+		return err
+	}
+	crash.GoodFileKept.Pass()
+	return nil
 }
 
 // beforeStart makes the file right for a HAProxy that does not run and returns

@@ -98,9 +98,12 @@ func (d *Driver) find(ctx context.Context) bool {
 	return false
 }
 
-// adoptFile learns which file is in effect: the one that is there, if the
-// newest worker has loaded its structure.
+// adoptFile learns which file is in effect, unless that is known: the one that
+// is there, if the newest worker has loaded its structure.
 func (d *Driver) adoptFile() {
+	if d.target != nil {
+		return
+	}
 	text, err := d.paths.current()
 	if err == nil && text != nil && d.worker != nil && config.StructureOf(text) == d.worker.Structure {
 		d.good = text

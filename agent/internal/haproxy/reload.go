@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tandem-lb/tandem/agent/internal/crash"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy/config"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy/plan"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy/runtime"
@@ -32,9 +33,11 @@ func (d *Driver) applyReload(ctx context.Context, file *config.File, reason stri
 	if err := d.checkBinds(ctx, file.Binds); err != nil {
 		return Result{}, errors.Join(err, d.undo(ctx))
 	}
+	crash.CandidateChecked.Pass()
 	if err := d.handOver(ctx, file); err != nil {
 		return Result{}, errors.Join(err, d.undo(ctx))
 	}
+	crash.HandedOver.Pass()
 	states, err := d.client.States(ctx, d.worker.pid)
 	if err == nil {
 		err = d.paths.writeStates(plan.CheckStates(states, file))
@@ -45,10 +48,12 @@ func (d *Driver) applyReload(ctx context.Context, file *config.File, reason stri
 	if err != nil {
 		return Result{}, errors.Join(&FailedError{What: "cannot prepare a reload", Err: err}, d.undo(ctx))
 	}
+	crash.FileSwapped.Pass()
 	defer d.forgetStates()
 	if err := d.reload(ctx); err != nil {
 		return Result{}, errors.Join(err, d.undo(ctx))
 	}
+	crash.Reloaded.Pass()
 	d.board.reloaded()
 	d.logger.Info("reloaded haproxy", "reason", reason, "worker", d.worker.pid)
 	if loaded := d.worker.Structure; loaded != file.Structure {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tandem-lb/tandem/agent/internal/atomicfile"
+	"github.com/tandem-lb/tandem/agent/internal/crash"
 	"github.com/tandem-lb/tandem/agent/internal/daemon"
 	keepalivedv1 "github.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1"
 )
@@ -152,6 +153,7 @@ func (d *Driver) swap(ctx context.Context, c *control, in *intent, data []byte) 
 	if err := atomicfile.WriteFile(d.paths.config, data, 0o600); err != nil {
 		return err
 	}
+	crash.VRRPFileSwapped.Pass()
 	if c.running() {
 		if err := send(ctx, c.process, unix.SIGHUP); err != nil {
 			return err
@@ -159,7 +161,12 @@ func (d *Driver) swap(ctx context.Context, c *control, in *intent, data []byte) 
 	} else if err := d.start(ctx, c); err != nil {
 		return err
 	}
-	return d.confirm(ctx, c, in)
+	crash.VRRPSignalled.Pass()
+	if err := d.confirm(ctx, c, in); err != nil {
+		return err
+	}
+	crash.VRRPConfirmed.Pass()
+	return nil
 }
 
 // commit makes the intent the one in effect and removes what it no longer has.

@@ -6,6 +6,7 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 
+	"github.com/tandem-lb/tandem/agent/internal/crash"
 	"github.com/tandem-lb/tandem/agent/internal/target"
 )
 
@@ -51,6 +52,7 @@ func (r *Reconciler) keep(t *target.Target) (kept, error) {
 		err = r.Store.Candidate(t.Config())
 	}
 	if err == nil {
+		passKept(how)
 		return how, nil
 	}
 	if applied := r.Applied(); applied == nil || applied.To(t).Structure {
@@ -58,6 +60,14 @@ func (r *Reconciler) keep(t *target.Target) (kept, error) {
 	}
 	r.Logger.Warn("cannot write down a change of servers before it is made", "error", err)
 	return notKept, nil
+}
+
+func passKept(how kept) {
+	if how == asGood {
+		crash.Journalled.Pass()
+	} else {
+		crash.CandidateWritten.Pass()
+	}
 }
 
 // changeTo returns what the journal has to take for a target, nil when it takes
@@ -129,6 +139,7 @@ func (r *Reconciler) promote(t *target.Target) error {
 		r.disk.target = nil
 		return err
 	}
+	crash.Promoted.Pass()
 	r.disk.target = t
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/tandem-lb/tandem/agent/internal/crash"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy"
 	"github.com/tandem-lb/tandem/agent/internal/keepalived"
 	"github.com/tandem-lb/tandem/agent/internal/target"
@@ -314,6 +315,7 @@ func (r *Reconciler) put(ctx context.Context, j job) (reloaded bool, err error) 
 		r.takeBack()
 		return reloaded, err
 	}
+	crash.InEffect.Pass()
 	r.setApplied(j.target)
 	r.settle(r.confirm(j.target, kept))
 	r.Overlay.Settle(j.target)

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/tandem-lb/tandem/agent/internal/crash"
 	"github.com/tandem-lb/tandem/agent/internal/reconcile"
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 )
@@ -210,6 +211,9 @@ func (s *session) transmit(ctx context.Context) {
 			stalled.Reset(sendTimeout)
 			if err := s.stream.Send(m); err != nil {
 				return // receive has the reason
+			}
+			if m.GetAck() != nil {
+				crash.Acked.Pass()
 			}
 		case <-ctx.Done():
 			return

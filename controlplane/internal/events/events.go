@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/tandem-lb/tandem/controlplane/internal/boltfile"
+	"github.com/tandem-lb/tandem/controlplane/internal/crash"
 )
 
 // ErrExpired means that events after the given one are no longer kept, or that
@@ -249,6 +250,7 @@ func (l *Log) write(batch []entry) error {
 	if err != nil {
 		return err
 	}
+	crash.EventWritten.Pass()
 	l.lost.Add(-lost)
 	l.wake(batch)
 	for _, e := range batch {

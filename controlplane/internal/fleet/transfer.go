@@ -6,6 +6,8 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
+
+	"github.com/tandem-lb/tandem/controlplane/internal/crash"
 )
 
 // push brings the node nearer to its target: at most one update is under way,
@@ -35,6 +37,7 @@ func (s *session) push() error {
 			return err
 		}
 	}
+	crash.UpdateSent.Pass()
 	s.inflight, s.last = u, s.target
 	s.cluster.sent(s, version)
 	return nil
@@ -43,6 +46,7 @@ func (s *session) push() error {
 // ack takes the agent's word that a version is in effect, whenever it comes: a
 // node may succeed long after it has nacked.
 func (s *session) ack(a *agentv1.Ack) {
+	crash.AckReceived.Pass()
 	version := boundedVersion(a.GetVersion())
 	changes := !proto.Equal(version, s.applied)
 	if u := s.inflight; u != nil && (a.GetNonce() == u.nonce || sameHash(version, u.target.Version())) {

@@ -8,6 +8,7 @@ import (
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"github.com/tandem-lb/tandem/controlplane/internal/crash"
 	"github.com/tandem-lb/tandem/controlplane/internal/state"
 	"github.com/tandem-lb/tandem/controlplane/internal/store"
 )
@@ -130,6 +131,9 @@ func (l *Ledger) carryOut(ctx context.Context, jobs []*job) {
 		if j.finished != nil {
 			close(j.finished)
 		}
+	}
+	if len(b.commits) > 0 {
+		crash.Answered.Pass()
 	}
 }
 
@@ -291,9 +295,11 @@ func (b *batch) revision(j *job, c *state.Config, changes []*tandemv1.Change) *t
 // write makes the batch durable and then publishes it.
 func (b *batch) write(ctx context.Context) error {
 	if len(b.commits) > 0 {
+		crash.BeforeCommit.Pass()
 		if err := b.store.Commit(ctx, b.commits); err != nil {
 			return err
 		}
+		crash.Committed.Pass()
 	}
 	for i, k := range b.commits {
 		b.known(k.Cluster).add(k.Revision.GetAuthor(), k.Revision.GetRequestId(), k.Revision.GetNumber())
@@ -309,6 +315,9 @@ func (b *batch) write(ctx context.Context) error {
 		}
 	}
 	b.publish(b.configs)
+	if len(b.commits) > 0 {
+		crash.Published.Pass()
+	}
 	return nil
 }
 

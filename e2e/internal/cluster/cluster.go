@@ -96,6 +96,14 @@ func (c *Cluster) JoinOn(ctx context.Context, host, name string, token []byte) (
 	return n, n.explain(err)
 }
 
+// Use makes the next starts those of other programs.
+func (c *Cluster) Use(programs Programs) {
+	c.Programs, c.Controller.program = programs, programs.Controller
+	for _, n := range c.Nodes {
+		n.programs = programs
+	}
+}
+
 // Master returns lb-master.
 func (c *Cluster) Master() *Node { return c.Nodes[Master] }
 

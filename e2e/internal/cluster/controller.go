@@ -39,7 +39,10 @@ func (e Endpoint) HTTPAddress() string { return netip.AddrPortFrom(e.Host, e.HTT
 // Controller is an lb-controller, running or not.
 type Controller struct {
 	Endpoint
-	Host    *lab.Host
+	Host *lab.Host
+	// Env is added to the environment of the next start, as "KEY=value".
+	Env []string
+
 	program string
 	process *lab.Process
 
@@ -72,7 +75,7 @@ func (c *Controller) Args() []string {
 // returns when it says that it serves.
 func (c *Controller) Start(ctx context.Context) error {
 	var err error
-	c.process, err = c.Host.Start(ctx, lab.ProcessSpec{Name: "lb-controller", Args: append([]string{c.program}, c.Args()...)})
+	c.process, err = c.Host.Start(ctx, lab.ProcessSpec{Name: "lb-controller", Args: append([]string{c.program}, c.Args()...), Env: c.Env})
 	if err != nil {
 		return err
 	}

@@ -22,6 +22,8 @@ type Node struct {
 	Config string
 	// StateDir and RunDir are the agent's, as programs in the host see them.
 	StateDir, RunDir string
+	// Env is added to the environment of the agent's next start, as "KEY=value".
+	Env []string
 
 	programs Programs
 	agent    *lab.Process
@@ -100,6 +102,7 @@ func (n *Node) StartAgent(ctx context.Context) error {
 	n.agent, err = n.Host.Start(ctx, lab.ProcessSpec{
 		Name: "lb-agent",
 		Args: []string{n.programs.Agent, "run", "--config", n.Config},
+		Env:  n.Env,
 	})
 	return err
 }

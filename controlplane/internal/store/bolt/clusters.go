@@ -11,6 +11,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/tandem-lb/tandem/controlplane/internal/crash"
 	"github.com/tandem-lb/tandem/controlplane/internal/state"
 	"github.com/tandem-lb/tandem/controlplane/internal/store"
 )
@@ -120,6 +121,7 @@ func (s *Store) Commit(ctx context.Context, commits []store.Commit) error {
 				return fmt.Errorf("commit revision %d of cluster %q: %w", k.Revision.GetNumber(), k.Cluster, err)
 			}
 		}
+		crash.InTransaction.Pass()
 		return nil
 	})
 }
