@@ -32,7 +32,11 @@ func (d *Driver) Check(ctx context.Context, config *keepalivedv1.Config) error {
 	if err := in.checkInterfaces(); err != nil {
 		return &FailedError{err}
 	}
-	return d.checkCandidate(ctx, binary.path, render(in, d.layout))
+	data := render(in, d.layout)
+	if old, err := ownFile(d.paths.config); err == nil && bytes.Equal(data, old) {
+		return nil // it has been asked, and a full disk takes no candidate
+	}
+	return d.checkCandidate(ctx, binary.path, data)
 }
 
 // Apply makes keepalived run the configuration, and returns when keepalived
@@ -127,12 +131,13 @@ func (d *Driver) checkCandidate(ctx context.Context, binary string, data []byte)
 	return checkFile(ctx, binary, f.Name())
 }
 
-// expect tells the observer what comes, and has the track files written.
+// expect tells the observer what comes, and has the track files written. Those
+// do not wait for a disk that cannot be written.
 func (d *Driver) expect(ctx context.Context, in *intent) error {
-	err := mark(d.paths.drained, in.drain)
-	if err != nil {
-		return &FailedError{err}
+	if err := mark(d.paths.drained, in.drain); err != nil {
+		d.log.Error("whether the node is drained is not on disk, and would be forgotten by a restart of keepalived", "drained", in.drain, "error", err)
 	}
+	var err error
 	if ended := d.do(ctx, func(o *observer) { err = o.expect(in, time.Now()) }); ended != nil {
 		return ended
 	}

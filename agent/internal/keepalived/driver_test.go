@@ -2,6 +2,8 @@ package keepalived
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -328,4 +330,63 @@ func TestNothingToDoStopsKeepalived(t *testing.T) {
 	}
 	a.mustApply(web("lb-master", 230))
 	waitMaster(t, 5*time.Second, "web", "10.9.0.100", a, b)
+}
+
+// A disk that takes nothing more holds back neither a drain nor the agent's
+// restart, and is told to have the drain as soon as it can.
+func TestDrainActsThoughTheDiskIsFull(t *testing.T) {
+	t.Parallel()
+	first, second := newPair(t)
+	b := newNode(t, "lb-backup", second)
+	b.setHealth(true)
+	b.mustApply(web("lb-backup", 215))
+	a := newNode(t, "lb-master", first)
+	state := filepath.Join(a.options.StateDir, "keepalived")
+	a.killAgent()
+	if err := os.MkdirAll(state, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mount("tmpfs", state, "tmpfs", 0, "size=1m,nr_inodes=100"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(state, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	a.startAgent()
+	a.setHealth(true)
+	a.mustApply(web("lb-master", 230))
+	waitMaster(t, 5*time.Second, "web", "10.9.0.100", a, b)
+	var fill []string
+	for {
+		f, err := os.CreateTemp(state, "fill")
+		if err != nil {
+			break
+		}
+		fill = append(fill, f.Name())
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	a.restartAgent(func(*Options) {})
+	if r := a.check(web("lb-master", 230)); r.Error != "" {
+		t.Errorf("what is in effect is refused: %s", r.Error)
+	}
+	a.mustApply(web("lb-master", 230))
+	drained := web("lb-master", 230)
+	drained.Global.Drain = true
+	if r := a.apply(drained); r.Error != "" {
+		t.Errorf("the drain: %s", r.Error)
+	}
+	waitMaster(t, 2*time.Second, "web", "10.9.0.100", b, a)
+	for _, name := range fill {
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
+	}
+	within(t, 3*resyncEvery, "the drain is on disk", func() bool {
+		_, err := os.Stat(filepath.Join(state, "drained"))
+		return err == nil
+	})
 }

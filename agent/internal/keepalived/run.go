@@ -157,6 +157,11 @@ func (d *Driver) keep(ctx context.Context) error {
 // tend restarts keepalived when it has ended, and else asks it. told: the runner
 // has news of it.
 func (d *Driver) tend(ctx context.Context, c *control, told bool) error {
+	if c.intent != nil {
+		if err := mark(d.paths.drained, c.intent.drain); err != nil {
+			d.log.Debug("whether the node is drained is not on disk", "error", err) // told before
+		}
+	}
 	if !c.running() {
 		err := d.find(ctx, c)
 		if errors.Is(err, daemon.ErrNotRunning) {

@@ -110,7 +110,11 @@ func (s *Server) SetDrain(ctx context.Context, r *localv1.SetDrainRequest) (*loc
 	}
 	change, warning := s.Changes.SetDrain(base, r.GetDrain(), by)
 	if err := s.putInEffect(ctx); err != nil {
-		return nil, err
+		// Scores do not wait for HAProxy.
+		if drained := s.VRRP.Snapshot().Drain != 0; drained != r.GetDrain() {
+			return nil, err
+		}
+		warning = errors.Join(warning, fmt.Errorf("the scores have changed, the rest has not: %s", status.Convert(err).Message()))
 	}
 	response := &localv1.SetDrainResponse{Change: change, Warning: text(warning)}
 	if r.GetDrain() {

@@ -61,6 +61,7 @@ type machine struct {
 
 	mu     sync.Mutex
 	fails  error    // of Again
+	halts  error    // of Again, after the drain
 	holds  []string // VIPs
 	sticks []string // VIPs that nobody takes
 	now    *target.Target
@@ -77,13 +78,16 @@ func (m *machine) Again(context.Context) error {
 	if m.now = m.changes.Over(m.base); m.now.Drained() {
 		m.holds = m.sticks
 	}
-	return nil
+	return m.halts
 }
 
 func (m *machine) Snapshot() keepalived.Snapshot {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	s := keepalived.Snapshot{}
+	if m.now != nil && m.now.Drained() {
+		s.Drain = -50
+	}
 	for _, vip := range m.holds {
 		s.Instances = append(s.Instances, keepalived.InstanceStatus{Name: vip, VIP: vip, Holds: true})
 	}
@@ -330,5 +334,19 @@ func TestStatus(t *testing.T) {
 	}
 	if s.GetNode() != "lb-master" || s.GetApplied().GetRuntime() != 7 || s.GetSession().GetProblem() != "cannot be reached" {
 		t.Errorf("the status is %v", s)
+	}
+}
+
+// HAProxy refuses everything: the VIPs leave all the same.
+func TestADrainIsToldToBeInEffectWithoutHAProxy(t *testing.T) {
+	m, c, _ := serve(t)
+	m.halts = errors.New("haproxy does not run")
+	r, err := c.SetDrain(t.Context(), &localv1.SetDrainRequest{Drain: true})
+	if err != nil || len(r.GetHeld()) > 0 || !strings.Contains(r.GetWarning(), "haproxy does not run") {
+		t.Errorf("the answer is %v, %v", r, err)
+	}
+	m.fails = errors.New("keepalived does not run")
+	if _, err := c.SetDrain(t.Context(), &localv1.SetDrainRequest{}); err == nil {
+		t.Error("a node that is still drained is told not to be")
 	}
 }

@@ -283,19 +283,19 @@ func (r *Reconciler) setApplied(t *target.Target) {
 	r.applied = t
 }
 
-// follow puts the servers of a target in effect whose structure is not: a bad
-// VIP or bind must not hold back a drain.
+// follow puts the servers and the drain of a target in effect whose structure is
+// not: a bad VIP or bind must not hold them back.
 func (r *Reconciler) follow(ctx context.Context, t *target.Target) {
 	applied := r.Applied()
 	if applied == nil || ctx.Err() != nil {
 		return
 	}
-	mixed := applied.WithServersOf(t)
+	mixed := applied.WithRuntimeOf(t)
 	if mixed == applied {
 		return
 	}
 	if _, err := r.put(ctx, job{target: mixed}); err != nil {
-		r.Logger.Error("the servers of a configuration that is not in effect are not either", "error", err)
+		r.Logger.Error("the servers and the drain of a configuration that is not in effect are not either", "error", err)
 	}
 }
 
@@ -310,7 +310,7 @@ func (r *Reconciler) put(ctx context.Context, j job) (reloaded bool, err error) 
 	if err != nil {
 		return false, err
 	}
-	reloaded, err = r.act(ctx, proxyConfig, effective.Keepalived())
+	reloaded, err = r.act(ctx, proxyConfig, effective.Keepalived(), j.target == r.Good)
 	if err != nil {
 		r.takeBack()
 		return reloaded, err
@@ -322,8 +322,9 @@ func (r *Reconciler) put(ctx context.Context, j job) (reloaded bool, err error) 
 	return reloaded, nil
 }
 
-// act gives both daemons their part.
-func (r *Reconciler) act(ctx context.Context, proxyConfig *haproxyv1.Config, vrrpConfig *keepalivedv1.Config) (reloaded bool, err error) {
+// act gives both daemons their part. proven: it has been in effect before.
+func (r *Reconciler) act(ctx context.Context, proxyConfig *haproxyv1.Config, vrrpConfig *keepalivedv1.Config, proven bool) (reloaded bool, err error) {
+	r.drain(ctx, vrrpConfig.GetGlobal().GetDrain())
 	// keepalived's checker takes 20 ms: ask it only about something new, and
 	// before HAProxy is touched.
 	vrrpChanged := !proto.Equal(vrrpConfig, r.keepalived)
@@ -333,8 +334,18 @@ func (r *Reconciler) act(ctx context.Context, proxyConfig *haproxyv1.Config, vrr
 		}
 	}
 	result, err := r.Proxy.Apply(ctx, proxyConfig)
-	if err != nil {
+	if err != nil && (r.keepalived != nil || !proven) {
 		return false, err
+	}
+	if err != nil {
+		// A HAProxy that does not start must not keep the VIP from living
+		// anywhere: keepalived goes on with what it had, with the score of a
+		// node that does not serve.
+		_, failed := r.VRRP.Apply(ctx, vrrpConfig)
+		if failed == nil {
+			r.keepalived = vrrpConfig
+		}
+		return false, errors.Join(err, failed)
 	}
 	if vrrpChanged {
 		if _, err := r.VRRP.Apply(ctx, vrrpConfig); err != nil {
@@ -343,6 +354,24 @@ func (r *Reconciler) act(ctx context.Context, proxyConfig *haproxyv1.Config, vrr
 		r.keepalived = vrrpConfig
 	}
 	return result.Reloaded, nil
+}
+
+// drain has keepalived drain the node, or end that, before anything else of a
+// target: a score waits neither for HAProxy nor for a VIP that may be wrong.
+func (r *Reconciler) drain(ctx context.Context, drain bool) {
+	if r.keepalived == nil || r.keepalived.GetGlobal().GetDrain() == drain {
+		return
+	}
+	next := proto.CloneOf(r.keepalived)
+	if next.Global == nil {
+		next.Global = &keepalivedv1.Global{}
+	}
+	next.Global.Drain = drain
+	if _, err := r.VRRP.Apply(ctx, next); err != nil {
+		r.Logger.Error("the drain of this node is not in effect", "drain", drain, "error", err)
+		return
+	}
+	r.keepalived = next
 }
 
 // putBack gives HAProxy the configuration that is in effect again, after

@@ -85,7 +85,11 @@ func (p proxy) Check(context.Context, *haproxyv1.Config) error { return p.step("
 type vrrp struct{ *recorder }
 
 func (v vrrp) Apply(_ context.Context, c *keepalivedv1.Config) (keepalived.Result, error) {
-	return keepalived.Result{}, v.step("keepalived " + c.GetInstances()[0].GetName())
+	step := "keepalived " + c.GetInstances()[0].GetName()
+	if c.GetGlobal().GetDrain() {
+		step += " drained"
+	}
+	return keepalived.Result{}, v.step(step)
 }
 func (v vrrp) Check(context.Context, *keepalivedv1.Config) error { return v.step("keepalived -t") }
 

@@ -9,7 +9,7 @@ import (
 // Change is what leads from one target to another one.
 type Change struct {
 	*agentv1.Update
-	// Structure tells that more than servers change.
+	// Structure tells that more than servers and the node's drain change.
 	Structure bool
 }
 
@@ -23,7 +23,7 @@ func (t *Target) To(next *Target) Change {
 			continue
 		}
 		c.Upserts = append(c.Upserts, r)
-		c.Structure = c.Structure || r.GetServer() == nil
+		c.Structure = c.Structure || r.GetServer() == nil && !sameButDrain(old, r)
 	}
 	for key, r := range t.resources {
 		if next.resources[key] == nil {
@@ -32,4 +32,14 @@ func (t *Target) To(next *Target) Change {
 		}
 	}
 	return c
+}
+
+// sameButDrain tells whether two resources differ in the node's drain alone.
+func sameButDrain(a, b *agentv1.Resource) bool {
+	if a.GetKeepalivedGlobal() == nil || b.GetKeepalivedGlobal() == nil {
+		return false
+	}
+	a = proto.CloneOf(a)
+	a.GetKeepalivedGlobal().Drain = b.GetKeepalivedGlobal().GetDrain()
+	return proto.Equal(a, b)
 }

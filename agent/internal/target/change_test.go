@@ -7,6 +7,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
 
+	keepalivedv1 "github.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1"
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 )
 
@@ -50,5 +51,41 @@ func TestChangeLeadsToTheOther(t *testing.T) {
 	changed.GetBackend().Retries = 7
 	if !base.To(whole("n", changed, server("web", "a", 1), server("web", "b", 2))).Structure {
 		t.Error("a changed backend is no structure")
+	}
+}
+
+func global(router string, drain bool) *agentv1.Resource {
+	return &agentv1.Resource{Key: globalKey, Body: &agentv1.Resource_KeepalivedGlobal{
+		KeepalivedGlobal: &keepalivedv1.Global{RouterId: router, Drain: drain},
+	}}
+}
+
+func TestADrainIsNoStructure(t *testing.T) {
+	whole := func(hash string, resources ...*agentv1.Resource) *Target {
+		made, err := FromConfig(&agentv1.NodeConfig{Version: &agentv1.Version{Hash: hash}, Resources: resources})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return made
+	}
+	base := whole("base", global("lb1", false), backend("web"))
+	for name, test := range map[string]struct {
+		next      *Target
+		structure bool
+	}{
+		"drain":          {whole("n", global("lb1", true), backend("web")), false},
+		"drain and more": {whole("n", global("lb2", true), backend("web")), true},
+		"none at all":    {whole("n", backend("web")), true},
+	} {
+		if got := base.To(test.next).Structure; got != test.structure {
+			t.Errorf("%s: structure %v, want %v", name, got, test.structure)
+		}
+	}
+	other := whole("other", global("lb2", true), backend("new"))
+	if mixed := base.WithRuntimeOf(other); !mixed.Drained() || base.To(mixed).Structure || mixed.WithRuntimeOf(other) != mixed {
+		t.Errorf("the drain of another target does not come alone: %v", mixed.Config())
+	}
+	if again := base.WithRuntimeOf(whole("none")); again != base {
+		t.Errorf("a target that says nothing about it changes the drain: %v", again.Config())
 	}
 }

@@ -12,18 +12,23 @@ import (
 // own hashes do not hold it.
 const mixed = "+"
 
-// WithServersOf returns t's structure with the servers of another target, those
-// of them whose backend t has; t itself when that changes nothing. It carries t's revisions, since it is not the
-// other one, and a hash that no controller gives: in an exchange about it, the
-// controller sends everything anew.
-func (t *Target) WithServersOf(other *Target) *Target {
+// WithRuntimeOf returns t's structure with the servers of another target, those
+// of them whose backend t has, and with its drain of the node; t itself when
+// that changes nothing. It carries t's revisions, since it is not the other one,
+// and a hash that no controller gives: in an exchange about it, the controller
+// sends everything anew.
+func (t *Target) WithRuntimeOf(other *Target) *Target {
 	structure, _, _ := strings.Cut(t.Hash(), mixed)
 	version := proto.CloneOf(t.version)
 	version.Hash = structure + mixed + other.Hash()
 	next := &Target{version: version, resources: make(map[string]*agentv1.Resource, len(t.resources))}
 	backends := make(map[string]bool)
 	before := 0 // servers that stay or go
+	drained := false
 	for key, r := range t.resources {
+		if key == globalKey && other.resources[key] != nil && t.Drained() != other.Drained() {
+			r, drained = t.DrainResource(other.Drained()), true
+		}
 		if r.GetServer() != nil {
 			before++
 		} else {
@@ -44,7 +49,7 @@ func (t *Target) WithServersOf(other *Target) *Target {
 			}
 		}
 	}
-	if same == before && len(next.resources) == len(t.resources) {
+	if same == before && len(next.resources) == len(t.resources) && !drained {
 		return t
 	}
 	return next

@@ -102,7 +102,7 @@ func TestServerWithoutBackend(t *testing.T) {
 	}
 }
 
-func TestWithServersOf(t *testing.T) {
+func TestWithRuntimeOf(t *testing.T) {
 	make := func(hash string, resources ...*agentv1.Resource) *Target {
 		made, err := FromConfig(&agentv1.NodeConfig{Version: &agentv1.Version{Hash: hash, Runtime: 1}, Resources: resources})
 		if err != nil {
@@ -112,7 +112,7 @@ func TestWithServersOf(t *testing.T) {
 	}
 	good := make("good", backend("web"), server("web", "a", 1), server("web", "b", 2))
 	next := make("next", backend("web"), backend("new"), server("web", "b", 2), server("web", "c", 3), server("new", "x", 1))
-	mixed := good.WithServersOf(next)
+	mixed := good.WithRuntimeOf(next)
 	if got := names(t, mixed); got != "b c" {
 		t.Errorf("the servers are %q, want b c", got)
 	}
@@ -122,11 +122,11 @@ func TestWithServersOf(t *testing.T) {
 	if mixed.Hash() == "good" || mixed.Hash() == "next" || mixed.Version().GetRuntime() != 1 {
 		t.Errorf("the version is %v, want the good revision and a hash of its own", mixed.Version())
 	}
-	if again := mixed.WithServersOf(next); again != mixed {
+	if again := mixed.WithRuntimeOf(next); again != mixed {
 		t.Error("the same servers again make another target")
 	}
 	third := make("third", backend("web"))
-	if again := mixed.WithServersOf(third); strings.Count(again.Hash(), "+") != 1 {
+	if again := mixed.WithRuntimeOf(third); strings.Count(again.Hash(), "+") != 1 {
 		t.Errorf("the hash grows: %q", again.Hash())
 	}
 }
@@ -161,7 +161,7 @@ func TestTargetIsBounded(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	mixed, size := target.WithServersOf(other), 0
+	mixed, size := target.WithRuntimeOf(other), 0
 	for _, r := range mixed.resources {
 		size += proto.Size(r)
 	}
