@@ -78,7 +78,7 @@ func TestARemovedHolderGivesTheVIPUp(t *testing.T) {
 		s.until(10*time.Second, "lb-agent status to tell of the removal", func(ctx context.Context) error {
 			out, err := old.Host.Command(ctx, s.Programs.Agent, "status", "--run-dir", old.RunDir).Output()
 			if !bytes.Contains(out, []byte("This node gives its VIPs up")) {
-				return fmt.Errorf("it says (%v):\n%s", err, out)
+				return errors.Join(err, fmt.Errorf("it says:\n%s", out))
 			}
 			return nil
 		})
