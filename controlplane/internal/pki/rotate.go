@@ -131,7 +131,12 @@ func (a *Authority) Activate() error {
 			return nil, err
 		}
 		if err := atomicfile.Rename(a.path(nextKeyFile), a.path(keyFile)); err != nil {
-			return nil, err
+			if _, left := os.Lstat(a.path(nextKeyFile)); !errors.Is(left, fs.ErrNotExist) {
+				return nil, err
+			}
+			// The old key is gone, though perhaps not for good: both certificates
+			// must stay trusted, and a Cancel would leave no key.
+			return next, err
 		}
 		// It issues from here on; the file's order is for those who read it.
 		return next, atomicfile.WriteFile(a.path(CertificateFile), next.bundle, 0o644)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -174,5 +175,40 @@ func TestOpenAfterAStepThatWasCutShort(t *testing.T) {
 	put(dir, "ca.pem", steady)
 	if again := open(t, dir); again.Phase() != pki.Steady || again.Hash() != a.Hash() {
 		t.Errorf("cancelled: phase %v", again.Phase())
+	}
+}
+
+// When the old key is gone and only the sync of the directory fails, the new CA
+// issues: a cancelled step would leave a bundle without its key.
+func TestActivateThatCannotSync(t *testing.T) {
+	dir := t.TempDir()
+	a := open(t, dir)
+	if err := a.Begin(); err != nil {
+		t.Fatal(err)
+	}
+	var before syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &before); err != nil {
+		t.Fatal(err)
+	}
+	// A rename needs no descriptor, a sync does.
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Cur: 1, Max: before.Max}); err != nil {
+		t.Fatal(err)
+	}
+	err := a.Activate()
+	if restore := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &before); restore != nil {
+		t.Fatal(restore)
+	}
+	if !errors.Is(err, syscall.EMFILE) {
+		t.Fatalf("activate: %v, want %v", err, syscall.EMFILE)
+	}
+	if err := a.Cancel(); !errors.Is(err, pki.ErrStep) {
+		t.Errorf("cancel after it: %v", err)
+	}
+	again := open(t, dir)
+	if again.Hash() != a.Hash() || again.Phase() != a.Phase() {
+		t.Errorf("a restart makes phase %v of %v", again.Phase(), a.Phase())
+	}
+	if err := a.Retire(); err != nil {
+		t.Error(err)
 	}
 }
