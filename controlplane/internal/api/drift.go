@@ -57,6 +57,10 @@ func keptWeight(x *tandemv1.Drift) *uint32 {
 }
 
 func (f *fleetService) DiscardDrift(ctx context.Context, r *tandemv1.DiscardDriftRequest) (*tandemv1.DiscardDriftResponse, error) {
+	// Nodes keep serving what they have while a restored store waits.
+	if err := f.writer.Ready(); err != nil {
+		return nil, err
+	}
 	name, drift, err := f.drift(r)
 	if err != nil || len(drift) == 0 {
 		return &tandemv1.DiscardDriftResponse{}, err

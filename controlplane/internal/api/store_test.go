@@ -86,6 +86,10 @@ func TestRestoredChangesNothing(t *testing.T) {
 			_, err := tandemv1.NewAccessServiceClient(conn).CreateToken(c.admin(t), &tandemv1.CreateTokenRequest{Token: &tandemv1.Token{Operator: "eve"}})
 			return err
 		}},
+		"a node's drift": {codes.FailedPrecondition, func() error {
+			_, err := tandemv1.NewFleetServiceClient(conn).DiscardDrift(c.admin(t), &tandemv1.DiscardDriftRequest{Name: "clusters/default/nodes/unknown"})
+			return err
+		}},
 		"enrol": {codes.FailedPrecondition, func() error {
 			_, err := agentv1.NewAgentServiceClient(conn).Enrol(t.Context(), &agentv1.EnrolRequest{Node: "lb-third", Credential: credential, Csr: csr})
 			return err
