@@ -32,10 +32,8 @@ func (c *cluster) attach(ctx context.Context, s *session, id Identity, hello *ag
 		return fmt.Errorf("node %q: %w", id.Node, ErrRevoked)
 	}
 	stored := c.options.Events.Position(c.id, id.UID)
-	if told := hello.GetApplied(); told.GetEpoch() == head.Epoch() && told.GetRuntime() > head.Revision() {
-		if err := c.options.Holds.remember(ctx, id.UID, told.GetRuntime()); err != nil {
-			s.log.Error("a restart will forget that the node is ahead of the controller", "error", err)
-		}
+	if err := c.options.Holds.note(ctx, id.UID, hello.GetApplied(), head.Revision()); err != nil {
+		s.log.Error("a restart will not know whether the node is ahead of the controller", "error", err)
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
