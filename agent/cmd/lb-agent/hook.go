@@ -67,10 +67,17 @@ const (
 func haproxyStart(ctx context.Context, dirs hookDirs) error {
 	good, unread := lastGood(dirs)
 	told, err := haproxy.BeforeStart(ctx, dirs.state, dirs.run, good)
-	if told = errors.Join(unread, told); told != nil && err == nil {
-		fmt.Fprintln(os.Stderr, "lb-agent:", told)
+	if err == nil {
+		tell(errors.Join(unread, told))
 	}
 	return err
+}
+
+// tell says what does not keep a daemon from starting.
+func tell(told error) {
+	if told != nil {
+		fmt.Fprintln(os.Stderr, "lb-agent:", told)
+	}
 }
 
 // lastGood returns HAProxy's part of the last good configuration, with what
@@ -128,7 +135,9 @@ func keepalivedStart(ctx context.Context, dirs hookDirs) error {
 	if err != nil {
 		return err
 	}
-	return hooks.BeforeStart(func() bool { return untilServing(ctx, dirs, askPatience) == nil })
+	told, err := hooks.BeforeStart(func() bool { return untilServing(ctx, dirs, askPatience) == nil })
+	tell(told)
+	return err
 }
 
 func keepalivedStop(_ context.Context, dirs hookDirs) error {

@@ -91,7 +91,15 @@ func (d *Driver) applyCold(ctx, run context.Context, file *config.File) (Result,
 		}
 		return Result{}, errors.Join(err, back)
 	}
-	if _, err := d.operate(ctx, file, d.plan(file)); err != nil {
+	if _, err := d.refresh(ctx); err != nil {
+		return Result{Reloaded: true}, &FailedError{What: "does not answer after its start", Err: err}
+	}
+	p := d.plan(file)
+	if p.Reload != "" {
+		// The unit's hook has made it start with the last good one.
+		return d.applyReload(ctx, file, p.Reload)
+	}
+	if _, err := d.operate(ctx, file, p); err != nil {
 		return Result{Reloaded: true}, err
 	}
 	d.confirmed(file)

@@ -2,12 +2,15 @@ package haproxy
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
+	"github.com/tandem-lb/tandem/agent/internal/daemon"
 	haproxyv1 "github.com/tandem-lb/tandem/gen/tandem/agent/haproxy/v1"
 )
 
@@ -119,6 +122,37 @@ func TestRestartedHAProxyIsAligned(t *testing.T) {
 		return err == nil && len(states) == 1 && states[0].Weight == 42
 	})
 	r.isInEffect(with(c, func(c *haproxyv1.Config) { first(c).Weight = 42 }))
+}
+
+// hooked is a runner that is told when to start, and whose starts make the file
+// anew before, as the unit's hook does.
+type hooked struct {
+	daemon.Exec
+	mayStart atomic.Bool
+	before   func()
+}
+
+func (h *hooked) Start(ctx context.Context, spec daemon.Spec) (*daemon.Process, error) {
+	if !h.mayStart.Load() {
+		return nil, daemon.ErrNotRunning
+	}
+	h.before()
+	return h.Exec.Start(ctx, spec)
+}
+
+// A hook knows the last good configuration only: a new one comes by a reload.
+func TestNewConfigurationThoughAHookStartsTheLastGoodOne(t *testing.T) {
+	r := newRig(t)
+	web1 := newWeb(t, "web1")
+	c := r.config(web1.backend(1))
+	r.apply(c)
+	old := r.file()
+	r.killed()
+	runner := &hooked{before: func() { write(t, r.driver.paths.file, []byte(old)) }}
+	r.startDriver(Options{Runner: runner})
+	eventually(t, "the driver has tried to start it", func() bool { return r.driver.Snapshot().State == Stopped })
+	runner.mayStart.Store(true)
+	r.apply(with(c, func(c *haproxyv1.Config) { c.Backends[0].Retries++ }))
 }
 
 func TestBeforeStart(t *testing.T) {

@@ -33,30 +33,26 @@ func NewHooks(stateDir, runDir string) (*Hooks, error) {
 // writes scores that are safe, since keepalived takes a missing file for a
 // healthy node: health counts only when serves says that the proxy serves now,
 // a drain stays, and a VIP that is to stay with its holder is not taken back.
-// It removes addresses that a killed keepalived left behind.
-func (h *Hooks) BeforeStart(serves func() bool) error {
+// It removes addresses that a killed keepalived left behind. The error says that
+// keepalived must not start; told is what does not keep it from that.
+func (h *Hooks) BeforeStart(serves func() bool) (told, err error) {
 	unlock, err := h.lock()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer unlock()
 	config, err := ownFile(h.paths.config)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	s, err := newScores(h.paths)
-	if err != nil {
-		return err
-	}
+	s, told := newScores(h.paths)
 	for _, name := range stickyIn(config) {
 		s.standby[name] = &standby{never: true}
 	}
-	if err := s.tidy(); err != nil {
-		return err
-	}
 	// Asked under the lock, so that what SetHealth writes later is newer.
 	s.healthy = serves()
-	return errors.Join(s.renew(time.Now()), h.removeLeft(), h.removePIDFiles())
+	err = s.renew(time.Now())
+	return errors.Join(told, s.tidy(), h.removeLeft(), h.removePIDFiles()), err
 }
 
 // AfterStop is called when keepalived has ended in whatever way. It removes the
@@ -147,7 +143,10 @@ func readRecord(path string) (record []place, err error) {
 	if err == nil {
 		err = json.Unmarshal(data, &record)
 	}
-	return record, err
+	if err != nil {
+		return nil, fmt.Errorf("what keepalived may have brought up: %s: %w", path, err)
+	}
+	return record, nil
 }
 
 var stickyLine = regexp.MustCompile(`(?m)^vrrp_track_file ` + regexp.QuoteMeta(standbyFile("")) + `(\S+) \{$`)

@@ -38,8 +38,8 @@ func TestScoresBeforeAStart(t *testing.T) {
 		if err := errors.Join(os.WriteFile(h.paths.config, config, 0o600), mark(h.paths.drained, test.drained)); err != nil {
 			t.Fatal(err)
 		}
-		if err := h.BeforeStart(func() bool { return test.serves }); err != nil {
-			t.Fatal(err)
+		if told, err := h.BeforeStart(func() bool { return test.serves }); told != nil || err != nil {
+			t.Fatal(told, err)
 		}
 		if got := score(t, h.paths.trackDir, "score"); got != test.want {
 			t.Errorf("%+v: score %d", test, got)
@@ -79,8 +79,31 @@ func TestHooksLeaveOthersFilesAlone(t *testing.T) {
 	if err := os.WriteFile(h.paths.config, []byte("vrrp_instance mine {\n}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	err := h.BeforeStart(func() bool { return true })
+	_, err := h.BeforeStart(func() bool { return true })
 	if err == nil || !strings.Contains(err.Error(), "was not written by Tandem") {
 		t.Errorf("BeforeStart says %v", err)
+	}
+}
+
+// What a hook cannot do must not keep keepalived from starting, as long as the
+// score is right.
+func TestADamagedRecordDoesNotHoldBackAStart(t *testing.T) {
+	h := newHooks(t)
+	if err := os.WriteFile(h.paths.addresses, []byte("[{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	told, err := h.BeforeStart(func() bool { return false })
+	if err != nil || told == nil || !strings.Contains(told.Error(), h.paths.addresses) {
+		t.Errorf("it says %v and %v, want the first with the file", told, err)
+	}
+	if got := score(t, h.paths.trackDir, "score"); got != unhealthyScore {
+		t.Errorf("score %d", got)
+	}
+	// One that is too good by mistake would.
+	if err := os.RemoveAll(h.paths.trackDir); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.BeforeStart(func() bool { return false }); err == nil {
+		t.Error("keepalived is to start without a score")
 	}
 }
