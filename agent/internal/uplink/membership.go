@@ -43,6 +43,7 @@ func refusal(err error) *errdetails.ErrorInfo {
 
 // Keys of the problems that the uplink tells.
 const (
+	problemIdentity    = "identity"
 	problemMember      = "membership"
 	problemCertificate = "certificate"
 	problemClock       = "clock"
@@ -66,6 +67,25 @@ func (u *Uplink) begin() error {
 		u.Logger.Error("cannot tell keepalived whether this node is a member", "error", err)
 	}
 	return nil
+}
+
+// untilBegun waits until what an earlier agent has learnt can be read, or ctx
+// ends.
+func (u *Uplink) untilBegun(ctx context.Context) {
+	for {
+		err := u.begin()
+		if err == nil {
+			u.Problem(problemIdentity, "")
+			return
+		}
+		u.Problem(problemIdentity, fmt.Sprintf("no session with the controller: %v", err))
+		u.Logger.Error("no session with the controller", "error", err, "retry_in", maxDelay)
+		select {
+		case <-time.After(maxDelay):
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // checkName tells of a node that is configured by one name and has joined by

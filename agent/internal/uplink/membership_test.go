@@ -174,3 +174,25 @@ func TestTheNodesNameIsNotTheHostname(t *testing.T) {
 		t.Errorf("it has joined anew as %v, %v; want lb-master", id, err)
 	}
 }
+
+// An identity that cannot be read costs the session alone: the agent goes on with
+// the daemons, and finds a mended one by itself.
+func TestADamagedIdentityDoesNotEndTheAgent(t *testing.T) {
+	c := newController(t, time.Now().Add(-time.Hour))
+	a := newAgent(t, c)
+	path := filepath.Join(a.dir, "identity.pem")
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, good[:len(good)/2], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a.start()
+	a.tells(path, true)
+	if err := os.WriteFile(path, good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a.greets()
+	a.tells(path, false)
+}

@@ -101,12 +101,10 @@ func New(o Options) *Uplink {
 }
 
 // Run keeps a session until ctx ends, trying one address after the other. It
-// returns an error only when the identity on disk cannot be read: everything
-// else may get better by itself.
+// returns no error: everything may get better, by itself or by an operator, and
+// the daemons need the agent meanwhile.
 func (u *Uplink) Run(ctx context.Context) error {
-	if err := u.begin(); err != nil {
-		return err
-	}
+	u.untilBegun(ctx)
 	delay := backoff.NewExponentialBackOff()
 	delay.InitialInterval, delay.MaxInterval = minDelay, maxDelay
 	for i := 0; ctx.Err() == nil; i++ {
