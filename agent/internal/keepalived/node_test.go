@@ -58,6 +58,8 @@ func newPair(t *testing.T) (a, b string) {
 	a, b = newNamespace(t), newNamespace(t)
 	ip(t, "link", "add", "eth0", "netns", a, "type", "veth", "peer", "name", "eth0", "netns", b)
 	for n, namespace := range []string{a, b} {
+		// A tentative link-local address could not send adverts for a second or two.
+		ip(t, "netns", "exec", namespace, "sysctl", "--quiet", "--write", "net.ipv6.conf.eth0.accept_dad=0")
 		ip(t, "-n", namespace, "address", "add", fmt.Sprintf("10.9.0.%d/24", n+1), "dev", "eth0")
 		ip(t, "-n", namespace, "address", "add", fmt.Sprintf("fd09::%d/64", n+1), "dev", "eth0", "nodad")
 		ip(t, "-n", namespace, "link", "set", "eth0", "up")
