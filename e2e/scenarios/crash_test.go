@@ -196,7 +196,7 @@ func TestI3CrashInAChange(t *testing.T) {
 		for _, point := range []string{"journalled:3", "haproxy-file-swapped", "in-effect:3"} {
 			c.agentAt(ctx, cluster.Master, point)
 		}
-		for _, point := range []string{"in-transaction", "committed", "published"} {
+		for _, point := range []string{"in-transaction", "committed", "committed:2", "published", "published:2"} {
 			c.controllerAt(ctx, point)
 		}
 	})

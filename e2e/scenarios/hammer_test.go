@@ -28,6 +28,7 @@ type hammer struct {
 	random *rand.Rand
 	prefix string // of the request ids
 	out    map[string]bool
+	extra  bool // there is a backend more
 
 	mu    sync.Mutex // held while a change is made
 	acked []acknowledged
@@ -138,9 +139,12 @@ func (h *hammer) draw(n int, request string) func(context.Context, ...grpc.CallO
 			return err
 		}
 	}
+	if n%2 == 1 {
+		return h.addOrRemove(request)
+	}
 	weight := uint32(1 + n%250)
-	backend := &tandemv1.Backend{Name: backendName([]string{"web1", "web2"}[n%2]), Weight: &weight}
-	if n%4 < 2 {
+	backend := &tandemv1.Backend{Name: backendName([]string{"web1", "web2"}[n/2%2]), Weight: &weight}
+	if n%8 < 4 {
 		return func(ctx context.Context, o ...grpc.CallOption) error {
 			_, err := config.UpdateBackend(ctx, &tandemv1.UpdateBackendRequest{
 				Backend: backend, UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"weight"}}, RequestId: request,
@@ -157,6 +161,26 @@ func (h *hammer) draw(n int, request string) func(context.Context, ...grpc.CallO
 	x := &tandemv1.Override{Name: backend.GetName() + "/override", State: state}
 	return func(ctx context.Context, o ...grpc.CallOption) error {
 		_, err := config.UpdateOverride(ctx, &tandemv1.UpdateOverrideRequest{Override: x, RequestId: request}, o...)
+		return err
+	}
+}
+
+// addOrRemove adds a backend, or removes the one that is there: made twice,
+// either is an error. Nobody listens at its address, so that it gets no traffic.
+func (h *hammer) addOrRemove(request string) func(context.Context, ...grpc.CallOption) error {
+	const id = "extra"
+	h.extra = !h.extra
+	if h.extra {
+		return func(ctx context.Context, o ...grpc.CallOption) error {
+			_, err := h.site.config.CreateBackend(ctx, &tandemv1.CreateBackendRequest{
+				Parent: cluster.Name + "/pools/web_servers", BackendId: id, RequestId: request,
+				Backend: &tandemv1.Backend{Address: "192.168.1.20", Port: 81},
+			}, o...)
+			return err
+		}
+	}
+	return func(ctx context.Context, o ...grpc.CallOption) error {
+		_, err := h.site.config.DeleteBackend(ctx, &tandemv1.DeleteBackendRequest{Name: backendName(id), RequestId: request}, o...)
 		return err
 	}
 }
