@@ -106,8 +106,7 @@ func (a *agentService) Renew(ctx context.Context, r *agentv1.RenewRequest) (*age
 		return nil, err
 	}
 	if err := a.authority.CheckNode(shownLeaf(ctx), time.Now()); err != nil {
-		a.writer.events.Append(node.Cluster, accessEvent(node.Cluster, node.Node, "CERTIFICATE_RECOVERED",
-			fmt.Sprintf("node %s got a new certificate though its time was over: %v", node.Node, err)))
+		a.fleet.Recovered(fleet.Identity{Cluster: node.Cluster, Node: node.Node, UID: node.UID}, err)
 	}
 	return &agentv1.RenewResponse{Certificate: certificate, Ca: a.authority.Bundle()}, nil
 }

@@ -24,3 +24,6 @@ func (b *budget) take(n int, now time.Time) int {
 	b.spent += float64(n)
 	return n
 }
+
+// put puts back what was taken and not used.
+func (b *budget) put(n int) { b.spent -= float64(n) }

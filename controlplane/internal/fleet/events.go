@@ -25,6 +25,7 @@ const (
 	reasonNodeNote         reason = "NODE_NOTE"
 	reasonLocalBegun       reason = "LOCAL_CHANGE_BEGUN"
 	reasonLocalEnded       reason = "LOCAL_CHANGE_ENDED"
+	reasonRecovered        reason = "CERTIFICATE_RECOVERED"
 	reasonAlarmRaised      reason = "ALARM_RAISED"
 	reasonAlarmCleared     reason = "ALARM_CLEARED"
 )
@@ -51,6 +52,7 @@ var meanings = map[reason]meaning{
 	reasonNodeNote:         {tandemv1.EventType_EVENT_TYPE_NODE, info},
 	reasonLocalBegun:       {tandemv1.EventType_EVENT_TYPE_CONFIG, warning},
 	reasonLocalEnded:       {tandemv1.EventType_EVENT_TYPE_CONFIG, info},
+	reasonRecovered:        {tandemv1.EventType_EVENT_TYPE_ACCESS, info},
 	reasonAlarmRaised:      {tandemv1.EventType_EVENT_TYPE_NODE, failure},
 	reasonAlarmCleared:     {tandemv1.EventType_EVENT_TYPE_NODE, info},
 

@@ -1,12 +1,14 @@
 package fleet
 
 import (
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/tandem-lb/tandem/controlplane/internal/store"
+	"github.com/tandem-lb/tandem/controlplane/internal/store/bolt"
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 )
 
@@ -54,5 +56,48 @@ func TestRestoredWaits(t *testing.T) {
 		l.ledger.confirm()
 		synctest.Wait()
 		l.wantAlarms()
+	})
+}
+
+// A node that was ahead and was then put back itself is held no longer, also
+// after a restart of the controller.
+func TestNodeWasPutBackToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, "lb-master")
+		l.stop()
+		records, err := bolt.Open(filepath.Join(t.TempDir(), "store.db"), bolt.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer records.Close()
+		restart := func() {
+			if l.holds, err = OpenHolds(t.Context(), records, "epoch-1"); err != nil {
+				t.Fatal(err)
+			}
+			l.start()
+		}
+		restart()
+		a := l.agent("lb-master")
+		a.version = &agentv1.Version{Epoch: "epoch-1", Structure: 10, Runtime: 10, Hash: "from the future"}
+		a.connect()
+		synctest.Wait()
+		l.wantAlarms("NODE_AHEAD lb-master")
+		_ = a.disconnect()
+		a.version = nil // the machine's disk is an older copy now
+		a.connect()
+		synctest.Wait()
+		for l.status().GetDesired() <= 10 {
+			l.change(weight(uint32(l.status().GetDesired())))
+			synctest.Wait()
+		}
+		a.checkConverged()
+		l.stop()
+		restart()
+		a.connect()
+		synctest.Wait()
+		l.wantAlarms()
+		l.change(weight(200))
+		synctest.Wait()
+		a.checkConverged()
 	})
 }

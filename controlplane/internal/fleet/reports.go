@@ -59,7 +59,8 @@ func (s *session) logPortion() {
 			logged++
 			s.waitingBytes -= w.size
 		}
-		s.cluster.acknowledge(n) // in case all of them were repeats
+		n.budget.put(allowed - logged) // the log was full
+		s.cluster.acknowledge(n)       // in case all of them were repeats
 	})
 	s.waiting = s.waiting[logged:]
 	if len(s.waiting) > 0 {

@@ -363,49 +363,6 @@ func TestStoreWasPutBack(t *testing.T) {
 	})
 }
 
-// A node that was ahead and was then put back itself is held no longer, also
-// after a restart of the controller.
-func TestNodeWasPutBackToo(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := newLab(t, "lb-master")
-		l.stop()
-		records, err := bolt.Open(filepath.Join(t.TempDir(), "store.db"), bolt.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer records.Close()
-		restart := func() {
-			if l.holds, err = OpenHolds(t.Context(), records, "epoch-1"); err != nil {
-				t.Fatal(err)
-			}
-			l.start()
-		}
-		restart()
-		a := l.agent("lb-master")
-		a.version = &agentv1.Version{Epoch: "epoch-1", Structure: 10, Runtime: 10, Hash: "from the future"}
-		a.connect()
-		synctest.Wait()
-		l.wantAlarms("NODE_AHEAD lb-master")
-		_ = a.disconnect()
-		a.version = nil // the machine's disk is an older copy now
-		a.connect()
-		synctest.Wait()
-		for l.status().GetDesired() <= 10 {
-			l.change(weight(uint32(l.status().GetDesired())))
-			synctest.Wait()
-		}
-		a.checkConverged()
-		l.stop()
-		restart()
-		a.connect()
-		synctest.Wait()
-		l.wantAlarms()
-		l.change(weight(200))
-		synctest.Wait()
-		a.checkConverged()
-	})
-}
-
 // Big updates travel in chunks of at most 1 MiB.
 func TestChunks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

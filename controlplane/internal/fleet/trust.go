@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"cmp"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -62,6 +63,21 @@ func (f *Fleet) Renew() {
 			}
 		}
 		c.mu.Unlock()
+	}
+}
+
+// Recovered logs that a node has got a new certificate though its own was out of
+// its time, and why that one was. A node can bring it about as often as it likes:
+// what its budget does not allow is counted only.
+func (f *Fleet) Recovered(id Identity, why error) {
+	c, err := f.cluster(id.Cluster)
+	if err != nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n := c.nodes[id.Node]; n != nil && n.uid == id.UID {
+		c.nodeEvent(n, reasonRecovered, fmt.Sprintf("node %s got a new certificate though its time was over: %v", n.id, why), 0)
 	}
 }
 
