@@ -3,6 +3,7 @@ package lab
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -168,7 +169,8 @@ func (h *Host) ownership() (func(proc string) bool, error) {
 }
 
 // SignalAll sends a signal to every process of the host with that command name
-// and returns their ids. It fails if there is none.
+// and returns their ids. It fails if there is none. One that ends by itself
+// meanwhile, as HAProxy's old workers do, is no failure.
 func (h *Host) SignalAll(command string, sig syscall.Signal) ([]int, error) {
 	pids, err := h.Pids(command)
 	if err != nil {
@@ -178,7 +180,7 @@ func (h *Host) SignalAll(command string, sig syscall.Signal) ([]int, error) {
 		return nil, fmt.Errorf("host %s runs no process named %s", h.Name, command)
 	}
 	for _, pid := range pids {
-		if err := syscall.Kill(pid, sig); err != nil {
+		if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
 			return nil, fmt.Errorf("host %s: signal %s (%d): %w", h.Name, command, pid, err)
 		}
 	}

@@ -171,8 +171,15 @@ func startController(env *testscript.Env, binary string) error {
 	env.Setenv("LBCTL_SERVER", server)
 	env.Setenv("LBCTL_CA", filepath.Join(data, "ca.pem"))
 	env.Setenv("LBCTL_TOKEN_FILE", filepath.Join(data, "admin.token"))
-	_, taken, _ := net.SplitHostPort(server)
-	env.Setenv("TAKEN", taken) // a port on which the controller listens
+	_, reserved, _ := net.SplitHostPort(server)
+	env.Setenv("RESERVED", reserved) // a port on which the controller listens
+	other, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	env.Defer(func() { _ = other.Close() })
+	_, taken, _ := net.SplitHostPort(other.Addr().String())
+	env.Setenv("TAKEN", taken) // a port on which something else listens
 	free, err := freeAddress()
 	if err != nil {
 		return err
