@@ -41,14 +41,17 @@ demo: deps build ## Fail over a pair in a lab on this machine (HOLD=1: keep it u
 # Units find their programs by an absolute path.
 PREFIX ?= /usr/local
 UNITS  := $(DESTDIR)$(PREFIX)/lib/systemd/system
+# Not where systemd looks: the agent links them once the machine is Tandem's.
+DROPINS := $(DESTDIR)$(PREFIX)/lib/tandem
 INSTALL_UNIT = sed -e 's|@bindir@|$(PREFIX)/bin|g' -e 's|@docdir@|$(PREFIX)/share/doc/tandem|g'
 
 .PHONY: install
 install: ## Install programs, units, drop-ins, sysctls and docs (PREFIX=/usr/local DESTDIR=)
 	@for program in lb-controller lb-agent lbctl; do [ -x bin/$$program ] || { echo "install: bin/$$program is missing: run make build first" >&2; exit 1; }; done
 	install -D -m 755 -t $(DESTDIR)$(PREFIX)/bin bin/lb-controller bin/lb-agent bin/lbctl
-	cd deploy/systemd && find . -type f -print0 | while IFS= read -r -d '' unit; do \
-		install -d $(UNITS)/$$(dirname "$$unit") && $(INSTALL_UNIT) "$$unit" >$(UNITS)/"$$unit"; done
+	install -d $(UNITS) $(DROPINS)/haproxy.service.d $(DROPINS)/keepalived.service.d
+	cd deploy/systemd && for unit in *.service; do $(INSTALL_UNIT) "$$unit" >$(UNITS)/"$$unit" || exit 1; done
+	cd deploy/systemd && for part in *.d/*.conf; do $(INSTALL_UNIT) "$$part" >$(DROPINS)/"$$part" || exit 1; done
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/lib/sysctl.d deploy/sysctl/60-tandem.conf
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/tandem docs/*.md
 	install -D -m 644 -t $(DESTDIR)$(PREFIX)/share/doc/tandem/examples deploy/examples/*

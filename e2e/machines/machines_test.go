@@ -46,8 +46,10 @@ func TestMachines(t *testing.T) {
 // everyNew is a new connection every 10 ms.
 var everyNew = probe.Config{Interval: 10 * time.Millisecond, Timeout: 2 * time.Second}
 
-// install does what the README says under "On real machines".
-func (s *site) install(t *testing.T) {
+// join starts the controller and both agents as the README says under "On real
+// machines".
+func (s *site) join(t *testing.T) {
+	t.Helper()
 	s.write(t, controller, "/etc/tandem/controller.env", "OPTIONS=--advertise 192.168.1.5\n")
 	s.run(t, controller, "systemctl", "enable", "--now", "lb-controller")
 	s.run(t, controller, "lbctl", "login", "192.168.1.5:9443",
@@ -61,6 +63,11 @@ func (s *site) install(t *testing.T) {
 		s.run(t, node, "systemctl", "enable", "--now", "lb-agent")
 		s.reports(t, node+" to join", cluster.Connected(node))
 	}
+}
+
+// install does all that the README says there.
+func (s *site) install(t *testing.T) {
+	s.join(t)
 	s.run(t, controller, "lbctl", "apply", "-f", "/usr/local/share/doc/tandem/examples/guide.yaml")
 	s.well(t)
 	s.serves(t)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"slices"
 	"syscall"
 
@@ -18,7 +19,8 @@ import (
 	keepalivedv1 "github.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1"
 )
 
-// foreign finds the daemons that read files that Tandem did not write.
+// foreign finds the daemons that read files that Tandem did not write. A HAProxy
+// that serves nobody, such as Debian's before it is configured, is in nobody's way.
 func foreign() (proxies, vrrps []running.Daemon, err error) {
 	proxies, err = running.HAProxies()
 	if err != nil {
@@ -27,8 +29,14 @@ func foreign() (proxies, vrrps []running.Daemon, err error) {
 	if vrrps, err = running.Keepaliveds(); err != nil {
 		return nil, nil, err
 	}
-	return slices.DeleteFunc(proxies, reads(config.IsOurs)), slices.DeleteFunc(vrrps, reads(keepalived.IsOurs)), nil
+	proxies = slices.DeleteFunc(proxies, reads(config.IsOurs))
+	return slices.DeleteFunc(proxies, reads(servesNobody)), slices.DeleteFunc(vrrps, reads(keepalived.IsOurs)), nil
 }
+
+// listens begins each section of haproxy.cfg that clients connect to (manual, 4).
+var listens = regexp.MustCompile(`(?m)^[ \t]*(frontend|listen)[ \t]`)
+
+func servesNobody(haproxyCfg []byte) bool { return !listens.Match(haproxyCfg) }
 
 // reads tells whether a daemon's file is ours.
 func reads(isOurs func([]byte) bool) func(running.Daemon) bool {

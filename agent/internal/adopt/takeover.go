@@ -26,8 +26,17 @@ type Options struct {
 	Node string
 	// Networks maps network names to interfaces.
 	Networks map[string]string
+	// Units are systemd's, where it runs the daemons; nil: the agent does.
+	Units Units
 	// Logger must not be nil.
 	Logger hclog.Logger
+}
+
+// Units are the packages' units of both daemons, which are Tandem's or not.
+type Units interface {
+	// Claim makes them Tandem's, from their next start on. idle: a HAProxy that
+	// serves nobody runs as one of them, and is stopped.
+	Claim(ctx context.Context, idle bool) error
 }
 
 // Takeover stands between the reconciler and the two drivers. While daemons run
@@ -181,10 +190,10 @@ func (t *Takeover) settle(err error, done phase) error {
 
 // Held tells why nothing may be started or touched here; nil: everything may.
 // It comes before Run.
-func (t *Takeover) Held() error { return t.held() }
+func (t *Takeover) Held(ctx context.Context) error { return t.held(ctx) }
 
 // held tells why nothing may be touched; nil: everything may.
-func (t *Takeover) held() error {
+func (t *Takeover) held(ctx context.Context) error {
 	if !t.foreign {
 		return nil
 	}
@@ -195,6 +204,11 @@ func (t *Takeover) held() error {
 	for _, d := range append(proxies, vrrps...) {
 		return fmt.Errorf("nothing is touched: process %d runs with %s, which Tandem did not write: "+
 			"take it over (lb-agent adopt), or stop it", d.PID, d.File)
+	}
+	if t.Units != nil {
+		if err := t.claim(ctx); err != nil {
+			return fmt.Errorf("nothing is touched: %w", err)
+		}
 	}
 	t.foreign = false
 	return nil
@@ -214,7 +228,7 @@ func (p Proxy) Apply(ctx context.Context, c *haproxyv1.Config) (haproxy.Result, 
 	}
 	defer t.end()
 	if !t.is(wanted) {
-		if err := t.held(); err != nil {
+		if err := t.held(ctx); err != nil {
 			return haproxy.Result{}, err
 		}
 		return t.proxy.Apply(ctx, c)
@@ -244,7 +258,7 @@ func (v VRRP) Apply(ctx context.Context, c *keepalivedv1.Config) (keepalived.Res
 	defer t.end()
 	t.wantedVRRP = c
 	if !t.is(wanted) {
-		if err := t.held(); err != nil {
+		if err := t.held(ctx); err != nil {
 			return keepalived.Result{}, err
 		}
 		return t.vrrp.Apply(ctx, c)

@@ -126,11 +126,16 @@ func (n *node) unit(s *settings.Settings, name string) *unit.Unit {
 func (n *node) drivers(ctx context.Context, s *settings.Settings, good *target.Target, changes *drift.Set) (err error) {
 	var proxies haproxy.Runner = daemon.Exec{}
 	var routers keepalived.Runner = daemon.Exec{}
+	var both adopt.Units
 	if s.Runner == settings.RunnerSystemd {
-		proxies, routers = n.unit(s, "haproxy"), n.unit(s, "keepalived")
+		haproxy, keepalived := n.unit(s, "haproxy"), n.unit(s, "keepalived")
+		proxies, routers = haproxy, keepalived
+		if both, err = newUnits(haproxy); err != nil {
+			return err
+		}
 	}
 	n.takeover, err = adopt.New(adopt.Options{
-		StateDir: s.StateDir, Node: s.Node, Networks: s.Networks, Logger: n.logger.Named("takeover"),
+		StateDir: s.StateDir, Node: s.Node, Networks: s.Networks, Units: both, Logger: n.logger.Named("takeover"),
 	})
 	if err != nil {
 		return err
@@ -149,7 +154,7 @@ func (n *node) drivers(ctx context.Context, s *settings.Settings, good *target.T
 	}
 	var proxyConfig *haproxyv1.Config
 	// Beside somebody else's daemons nothing is started.
-	if good != nil && n.takeover.Held() == nil {
+	if good != nil && n.takeover.Held(ctx) == nil {
 		if proxyConfig, err = changes.Over(good).HAProxy(); err != nil {
 			return fmt.Errorf("last good configuration: %w", err)
 		}

@@ -106,9 +106,10 @@ func isFirst(root, dir, name, namespace string) (bool, error) {
 }
 
 // hidden tells whether a process has ended meanwhile, or is none of this user's
-// business.
+// business. Root that may not look (without CAP_SYS_PTRACE) must not take it for
+// nothing.
 func hidden(err error) bool {
-	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) || errors.Is(err, syscall.ESRCH)
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) && os.Geteuid() != 0 || errors.Is(err, syscall.ESRCH)
 }
 
 func describe(dir string, pid int, file func(args []string) (string, error)) (*Daemon, error) {

@@ -1,0 +1,39 @@
+package node
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+
+	"github.com/tandem-lb/tandem/agent/internal/adopt"
+	"github.com/tandem-lb/tandem/agent/internal/unit"
+)
+
+// units are the packages' units of both daemons.
+type units struct {
+	dropIns unit.DropIns
+	haproxy *unit.Unit
+}
+
+var _ adopt.Units = (*units)(nil)
+
+// newUnits finds the drop-ins where "make install" puts them beside this program.
+func newUnits(haproxy *unit.Unit) (*units, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	return &units{haproxy: haproxy, dropIns: unit.DropIns{
+		Units: []string{"haproxy.service", "keepalived.service"},
+		From:  filepath.Join(filepath.Dir(filepath.Dir(program)), "lib", "tandem"),
+		To:    "/etc/systemd/system",
+	}}, nil
+}
+
+// Claim implements adopt.Units.
+func (u *units) Claim(ctx context.Context, idle bool) error {
+	if err := u.dropIns.Link(ctx); err != nil || !idle {
+		return err
+	}
+	return u.haproxy.Stop(ctx, nil)
+}
