@@ -109,7 +109,7 @@ func serve(ctx context.Context, o options) (err error) {
 		Ledger: book, Events: happened, Fleet: nodes, Operators: operators,
 		JoinTokens: auth.NewJoinTokens(store, authority.Hash),
 		Authority:  authority, Certificate: certificate,
-		Backup: backup.Source{Dir: o.dataDir, Store: store, Version: o.version},
+		Backup: backup.Source{Authority: authority, Store: store, Version: o.version},
 		Logger: o.logger.Named("api"), Version: o.version,
 	})
 	if err != nil {

@@ -79,7 +79,7 @@ func startIn(t *testing.T, dir string) *controller {
 	server, err := api.New(t.Context(), api.Options{
 		Ledger: book, Events: happened, Fleet: nodes, Operators: operators,
 		JoinTokens: auth.NewJoinTokens(store, authority.Hash), Authority: authority, Certificate: certificate,
-		Backup: backup.Source{Dir: dir, Store: store, Version: "test"},
+		Backup: backup.Source{Authority: authority, Store: store, Version: "test"},
 		Logger: hclog.NewNullLogger(), Version: "test",
 	})
 	must(t, err)

@@ -15,8 +15,6 @@ import (
 	"fmt"
 	"hash"
 	"io"
-	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/tandem-lb/tandem/controlplane/internal/pki"
@@ -44,8 +42,8 @@ type manifest struct {
 
 // Source is what a backup is made of.
 type Source struct {
-	// Dir is the data directory with the authority's files.
-	Dir string
+	// Authority is the open authority.
+	Authority *pki.Authority
 	// Store is the open store.
 	Store store.Store
 	// Version of the controller.
@@ -62,12 +60,12 @@ func (s Source) Write(ctx context.Context, w io.Writer) error {
 	if err := out.add(manifestName, append(text, '\n')); err != nil {
 		return err
 	}
-	for _, name := range pki.Files {
-		data, err := os.ReadFile(filepath.Join(s.Dir, name))
-		if err != nil {
-			return err
-		}
-		if err := out.add(name, data); err != nil {
+	files, err := s.Authority.Files()
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if err := out.add(f.Name, f.Data); err != nil {
 			return err
 		}
 	}

@@ -20,12 +20,18 @@ import (
 )
 
 // take makes a controller's data directory with one record and one revision,
-// and a backup of it.
-func take(t *testing.T) (dir, epoch string, plain []byte) {
+// and a backup of it after some steps of a rotation.
+func take(t *testing.T, steps ...func(*pki.Authority) error) (dir, epoch string, plain []byte) {
 	t.Helper()
 	dir = t.TempDir()
-	if _, err := pki.Open(dir); err != nil {
+	authority, err := pki.Open(dir)
+	if err != nil {
 		t.Fatal(err)
+	}
+	for _, step := range steps {
+		if err := step(authority); err != nil {
+			t.Fatal(err)
+		}
 	}
 	s, err := bolt.Open(filepath.Join(dir, backup.StateName), bolt.Options{})
 	if err != nil {
@@ -40,7 +46,7 @@ func take(t *testing.T) (dir, epoch string, plain []byte) {
 		t.Fatal(err)
 	}
 	var out bytes.Buffer
-	if err := (backup.Source{Dir: dir, Store: s, Version: "test"}).Write(ctx, &out); err != nil {
+	if err := (backup.Source{Authority: authority, Store: s, Version: "test"}).Write(ctx, &out); err != nil {
 		t.Fatal(err)
 	}
 	return dir, s.Epoch(), out.Bytes()
@@ -56,7 +62,7 @@ func TestRestoreHasAllAndWaits(t *testing.T) {
 	if err := backup.CheckFinished(dir); err != nil {
 		t.Error(err)
 	}
-	for _, name := range pki.Files {
+	for _, name := range []string{"ca.pem", "ca-key.pem"} {
 		was, _ := os.ReadFile(filepath.Join(from, name))
 		is, err := os.ReadFile(filepath.Join(dir, name))
 		if err != nil || !bytes.Equal(was, is) || len(is) == 0 {
@@ -84,6 +90,34 @@ func TestRestoreHasAllAndWaits(t *testing.T) {
 	}
 	if told, err := s.Restored(ctx); err != nil || told != nil {
 		t.Errorf("after an operator's word it says %+v, %v", told, err)
+	}
+}
+
+// A backup that is made in the middle of a rotation goes on where that was.
+func TestRestoreInTheMiddleOfARotation(t *testing.T) {
+	steps := []func(*pki.Authority) error{(*pki.Authority).Begin, (*pki.Authority).Activate, (*pki.Authority).Retire}
+	for done := range len(steps) + 1 {
+		from, _, plain := take(t, steps[:done]...)
+		dir := filepath.Join(t.TempDir(), "made")
+		if _, err := backup.Restore(t.Context(), dir, bytes.NewReader(plain), "", nil); err != nil {
+			t.Fatal(err)
+		}
+		was, err := pki.Open(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		is, err := pki.Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if is.Phase() != was.Phase() || is.Hash() != was.Hash() || !bytes.Equal(is.Bundle(), was.Bundle()) {
+			t.Errorf("after %d steps: phase %v, was %v", done, is.Phase(), was.Phase())
+		}
+		for _, step := range steps[done:] {
+			if err := step(is); err != nil {
+				t.Errorf("after %d steps it does not go on: %v", done, err)
+			}
+		}
 	}
 }
 

@@ -133,7 +133,7 @@ func clean(dir string) error {
 }
 
 // known are the entries that are files of the data directory.
-func known() []string { return append(slices.Clone(pki.Files), StateName) }
+func known() []string { return append(slices.Clone(pki.FileNames), StateName) }
 
 // unpack puts the files of a backup into dir and checks their sums.
 func unpack(dir string, backup io.Reader) (*manifest, error) {
@@ -171,6 +171,7 @@ func unpack(dir string, backup io.Reader) (*manifest, error) {
 			if err != nil {
 				return nil, damaged(err)
 			}
+			missing = slices.DeleteFunc(missing, func(name string) bool { return name == pki.NextKeyFile })
 			if !bytes.Equal(want, sums) || len(missing) > 0 {
 				return nil, errors.New("the backup is damaged: its SHA256SUMS are not those of its files; use another one")
 			}

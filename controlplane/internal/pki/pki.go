@@ -30,8 +30,9 @@ const (
 	keyFile         = "ca-key.pem"
 )
 
-// Files are what a backup of an authority must hold, by their names.
-var Files = []string{CertificateFile, keyFile}
+// FileNames are those of an authority's files. The last is there while a
+// rotation has Begun, and only then.
+var FileNames = []string{CertificateFile, keyFile, NextKeyFile}
 
 const (
 	authorityLifetime = 10 * 365 * 24 * time.Hour

@@ -30,10 +30,10 @@ const (
 // ErrStep means that it is not the turn of a step of a rotation.
 var ErrStep = errors.New("not the turn of this step")
 
-// nextKeyFile holds the key of a new authority until that issues. Which
+// NextKeyFile holds the key of a new authority until that issues. Which
 // certificate of the bundle issues is told by the key file alone, so that one
 // rename passes the office on.
-const nextKeyFile = "ca-next-key.pem"
+const NextKeyFile = "ca-next-key.pem"
 
 // trust is an authority at one time. It is immutable.
 type trust struct {
@@ -110,7 +110,7 @@ func (a *Authority) Outdated(hashes [][]byte, issuer []byte) bool {
 // issues. ErrStep unless the authority is Steady.
 func (a *Authority) Begin() error {
 	return a.step(Steady, "a rotation is under way", func(t *trust) (*trust, error) {
-		next, err := createKey(a.path(nextKeyFile))
+		next, err := createKey(a.path(NextKeyFile))
 		if err != nil {
 			return nil, err
 		}
@@ -130,8 +130,8 @@ func (a *Authority) Activate() error {
 		if err != nil {
 			return nil, err
 		}
-		if err := atomicfile.Rename(a.path(nextKeyFile), a.path(keyFile)); err != nil {
-			if _, left := os.Lstat(a.path(nextKeyFile)); !errors.Is(left, fs.ErrNotExist) {
+		if err := atomicfile.Rename(a.path(NextKeyFile), a.path(keyFile)); err != nil {
+			if _, left := os.Lstat(a.path(NextKeyFile)); !errors.Is(left, fs.ErrNotExist) {
 				return nil, err
 			}
 			// The old key is gone, though perhaps not for good: both certificates
@@ -159,7 +159,7 @@ func (a *Authority) Cancel() error {
 		if err != nil {
 			return nil, err
 		}
-		return next, os.Remove(a.path(nextKeyFile))
+		return next, os.Remove(a.path(NextKeyFile))
 	})
 }
 
@@ -191,12 +191,38 @@ func (a *Authority) keep(all []*x509.Certificate, key, next *ecdsa.PrivateKey) (
 	return t, nil
 }
 
+// File is one of an authority's files.
+type File struct {
+	Name string
+	Data []byte
+}
+
+// Files are what a backup must hold, as they are between two steps of a
+// rotation.
+func (a *Authority) Files() ([]File, error) {
+	a.stepping.Lock()
+	defer a.stepping.Unlock()
+	names := FileNames
+	if a.Phase() != Begun {
+		names = slices.DeleteFunc(slices.Clone(names), func(name string) bool { return name == NextKeyFile })
+	}
+	var files []File
+	for _, name := range names {
+		data, err := os.ReadFile(a.path(name))
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, File{name, data})
+	}
+	return files, nil
+}
+
 func (a *Authority) path(name string) string { return filepath.Join(a.dir, name) }
 
 // loadNext returns the key of a new certificate, nil where there is none. One
 // without its certificate is of a step that was cut short.
 func (a *Authority) loadNext() (*ecdsa.PrivateKey, error) {
-	key, err := loadKey(a.path(nextKeyFile))
+	key, err := loadKey(a.path(NextKeyFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
