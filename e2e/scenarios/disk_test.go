@@ -66,6 +66,12 @@ func TestDiskThatCannotBeWritten(t *testing.T) {
 				if err != nil || running.Servers["web_servers/web1"].Weight != 0 {
 					t.Errorf("web1 on lb-backup is %+v (%v), want drained", running.Servers["web_servers/web1"], err)
 				}
+				// So does a drain, of the controller and at the node itself.
+				s.lbctl(ctx, "node", "drain", cluster.Backup)
+				s.drained(ctx, n, true)
+				s.lbAgent(ctx, n, "undrain")
+				s.drained(ctx, n, false)
+				s.lbctl(ctx, "node", "undrain", cluster.Backup)
 				s.refusedByNode(ctx, []string{"cluster", "set", "--client-timeout", tt.clientTimeout}, tt.words)
 				if tt.restartsInIt {
 					s.restartAgent(ctx, n)
@@ -94,6 +100,14 @@ func TestDiskThatCannotBeWritten(t *testing.T) {
 			s.until(inStep, "HAProxy to do what it did", func(ctx context.Context) error { return differs(ctx, n, before) })
 			s.controllerBack(ctx)
 		})
+	}
+}
+
+// drained checks whether a node's score says that it is drained.
+func (s *site) drained(ctx context.Context, n *cluster.Node, want bool) {
+	s.t.Helper()
+	if score := s.local(ctx, n).GetScore(); (score.GetDrain() < 0) != want {
+		s.t.Errorf("the score is %v, drained: want %v", score, want)
 	}
 }
 

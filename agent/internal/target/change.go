@@ -34,12 +34,14 @@ func (t *Target) To(next *Target) Change {
 	return c
 }
 
-// sameButDrain tells whether two resources differ in the node's drain alone.
+// sameButDrain tells whether two resources differ in the node's drain alone, and
+// so in their versions.
 func sameButDrain(a, b *agentv1.Resource) bool {
-	if a.GetKeepalivedGlobal() == nil || b.GetKeepalivedGlobal() == nil {
+	was, is := a.GetKeepalivedGlobal(), b.GetKeepalivedGlobal()
+	if was == nil || is == nil {
 		return false
 	}
-	a = proto.CloneOf(a)
-	a.GetKeepalivedGlobal().Drain = b.GetKeepalivedGlobal().GetDrain()
-	return proto.Equal(a, b)
+	was = proto.CloneOf(was)
+	was.Drain = is.GetDrain()
+	return proto.Equal(was, is)
 }

@@ -1,6 +1,7 @@
 package target
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -55,7 +56,7 @@ func TestChangeLeadsToTheOther(t *testing.T) {
 }
 
 func global(router string, drain bool) *agentv1.Resource {
-	return &agentv1.Resource{Key: globalKey, Body: &agentv1.Resource_KeepalivedGlobal{
+	return &agentv1.Resource{Key: globalKey, Version: fmt.Sprint(router, drain), Body: &agentv1.Resource_KeepalivedGlobal{
 		KeepalivedGlobal: &keepalivedv1.Global{RouterId: router, Drain: drain},
 	}}
 }
