@@ -91,6 +91,9 @@ func (d *Driver) apply(ctx context.Context, c *control, config *keepalivedv1.Con
 	if err := d.checkCandidate(ctx, c.probed.path, data); err != nil {
 		return Result{}, err
 	}
+	if err := in.awaitLinkLocal(ctx); err != nil {
+		return Result{}, &FailedError{err}
+	}
 	if err := d.checkOwners(ctx, c, in); err != nil {
 		return Result{}, &FailedError{err}
 	}

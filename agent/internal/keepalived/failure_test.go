@@ -251,6 +251,14 @@ func TestIPv6MovesToo(t *testing.T) {
 	if !b.has("fd09::101") || a.has("fd09::101") {
 		t.Error("the further address did not follow")
 	}
+	// The interfaces had just come up, and keepalived could not have advertised
+	// from the first moment.
+	for _, n := range []*node{a, b} {
+		log, err := os.ReadFile(filepath.Join(n.options.StateDir, "keepalived", "keepalived.log"))
+		if err != nil || strings.Contains(string(log), "send advert error") {
+			t.Errorf("%s held the VIP and could not advertise it (%v)", n.name, err)
+		}
+	}
 }
 
 func TestVRRP2WithPassword(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -53,11 +54,23 @@ type reply struct {
 func TestMain(m *testing.M) {
 	options := os.Getenv(nodeOptions)
 	if options == "" {
+		runWide()
 		os.Exit(m.Run())
 	}
 	if err := playNode(options); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
+	}
+}
+
+// runWide lets more tests run at once than there are processors, unless a number
+// is asked for: each has its own lab, where it mostly waits.
+func runWide() {
+	flag.Parse()
+	asked := false
+	flag.Visit(func(f *flag.Flag) { asked = asked || f.Name == "test.parallel" })
+	if !asked {
+		_ = flag.Set("test.parallel", "6")
 	}
 }
 

@@ -171,7 +171,8 @@ func TestTakeOverThatWouldMoveTheVIP(t *testing.T) {
 	t.Parallel()
 	first, second := newPair(t)
 	holder := newByHandIn(t, first, handwritten)
-	standby := newByHandIn(t, second, strings.Replace(handwritten, "priority 200", "priority 100", 1))
+	// One that begins as master would be it for a moment.
+	standby := newByHandIn(t, second, strings.NewReplacer("priority 200", "priority 100", "state MASTER", "state BACKUP").Replace(handwritten))
 	var r reply
 	within(t, 5*time.Second, "the holder to be heard", func() bool {
 		r = standby.takeOver(web("lb-backup", 230))

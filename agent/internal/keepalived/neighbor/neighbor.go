@@ -31,6 +31,11 @@ const (
 	adverts = 3
 	// slack is added for the way of an advertisement.
 	slack = 50 * time.Millisecond
+	// tentative is how long a machine may have an IPv6 address and not advertise
+	// it yet, as its interface has just come up and its link-local address is
+	// still looked for: a random delay and one probe, of a second each (RFC 4862,
+	// 5.1 and 5.4.2; RFC 4861, 10).
+	tentative = 2 * time.Second
 )
 
 // Question asks who has an address.
@@ -42,6 +47,15 @@ type Question struct {
 	// VRID and Advert are the virtual router that may have it, and its interval.
 	VRID   uint8
 	Advert time.Duration
+}
+
+// silence is how long the peer that has the address may not be heard.
+func (q *Question) silence() time.Duration {
+	silence := adverts*q.Advert + slack
+	if q.Address.Is6() {
+		silence += tentative
+	}
+	return silence
 }
 
 // Owner is an unknown host that has an address.
@@ -129,11 +143,15 @@ type round struct {
 	link      *net.Interface
 	arp, nd   *socket // nil: not needed
 	sockets   []*socket
+	member    *socket // receives nothing; nil: not needed
 }
 
 func (r *round) close() {
 	for _, s := range r.sockets {
 		_ = s.close()
+	}
+	if r.member != nil {
+		_ = r.member.close()
 	}
 }
 
@@ -148,7 +166,7 @@ func (r *round) open(link *net.Interface) error {
 		return s, err
 	}
 	is4 := func(q Question) bool { return q.Address.Is4() }
-	var errARP, errVRRP, errND error
+	var errARP, errVRRP, errND, errMember error
 	if slices.ContainsFunc(r.questions, is4) {
 		r.arp, errARP = add(unix.ETH_P_ARP, nil)
 		_, errVRRP = add(unix.ETH_P_IP, onlyVRRP4, routers4)
@@ -157,7 +175,8 @@ func (r *round) open(link *net.Interface) error {
 		return errors.Join(errARP, errVRRP)
 	}
 	r.nd, errND = add(unix.ETH_P_IPV6, onlyND, allNodes, routers6)
-	return errors.Join(errARP, errVRRP, errND)
+	r.member, errMember = member(link.Index)
+	return errors.Join(errARP, errVRRP, errND, errMember)
 }
 
 // Groups that answers and advertisements go to: 224.0.0.18, ff02::12 and ff02::1.
@@ -278,7 +297,7 @@ func (h *heard) patience(questions []Question) (until time.Time) {
 	for _, q := range questions {
 		for from, since := range h.claims[q.Address] {
 			if !h.routers[router{q.VRID, from}] {
-				if t := since.Add(adverts*q.Advert + slack); t.After(until) {
+				if t := since.Add(q.silence()); t.After(until) {
 					until = t
 				}
 			}

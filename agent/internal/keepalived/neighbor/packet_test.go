@@ -79,7 +79,10 @@ func TestParse(t *testing.T) {
 // Whoever has the address is unknown, but for the one that advertises the
 // virtual router, and this machine.
 func TestUnknown(t *testing.T) {
-	q := []Question{{Interface: "eth0", Address: vip4, VRID: 51, Advert: 100 * time.Millisecond}}
+	q := []Question{
+		{Interface: "eth0", Address: vip4, VRID: 51, Advert: 100 * time.Millisecond},
+		{Interface: "eth0", Address: vip6, VRID: 52, Advert: 100 * time.Millisecond},
+	}
 	at := time.Unix(1000, 0)
 	for name, test := range map[string]struct {
 		packets  []string // "arp " or "ip ", MAC's last digit, packet
@@ -91,6 +94,8 @@ func TestUnknown(t *testing.T) {
 		"a host that asks":            {[]string{"arp 2 " + arpRequest}, "02:00:00:00:00:02", 350 * time.Millisecond},
 		"the peer":                    {[]string{"arp 2 " + arpReply, "ip 2 " + vrrp3}, "", 0},
 		"the peer, advert first":      {[]string{"ip 2 " + vrrp2, "arp 2 " + arpReply}, "", 0},
+		"a host, IPv6":                {[]string{"ip 2 " + na}, "02:00:00:00:00:02", 2350 * time.Millisecond},
+		"the peer, IPv6":              {[]string{"ip 2 " + na, "ip 2 " + vrrp36}, "", 0},
 		"another virtual router":      {[]string{"arp 2 " + arpReply, "ip 2 " + strings.Replace(vrrp3, "31 33", "31 34", 1)}, "02:00:00:00:00:02", 350 * time.Millisecond},
 		"the peer and a host":         {[]string{"arp 2 " + arpReply, "arp 3 " + arpReply, "ip 2 " + vrrp3}, "02:00:00:00:00:03", 350 * time.Millisecond},
 		"another node that brings up": {[]string{"arp 2 " + otherProbe}, "", 0},

@@ -69,6 +69,22 @@ func (s *socket) prepare(program []unix.SockFilter, groups []net.HardwareAddr) e
 	return unix.Bind(s.fd, &unix.SockaddrLinklayer{Protocol: s.proto, Ifindex: s.ifindex})
 }
 
+// member makes this machine a member of VRRP's IPv6 group on an interface until
+// the socket is closed. A switch that snoops on MLD sends advertisements to
+// members only; those of IPv4 go everywhere (RFC 4541, 2.1.2 and 3).
+func member(ifindex int) (*socket, error) {
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("IPv6 socket: %w", err)
+	}
+	s := &socket{fd: fd, ifindex: ifindex}
+	group := unix.IPv6Mreq{Multiaddr: [16]byte{0: 0xff, 1: 0x02, 15: 0x12}, Interface: uint32(ifindex)}
+	if err := unix.SetsockoptIPv6Mreq(fd, unix.IPPROTO_IPV6, unix.IPV6_JOIN_GROUP, &group); err != nil {
+		return nil, errors.Join(fmt.Errorf("join the group ff02::12: %w", err), s.close())
+	}
+	return s, nil
+}
+
 func (s *socket) close() error { return unix.Close(s.fd) }
 
 func (s *socket) send(packet []byte, to net.HardwareAddr) error {
