@@ -80,7 +80,6 @@ func (c *cluster) judge(now time.Time) time.Duration {
 			continue
 		}
 		s.raised = true
-		c.log.Warn("alarm", "reason", s.alarm.GetReason(), "subject", s.alarm.GetSubject(), "message", s.alarm.GetMessage())
 		c.mark(key{kindAlarm, k})
 		c.alarmEvent(reasonAlarmRaised, s.alarm)
 	}
@@ -271,10 +270,21 @@ func (n *node) expects(vip string) bool {
 	return n.base != nil && slices.ContainsFunc(compile.InstanceKeys(vip), n.base.Has)
 }
 
+// alarmEvent logs what becomes of an alarm. One about a node is the node's to
+// pay for, as its agent can raise and clear it as often as it likes. The lock is
+// held.
 func (c *cluster) alarmEvent(why reason, a *tandemv1.Alarm) {
 	message := a.GetReason() + ": " + a.GetMessage()
 	if why == reasonAlarmCleared {
 		message = a.GetReason() + " is over"
+	}
+	if name, err := state.ParseName(a.GetSubject()); err == nil && name.Kind == state.KindNode {
+		if n := c.nodes[name.ID]; n != nil && !c.affords(n) {
+			return
+		}
+	}
+	if why == reasonAlarmRaised {
+		c.log.Warn("alarm", "reason", a.GetReason(), "subject", a.GetSubject(), "message", a.GetMessage())
 	}
 	c.append(nil, &tandemv1.Event{Reason: string(why), Subject: a.GetSubject(), Message: message})
 }

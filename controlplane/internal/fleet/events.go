@@ -208,17 +208,26 @@ func (c *cluster) about(n *node, why reason, message string) *tandemv1.Event {
 // is too much of it: an agent can bring such events about as often as it likes.
 // The lock is held.
 func (c *cluster) nodeEvent(n *node, why reason, message string, revision uint64) {
+	if !c.affords(n) {
+		return
+	}
+	e := c.about(n, why, message)
+	e.Revision = revision
+	c.append(n, e)
+}
+
+// affords tells whether an event about a node may be logged, and logs first how
+// many were left out before. The lock is held.
+func (c *cluster) affords(n *node) bool {
 	if n.budget.take(1, time.Now()) == 0 {
 		n.unlogged++
-		return
+		return false
 	}
 	if n.unlogged > 0 {
 		c.append(n, c.about(n, reasonEventsLost, fmt.Sprintf("%d events about this node were left out: there were too many", n.unlogged)))
 		n.unlogged = 0
 	}
-	e := c.about(n, why, message)
-	e.Revision = revision
-	c.append(n, e)
+	return true
 }
 
 // append logs an event that the controller has seen, of a node or, nil, of

@@ -1,7 +1,6 @@
 package fleet
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -363,41 +362,6 @@ func TestControllersOwnEvents(t *testing.T) {
 		if e := l.log.all[i]; e.GetRevision() != failed.Revision() || !strings.Contains(e.GetMessage(), "cannot bind :80") ||
 			e.GetSeverity() != tandemv1.EventSeverity_EVENT_SEVERITY_ERROR {
 			t.Errorf("event = %v", e)
-		}
-	})
-}
-
-// What a full log refused counts for nothing: all of it comes as soon as there is
-// room.
-func TestAFullLogCostsNoBudget(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l, a, _ := pair(t)
-		before := len(l.log.reasons(""))
-		l.log.fill(0)
-		var events []*agentv1.Event
-		for i := range uint64(3 * portion) {
-			events = append(events, backendEvent(i+1, agentv1.ServerState_SERVER_STATE_DOWN))
-		}
-		a.report(a.boot, events...)
-		pass(time.Minute)
-		l.log.fill(-1)
-		pass(time.Second)
-		if got := len(l.log.reasons("")) - before; got != len(events) {
-			t.Errorf("%d events, want %d", got, len(events))
-		}
-	})
-}
-
-// A node that renews an old certificate again and again fills no log with it.
-func TestLateRenewalsHaveABudget(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l, _, _ := pair(t)
-		before := len(l.log.reasons(""))
-		for range 3 * burst {
-			l.fleet.Recovered(Identity{Cluster: home, Node: "lb-master", UID: "uid-lb-master"}, errors.New("too old"))
-		}
-		if got := len(l.log.reasons("")) - before; got == 0 || got > burst {
-			t.Errorf("%d events of %d renewals, want at most %d", got, 3*burst, burst)
 		}
 	})
 }
