@@ -43,6 +43,12 @@ func (c *cluster) attach(ctx context.Context, s *session, id Identity, hello *ag
 	if s.closed {
 		return ErrSuperseded
 	}
+	if c.head.Revision() > head.Revision() {
+		// dropNodes has looked at a newer one meanwhile, and not at this session.
+		if head = c.head; head.Node(id.Node).GetUid() != id.UID {
+			return fmt.Errorf("node %q: %w", id.Node, ErrRevoked)
+		}
+	}
 	n := c.nodes[id.Node]
 	if n == nil || n.uid != id.UID {
 		if n != nil && n.session != nil {

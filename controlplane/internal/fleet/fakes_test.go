@@ -142,6 +142,7 @@ type journal struct {
 	spent  bool // there is room for no more than the next few
 	room   int
 
+	asked    func()                     // nil, or called with each Position
 	durable  map[string]events.Position // by node
 	flushing sync.Mutex
 }
@@ -153,6 +154,9 @@ func (j *journal) Append(_ string, e *tandemv1.Event) {
 }
 
 func (j *journal) Position(_, node string) events.Position {
+	if j.asked != nil {
+		j.asked()
+	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.durable[node]

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/tandem-lb/tandem/controlplane/internal/state"
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
@@ -102,5 +103,23 @@ func TestClustersComeAndGo(t *testing.T) {
 		a.connect()
 		synctest.Wait()
 		a.checkConverged()
+	})
+}
+
+// A node that is removed while its session begins has none.
+func TestRemovedWhileItsSessionBegins(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, "lb-master", "lb-backup")
+		synctest.Wait()
+		l.log.asked = func() {
+			l.log.asked = nil
+			l.change(state.DeleteNode("lb-master", ""))
+			<-time.After(time.Second)
+		}
+		a := l.agent("lb-master").connect()
+		pass(time.Minute)
+		if err := a.disconnect(); !errors.Is(err, ErrRevoked) {
+			t.Errorf("its session ended with %v, want %v", err, ErrRevoked)
+		}
 	})
 }
