@@ -124,7 +124,12 @@ func (u *Unit) Stop(ctx context.Context, _ *daemon.Process) error {
 	return u.job(ctx, (*dbus.Conn).StopUnitContext)
 }
 
-// job has systemd do something with the unit and waits until it is done.
+// jobTimeout bounds the wait for a job. systemd's own limits for a start and a
+// stop, 90 s each (DefaultTimeoutStartSec= in systemd-system.conf(5)), end before.
+const jobTimeout = 95 * time.Second
+
+// job has systemd do something with the unit and waits until it is done, for
+// jobTimeout at most.
 func (u *Unit) job(ctx context.Context, begin func(*dbus.Conn, context.Context, string, string, chan<- string) (int, error)) error {
 	c, err := connect(ctx)
 	if err != nil {
@@ -135,14 +140,34 @@ func (u *Unit) job(ctx context.Context, begin func(*dbus.Conn, context.Context, 
 	if _, err := begin(c, ctx, u.name, "replace", done); err != nil {
 		return fmt.Errorf("systemd: %s: %w", u.name, err)
 	}
-	select {
-	case result := <-done:
-		if result != "done" {
-			return fmt.Errorf("systemd: %s: the job ended with %q", u.name, result)
+	if err := await(ctx, done, c.Connected); err != nil {
+		return fmt.Errorf("systemd: %s: %w", u.name, err)
+	}
+	return nil
+}
+
+// await waits for the result of a job. It comes over the connection alone: one
+// that is gone, as after systemctl daemon-reexec, never tells.
+func await(ctx context.Context, done <-chan string, connected func() bool) error {
+	look := time.NewTicker(lookEvery)
+	defer look.Stop()
+	limit := time.After(jobTimeout)
+	for {
+		select {
+		case result := <-done:
+			if result != "done" {
+				return fmt.Errorf("the job ended with %q", result)
+			}
+			return nil
+		case <-look.C:
+			if !connected() {
+				return errors.New("the connection is gone before the job has ended: systemd was perhaps upgraded")
+			}
+		case <-limit:
+			return fmt.Errorf("the job has not ended after %v", jobTimeout)
+		case <-ctx.Done():
+			return ctx.Err()
 		}
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("systemd: %s: %w", u.name, ctx.Err())
 	}
 }
 
