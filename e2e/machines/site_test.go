@@ -213,6 +213,16 @@ func (l *load) end() *probe.Report {
 	return report
 }
 
+// clean ends it, and holds that no new connection failed.
+func (l *load) clean() {
+	l.t.Helper()
+	report := l.end()
+	l.t.Logf("%d new connections, %d failed", report.Attempts(), report.Failed())
+	if report.Failed() > 0 || report.Attempts() < 50 {
+		l.t.Errorf("%d of %d new connections failed: %+v", report.Failed(), report.Attempts(), report.Failures)
+	}
+}
+
 // built builds a program of the product as another version of it.
 func built(t *testing.T, version, pkg string) string {
 	t.Helper()

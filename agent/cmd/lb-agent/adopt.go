@@ -102,9 +102,6 @@ func (f *adoptFlags) run(cmd *cobra.Command) error {
 	if s == nil {
 		return fmt.Errorf("--yes needs the agent's configuration file: %w", err)
 	}
-	if s.Runner != "exec" {
-		return fmt.Errorf("runner is %s: as yet only an agent with runner exec can take daemons over", s.Runner)
-	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), f.timeout)
 	defer cancel()
 	if err := wish(cmd, s, f.holder).TakeOver(ctx, answer.Import); err != nil {
@@ -116,7 +113,7 @@ func (f *adoptFlags) run(cmd *cobra.Command) error {
 
 func wish(cmd *cobra.Command, s *settings.Settings, holder bool) *adopt.Wish {
 	return &adopt.Wish{
-		StateDir: s.StateDir, Holder: holder,
+		StateDir: s.StateDir, Systemd: s.Runner == settings.RunnerSystemd, Holder: holder,
 		Say: func(problem string) { fmt.Fprintln(cmd.ErrOrStderr(), "waiting:", problem) },
 	}
 }

@@ -22,6 +22,8 @@ import (
 type Wish struct {
 	// StateDir is the agent's.
 	StateDir string
+	// Systemd tells that the agent has systemd run the daemons.
+	Systemd bool
 	// Holder allows it on the node that holds a VIP.
 	Holder bool
 	// Say is told, in words, what keeps it from being done.
@@ -46,11 +48,16 @@ func (w *Wish) TakeOver(ctx context.Context, i *importer.Import) error {
 		return fmt.Errorf("this node holds the VIP %s: take the standby over first and look at it, then do this with --holder", strings.Join(held, ", "))
 	}
 	s = &state{Phase: wanted}
-	if s.HAProxy, err = foundAs(running.HAProxies, "haproxy", i.HAProxy.Path); err != nil {
+	if s.HAProxy, err = w.foundAs(running.HAProxies, "haproxy", i.HAProxy.Path); err != nil {
 		return err
 	}
-	if s.Keepalived, err = foundAs(running.Keepaliveds, "keepalived", i.Keepalived.Path); err != nil {
+	if s.Keepalived, err = w.foundAs(running.Keepaliveds, "keepalived", i.Keepalived.Path); err != nil {
 		return err
+	}
+	if w.Systemd {
+		if _, err := masterSocket(&s.HAProxy); err != nil {
+			return err
+		}
 	}
 	if err := s.write(w.StateDir); err != nil {
 		return err
@@ -146,7 +153,7 @@ func heldVIPs(i *importer.Import) ([]string, error) {
 }
 
 // foundAs finds the daemon that reads the file, as it is to be started again.
-func foundAs(find func() ([]running.Daemon, error), name, path string) (running.Daemon, error) {
+func (w *Wish) foundAs(find func() ([]running.Daemon, error), name, path string) (running.Daemon, error) {
 	all, err := find()
 	if err != nil {
 		return running.Daemon{}, err
@@ -159,9 +166,12 @@ func foundAs(find func() ([]running.Daemon, error), name, path string) (running.
 		switch {
 		case d.File != path:
 			continue
-		case d.Unit != "" && d.Unit != own:
+		case w.Systemd && d.Unit != name+".service":
+			return d, fmt.Errorf("%s (process %d) is not run by %s.service, as runner: systemd in the agent's configuration has it: "+
+				"start it by systemctl start %s", name, d.PID, name, name)
+		case !w.Systemd && d.Unit != "" && d.Unit != own:
 			return d, fmt.Errorf("%s (process %d) belongs to the systemd service %s, which would start it again: "+
-				"only daemons that no service manager looks after can be taken over as yet", name, d.PID, d.Unit)
+				"set runner: systemd in the agent's configuration", name, d.PID, d.Unit)
 		case !slices.Contains(strings.Fields(strings.Join(d.Args, " ")), path) && name == "haproxy":
 			return d, fmt.Errorf("haproxy (process %d) was given its file by a path that is not absolute: start it with -f %s", d.PID, path)
 		}

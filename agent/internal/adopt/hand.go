@@ -79,18 +79,30 @@ func until(ctx context.Context, condition func() (bool, error)) error {
 	}
 }
 
-// release gives both daemons their own files back. HAProxy's is started as it
-// was found, beside Tandem's, which then finishes; keepalived's process reads
-// its own file again.
+// release gives both daemons their own files back. A HAProxy that Tandem has
+// joined is started as it was found, beside Tandem's, which then finishes; other
+// processes read their own files again.
 func (t *Takeover) release(ctx context.Context) error {
+	if t.Units != nil {
+		if err := t.releaseUnits(ctx); err != nil {
+			return err
+		}
+	} else if err := t.releaseStarted(ctx); err != nil {
+		return err
+	}
+	t.foreign, t.imported = true, nil
+	t.kept.Store(nil)
+	return nil
+}
+
+// releaseStarted is release for daemons that no service manager looks after.
+func (t *Takeover) releaseStarted(ctx context.Context) error {
 	if err := t.releaseHAProxy(ctx); err != nil {
 		return fmt.Errorf("haproxy is not released: %w", err)
 	}
 	if err := t.releaseKeepalived(ctx); err != nil {
 		return fmt.Errorf("keepalived is not released: %w", err)
 	}
-	t.foreign, t.imported = true, nil
-	t.kept.Store(nil)
 	return nil
 }
 

@@ -6,10 +6,15 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/tandem-lb/tandem/agent/internal/running"
 )
 
 // claims notes whether the units were made Tandem's.
-type claims struct{ claimed bool }
+type claims struct {
+	Units
+	claimed bool
+}
 
 func (c *claims) Claim(context.Context, bool) error {
 	c.claimed = true
@@ -51,5 +56,24 @@ func TestUnitsWithHandWrittenFilesAreLeftAlone(t *testing.T) {
 				t.Errorf("%v, want %s named", err, test.refused)
 			}
 		})
+	}
+}
+
+// Without a master socket nobody could tell what a reload has come to.
+func TestMasterSocket(t *testing.T) {
+	for line, want := range map[string]string{
+		"haproxy -Ws -f /etc/haproxy/haproxy.cfg -p /run/haproxy.pid -S /run/haproxy-master.sock": "/run/haproxy-master.sock",
+		"haproxy -W -S unix@/run/m,mode,600 -f /etc/haproxy/haproxy.cfg":                          "/run/m",
+		"haproxy -Ws -f /etc/haproxy/haproxy.cfg":                                                 "",
+		"haproxy -Ws -f /etc/haproxy/haproxy.cfg -S":                                              "",
+		"haproxy -Ws -S m.sock -f /etc/haproxy/haproxy.cfg":                                       "",
+	} {
+		got, err := masterSocket(&running.Daemon{PID: 7, Args: strings.Fields(line)})
+		if got != want || (err == nil) != (want != "") {
+			t.Errorf("%s: %q, %v; want %q", line, got, err, want)
+		}
+		if err != nil && !strings.Contains(err.Error(), "-S /run/haproxy-master.sock") {
+			t.Errorf("%s: no cure in %v", line, err)
+		}
 	}
 }

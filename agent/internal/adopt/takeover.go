@@ -37,6 +37,11 @@ type Units interface {
 	// Claim makes them Tandem's, from their next start on. idle: a HAProxy that
 	// serves nobody runs as one of them, and is stopped.
 	Claim(ctx context.Context, idle bool) error
+	// Disclaim undoes Claim. It touches no process.
+	Disclaim(ctx context.Context) error
+	// StartHAProxy and StartKeepalived start them, as what they are now.
+	StartHAProxy(context.Context) error
+	StartKeepalived(context.Context) error
 }
 
 // Takeover stands between the reconciler and the two drivers. While daemons run
@@ -282,6 +287,9 @@ func (t *Takeover) takeHAProxy(ctx context.Context, c *haproxyv1.Config) (haprox
 	if err := coversProxy(t.imported, c); err != nil {
 		return haproxy.Result{}, err
 	}
+	if joined, err := t.joinHAProxy(ctx, c); joined || err != nil {
+		return haproxy.Result{Reloaded: true}, err
+	}
 	result, err := t.proxy.Apply(ctx, c)
 	if err != nil {
 		return result, err
@@ -329,6 +337,11 @@ func (t *Takeover) takeKeepalived(ctx context.Context, c *keepalivedv1.Config) e
 			return err
 		}
 		if err := putAside(path, t.ownVRRPFile()); err != nil {
+			return err
+		}
+	}
+	if t.Units != nil {
+		if err := t.Units.Claim(ctx, false); err != nil {
 			return err
 		}
 	}

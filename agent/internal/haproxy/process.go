@@ -54,6 +54,11 @@ func (d *Driver) spec() (daemon.Spec, error) {
 	}, err
 }
 
+// findSpec is what HAProxy is found by.
+func (d *Driver) findSpec() daemon.Spec {
+	return daemon.Spec{Name: "haproxy", File: d.paths.file, PIDFile: d.paths.pid, LogFile: d.paths.log, Logger: d.logger}
+}
+
 // begin adopts a running HAProxy or starts the file that is there.
 func (d *Driver) begin(ctx context.Context) {
 	if err := d.checkVersion(ctx); err != nil {
@@ -79,9 +84,7 @@ func (d *Driver) find(ctx context.Context) bool {
 	if d.process != nil {
 		return true
 	}
-	process, err := d.runner.Find(ctx, daemon.Spec{
-		Name: "haproxy", File: d.paths.file, PIDFile: d.paths.pid, LogFile: d.paths.log, Logger: d.logger,
-	})
+	process, err := d.runner.Find(ctx, d.findSpec())
 	switch {
 	case err == nil:
 		d.watch(ctx, process)

@@ -130,7 +130,7 @@ func (n *node) drivers(ctx context.Context, s *settings.Settings, good *target.T
 	if s.Runner == settings.RunnerSystemd {
 		haproxy, keepalived := n.unit(s, "haproxy"), n.unit(s, "keepalived")
 		proxies, routers = haproxy, keepalived
-		if both, err = newUnits(haproxy); err != nil {
+		if both, err = newUnits(haproxy, keepalived); err != nil {
 			return err
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -105,10 +106,17 @@ func (u *Unit) Start(ctx context.Context, spec daemon.Spec) (*daemon.Process, er
 	return u.process(s, spec)
 }
 
-// has tells whether a process was started with that argument.
-func has(pid int, argument string) bool {
+// has tells whether a process was started with that file, or with a symbolic link
+// to it.
+func has(pid int, file string) bool {
 	line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-	return err == nil && slices.Contains(strings.Split(string(line), "\x00"), argument)
+	return err == nil && slices.ContainsFunc(strings.Split(string(line), "\x00"), func(argument string) bool {
+		if argument == file {
+			return true
+		}
+		to, err := os.Readlink(argument)
+		return err == nil && to == file && filepath.IsAbs(argument)
+	})
 }
 
 func (u *Unit) stoppedByUs() bool {
@@ -122,6 +130,12 @@ func (u *Unit) Stop(ctx context.Context, _ *daemon.Process) error {
 		return err
 	}
 	return u.job(ctx, (*dbus.Conn).StopUnitContext)
+}
+
+// Begin starts the unit as whatever it is now, and waits until systemd takes it
+// for started.
+func (u *Unit) Begin(ctx context.Context) error {
+	return u.job(ctx, (*dbus.Conn).StartUnitContext)
 }
 
 // jobTimeout bounds the wait for a job. systemd's own limits for a start and a
