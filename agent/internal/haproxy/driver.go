@@ -58,7 +58,7 @@ type Runner interface {
 	// Find returns the HAProxy that runs.
 	Find(context.Context, daemon.Spec) (*daemon.Process, error)
 	// Start starts HAProxy, or returns the one that runs. It refuses where that
-	// is for someone else to do.
+	// is for someone else to do. It ends with its context.
 	Start(context.Context, daemon.Spec) (*daemon.Process, error)
 	// Stop ends a process that does not serve, for good.
 	Stop(context.Context, *daemon.Process) error
@@ -311,8 +311,11 @@ func (d *Driver) Run(ctx context.Context) error {
 }
 
 // maxTurn is longer than anything that Run's goroutine may rightly do at a
-// stretch: a start or reload, and another one to go back.
-const maxTurn = 2*reloadTimeout + 3*runTimeout
+// stretch. The longest is a start that fails and another one to go back: each
+// begins within startTimeout and serves within reloadTimeout after that. A reload
+// waits twice for reloadTimeout, and goes back without another one. Beside them
+// the binary is run three times: for its version and its checker.
+const maxTurn = 2*(startTimeout+reloadTimeout) + 3*runTimeout
 
 // Alive tells whether Run's goroutine goes on. It needs Run.
 func (d *Driver) Alive() error {

@@ -225,7 +225,7 @@ func (d *Driver) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p, err := d.runner.Start(ctx, spec)
+	p, err := d.begun(ctx, spec)
 	if err != nil {
 		return &FailedError{What: "cannot start it", Err: err}
 	}
@@ -239,6 +239,18 @@ func (d *Driver) start(ctx context.Context) error {
 	d.poll(ctx)
 	d.logger.Info("started haproxy", "pid", p.PID())
 	return nil
+}
+
+// startTimeout is how long a Runner may take for a start: longer than systemd
+// lets one take (DefaultTimeoutStartSec= in systemd-system.conf(5), 90 s), so that
+// its own words come first.
+const startTimeout = 100 * time.Second
+
+// begun has HAProxy started, in startTimeout.
+func (d *Driver) begun(ctx context.Context, spec daemon.Spec) (*daemon.Process, error) {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	return d.runner.Start(ctx, spec)
 }
 
 // untilServing waits for the first worker of a new process.
