@@ -89,16 +89,20 @@ func (d *Driver) poll(ctx context.Context) {
 	d.cutLog()
 }
 
-// grace is how long HAProxy may be silent before it counts as dead: while
-// someone else reloads it, it answers nobody for a moment.
-const grace = time.Second
+const (
+	// grace is how long HAProxy may be silent before it counts as dead: while
+	// someone else reloads it, its master answers nobody for a moment.
+	grace = time.Second
+	// servingGrace is grace while a worker accepts connections: with some 10,000
+	// servers the master reads its file for seconds.
+	servingGrace = 30 * time.Second
+)
 
 // lookCalmly looks until HAProxy answers, its process ends or grace has passed.
 func (d *Driver) lookCalmly(ctx context.Context) error {
 	tick := time.NewTicker(waitTick)
 	defer tick.Stop()
-	silent := time.After(grace)
-	for {
+	for began := time.Now(); ; {
 		_, err := d.refresh(ctx)
 		if err == nil {
 			err = d.look(ctx)
@@ -106,16 +110,25 @@ func (d *Driver) lookCalmly(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
+		if silent := time.Since(began); silent > servingGrace || silent > grace && !d.accepts(ctx) {
+			return err
+		}
 		select {
 		case <-ctx.Done():
 			return err
 		case <-d.process.Done():
 			return err
-		case <-silent:
-			return err
 		case <-tick.C:
 		}
 	}
+}
+
+// accepts asks the newest worker itself, without the master, whether it accepts
+// connections.
+func (d *Driver) accepts(ctx context.Context) bool {
+	worker := &runtime.Client{Path: d.paths.stats, Timeout: grace}
+	info, err := worker.Self(ctx)
+	return err == nil && !info.Stopping
 }
 
 // look reads the newest worker's servers.

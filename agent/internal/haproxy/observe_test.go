@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/durationpb"
 )
 
@@ -83,11 +84,52 @@ func TestForeignReloadIsNoDeath(t *testing.T) {
 	if result := r.apply(c); result.Reloaded || result.Operations != 0 {
 		t.Errorf("%+v", result)
 	}
+	if told := r.toldDead(); told != "" {
+		t.Errorf("told dead: %s", told)
+	}
+}
+
+// toldDead is with which words HAProxy was told dead; empty: it was not.
+func (r *rig) toldDead() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, e := range r.events {
 		if change, ok := e.(DaemonChanged); ok && change.State == Stopped {
-			t.Errorf("told dead: %s", change.Message)
+			return change.Message
 		}
 	}
+	return ""
+}
+
+// A master with much to read is silent for seconds while its worker serves.
+func TestSilentMasterIsNoDeathWhileAWorkerServes(t *testing.T) {
+	r := newRig(t)
+	r.apply(r.config(newWeb(t, "web1").backend(1)))
+	found := r.processes()
+	send := func(pid int, sig unix.Signal) {
+		if err := unix.Kill(pid, sig); err != nil {
+			t.Error(err)
+		}
+	}
+	master, worker := found.Master.PID, found.Workers[0].PID
+	t.Cleanup(func() { send(worker, unix.SIGCONT); send(master, unix.SIGCONT) })
+	send(master, unix.SIGSTOP)
+	for silent := time.After(pollInterval + answerTimeout + 2*grace); silent != nil; {
+		select {
+		case <-silent:
+			silent = nil
+		case r.driver.kick <- struct{}{}:
+		}
+	}
+	if told := r.toldDead(); told != "" {
+		t.Errorf("told dead: %s", told)
+	}
+	if got := r.get(); got != "web1" {
+		t.Errorf("got %q", got)
+	}
+	send(worker, unix.SIGSTOP)
+	eventually(t, "it is told that nobody answers", func() bool { return r.toldDead() != "" })
+	send(worker, unix.SIGCONT)
+	send(master, unix.SIGCONT)
+	eventually(t, "it runs again", func() bool { return r.driver.Snapshot().State == Running })
 }

@@ -24,7 +24,7 @@ var ErrNoWorker = errors.New("no such worker")
 // Client asks one HAProxy. Its methods may be called from any goroutine; each
 // call is a connection of its own.
 type Client struct {
-	// Path of the master socket.
+	// Path of the master socket; for Self, of a worker's own.
 	Path string
 	// Timeout bounds one call.
 	Timeout time.Duration
@@ -108,6 +108,15 @@ func (c *Client) Reload(ctx context.Context) (string, error) {
 // Info tells about a worker itself.
 func (c *Client) Info(ctx context.Context, pid int) (Info, error) {
 	reply, err := c.show(ctx, worker(pid, "show info"))
+	if err != nil {
+		return Info{}, err
+	}
+	return ParseInfo(strings.NewReader(reply))
+}
+
+// Self is Info of the worker that has the socket.
+func (c *Client) Self(ctx context.Context) (Info, error) {
+	reply, err := c.show(ctx, "show info\n")
 	if err != nil {
 		return Info{}, err
 	}
