@@ -87,17 +87,17 @@ func lastGood(dirs hookDirs) (*haproxyv1.Config, error) {
 	if err != nil {
 		return nil, err
 	}
-	config, err := store.Good()
-	if err != nil || config == nil {
-		return nil, err
+	config, damage := store.Good()
+	if config == nil {
+		return nil, damage
 	}
 	good, err := target.FromConfig(config)
 	if err != nil {
-		return nil, fmt.Errorf("last good configuration: %w", err)
+		return nil, errors.Join(damage, fmt.Errorf("last good configuration: %w", err))
 	}
 	changes, unread := drift.Load(dirs.state, report.New(""))
 	proxyConfig, err := changes.Over(good).HAProxy()
-	return proxyConfig, errors.Join(unread, err)
+	return proxyConfig, errors.Join(damage, unread, err)
 }
 
 func haproxyStarted(ctx context.Context, dirs hookDirs) error {

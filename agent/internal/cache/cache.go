@@ -90,23 +90,27 @@ func (c *Cache) Long() bool { return c.journal.size > maxJournal }
 
 // Good returns the configuration that was last confirmed with the changes of
 // the journal, nil when there is none. The error wraps ErrCorrupt when a file is
-// damaged.
+// damaged. With a journal that is damaged or cannot be read there are both: the
+// configuration has the changes before the damage, which the next Append goes on
+// from, and none behind it.
 func (c *Cache) Good() (*agentv1.NodeConfig, error) {
 	for {
 		config, sum, err := c.read()
 		if err != nil || config == nil {
 			return nil, err
 		}
-		changes, err := c.journal.open(sum)
-		if err != nil {
-			return nil, err
-		}
+		changes, damage := c.journal.open(sum)
 		// Another process reads while the agent promotes: the journal of
 		// another good configuration looks like none.
 		if _, now, err := c.read(); err != nil || now != sum {
 			continue
 		}
-		return replay(config, changes)
+		config, n, gap := replay(config, changes)
+		if err := errors.Join(damage, gap); err != nil {
+			c.journal.cut(changes[:n])
+			return config, err
+		}
+		return config, nil
 	}
 }
 
@@ -136,10 +140,11 @@ func checksum(body []byte) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// replay applies changes to a configuration.
-func replay(config *agentv1.NodeConfig, changes []*agentv1.Update) (*agentv1.NodeConfig, error) {
+// replay applies changes to a configuration. Of those that do not follow each
+// other it applies the n before.
+func replay(config *agentv1.NodeConfig, changes []*agentv1.Update) (after *agentv1.NodeConfig, n int, err error) {
 	if len(changes) == 0 {
-		return config, nil
+		return config, 0, nil
 	}
 	resources := make(map[string]*agentv1.Resource, len(config.GetResources()))
 	for _, r := range config.GetResources() {
@@ -148,7 +153,8 @@ func replay(config *agentv1.NodeConfig, changes []*agentv1.Update) (*agentv1.Nod
 	version := config.GetVersion()
 	for _, change := range changes {
 		if change.GetBaseHash() != version.GetHash() {
-			return nil, fmt.Errorf("journal of the last good configuration is %w: a change of %q follows %q", ErrCorrupt, change.GetBaseHash(), version.GetHash())
+			err = fmt.Errorf("journal of the last good configuration is %w: a change of %q follows %q", ErrCorrupt, change.GetBaseHash(), version.GetHash())
+			break
 		}
 		for _, key := range change.GetRemovals() {
 			delete(resources, key)
@@ -157,10 +163,11 @@ func replay(config *agentv1.NodeConfig, changes []*agentv1.Update) (*agentv1.Nod
 			resources[r.GetKey()] = r
 		}
 		version = change.GetVersion()
+		n++
 	}
-	next := &agentv1.NodeConfig{Version: version}
+	after = &agentv1.NodeConfig{Version: version}
 	for _, key := range slices.Sorted(maps.Keys(resources)) {
-		next.Resources = append(next.Resources, resources[key])
+		after.Resources = append(after.Resources, resources[key])
 	}
-	return next, nil
+	return after, n, err
 }

@@ -42,13 +42,20 @@ type journal struct {
 	file *os.File // nil: none yet, or it is not to be trusted any more
 	size int64    // of what is whole in it
 	torn bool     // something follows that
+	// damaged tells that the file counts as far as prefix alone.
+	damaged bool
+	prefix  []*agentv1.Update
 }
 
 // follow begins anew, after another good configuration.
 func (j *journal) follow(base string) {
 	j.close()
 	j.base, j.size = base, 0
+	j.damaged, j.prefix = false, nil
 }
+
+// cut has the next append leave out all but these changes, and go on from them.
+func (j *journal) cut(prefix []*agentv1.Update) { j.damaged, j.prefix = true, prefix }
 
 func (j *journal) close() {
 	if j.file != nil {
@@ -59,7 +66,7 @@ func (j *journal) close() {
 
 // open reads the changes after a good configuration and goes on behind them. A
 // record that a crash has cut off at the end was never acknowledged and is left
-// out; any other damage is ErrCorrupt.
+// out; any other damage is ErrCorrupt, with the changes before it.
 func (j *journal) open(base string) ([]*agentv1.Update, error) {
 	j.follow(base)
 	changes, _, err := j.read()
@@ -85,7 +92,7 @@ func (j *journal) read() ([]*agentv1.Update, []byte, error) {
 	}
 	changes, whole, err := parse(records)
 	if err != nil {
-		return nil, nil, fmt.Errorf("journal %s is %w: %w", j.path, ErrCorrupt, err)
+		return changes, nil, fmt.Errorf("journal %s is %w: %w", j.path, ErrCorrupt, err)
 	}
 	return changes, records[:whole], nil
 }
@@ -118,7 +125,7 @@ func (j *journal) append(change *agentv1.Update) error {
 // failed fsync nothing less will do: the kernel takes the lost pages for
 // written.
 func (j *journal) rewrite(next []byte) error {
-	_, records, err := j.read()
+	records, err := j.records()
 	if err != nil {
 		return err
 	}
@@ -128,7 +135,25 @@ func (j *journal) rewrite(next []byte) error {
 	}
 	j.file, err = os.OpenFile(j.path, os.O_WRONLY|os.O_APPEND, 0)
 	j.size, j.torn = int64(len(data)), false
+	j.damaged, j.prefix = false, nil
 	return err
+}
+
+// records returns those that count.
+func (j *journal) records() ([]byte, error) {
+	if !j.damaged {
+		_, records, err := j.read()
+		return records, err
+	}
+	var records []byte
+	for _, change := range j.prefix {
+		one, err := record(change)
+		if err != nil {
+			return nil, err
+		}
+		records = append(records, one...)
+	}
+	return records, nil
 }
 
 // write appends to the file.
@@ -171,7 +196,7 @@ func sum(data []byte) uint32 {
 
 // parse returns the changes, and how many bytes of them are whole. Whatever a
 // crash leaves of a record is at the end; one that is wrong with a whole one
-// behind it is an error.
+// behind it is an error, with those before it.
 func parse(data []byte) (changes []*agentv1.Update, whole int, err error) {
 	for {
 		change, size := first(data[whole:])
@@ -183,7 +208,7 @@ func parse(data []byte) (changes []*agentv1.Update, whole int, err error) {
 	}
 	for at := whole + 1; at < len(data); at++ {
 		if change, _ := first(data[at:]); change != nil {
-			return nil, 0, fmt.Errorf("record %d is not what was written", len(changes)+1)
+			return changes, whole, fmt.Errorf("record %d is not what was written", len(changes)+1)
 		}
 	}
 	return changes, whole, nil

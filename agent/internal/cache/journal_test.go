@@ -44,7 +44,7 @@ func after(t *testing.T, n int) *agentv1.NodeConfig {
 	for i := range n {
 		changes = append(changes, step(i+1))
 	}
-	config, err := replay(config, changes)
+	config, _, err := replay(config, changes)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -163,36 +163,71 @@ func TestTornTailIsCut(t *testing.T) {
 	torn("a first page lost", append(append(append([]byte{}, data[:begin]...), make([]byte, 20)...), data[begin+20:]...))
 }
 
-// What was acknowledged and is followed by more is never left out silently.
-func TestDamagedJournalIsReported(t *testing.T) {
-	c := journalled(t, 4)
+// What was acknowledged and is followed by more is never left out silently, and
+// what precedes the damage counts.
+func TestDamagedJournalCountsUpToTheDamage(t *testing.T) {
+	c := journalled(t, 0)
+	var ends []int // of the records
+	for n := 1; n <= 4; n++ {
+		if err := c.Append(step(n)); err != nil {
+			t.Fatal(err)
+		}
+		ends = append(ends, int(c.journal.size))
+	}
 	data, err := os.ReadFile(c.journal.path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	last, err := record(step(4))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for at := range len(data) - len(last) {
-		damaged := append([]byte{}, data...)
-		damaged[at] ^= 0x40
-		if err := os.WriteFile(c.journal.path, damaged, 0o600); err != nil {
+	damaged := func(data []byte, n int) {
+		t.Helper()
+		if err := os.WriteFile(c.journal.path, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if got, err := again(c).Good(); !errors.Is(err, ErrCorrupt) {
-			t.Fatalf("byte %d changed: %v, %v, want ErrCorrupt", at, got, err)
+		next := again(c)
+		got, err := next.Good()
+		if !errors.Is(err, ErrCorrupt) {
+			t.Fatalf("got %v, want ErrCorrupt", err)
 		}
+		if diff := cmp.Diff(after(t, n), got, protocmp.Transform()); diff != "" {
+			t.Fatalf("not what precedes the damage, %d changes (-want +got):\n%s", n, diff)
+		}
+		// The controller sends what is missing anew.
+		if err := next.Append(step(n + 1)); err != nil {
+			t.Fatal(err)
+		}
+		holds(t, c, n+1)
+	}
+	for at := range ends[2] {
+		whole := 0
+		for whole < len(ends) && ends[whole] <= at {
+			whole++
+		}
+		wrong := append([]byte{}, data...)
+		wrong[at] ^= 0x40
+		damaged(wrong, whole)
 	}
 	missing, err := record(step(6))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(c.journal.path, append(data, missing...), 0o600); err != nil {
+	damaged(append(data, missing...), 4)
+}
+
+// A journal that is damaged while it is in use does not lose what it was told to
+// keep for the sake of one change more.
+func TestNothingIsAppendedBehindUnseenDamage(t *testing.T) {
+	c := journalled(t, 3)
+	data, err := os.ReadFile(c.journal.path)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := again(c).Good(); !errors.Is(err, ErrCorrupt) {
-		t.Errorf("a change is missing: %v, %v, want ErrCorrupt", got, err)
+	data[len(data)/2] ^= 0x40
+	if err := os.WriteFile(c.journal.path, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.journal.close() // as after a failed fsync
+	if err := c.Append(step(4)); !errors.Is(err, ErrCorrupt) {
+		t.Errorf("got %v, want ErrCorrupt", err)
 	}
 }
 

@@ -198,13 +198,20 @@ func (n *node) changes(s *settings.Settings) (*drift.Set, error) {
 }
 
 // good reads the last good target. A damaged one is told and left: the daemons
-// go on with what they have, and the controller sends everything anew.
+// go on with what they have, and the controller sends everything anew. Of a
+// damaged journal it has the changes before the damage.
 func (n *node) good(store *cache.Cache) (*target.Target, error) {
-	config, err := store.Good()
-	if err == nil && config == nil {
+	config, damage := store.Good()
+	if config != nil && damage != nil {
+		n.logger.Error("last good configuration used without its newest changes; asking the controller for them", "error", damage)
+		n.report.Note(fmt.Sprintf("last good configuration used without its newest changes: %v", damage))
+		damage = nil
+	}
+	if damage == nil && config == nil {
 		return nil, nil
 	}
 	var good *target.Target
+	err := damage
 	if err == nil {
 		good, err = target.FromConfig(config)
 	}
