@@ -47,22 +47,13 @@ func Run(ctx context.Context, s *settings.Settings, version string, logger hclog
 		return err
 	}
 	n := &node{logger: logger}
-	if n.report, err = report.Open(bootID, filepath.Join(s.StateDir, "events.pb")); err != nil {
-		return err
-	}
+	n.report = report.Open(bootID, filepath.Join(s.StateDir, "events.pb"))
 	n.states = statelog.New(s.Logs.File("keepalived-state.log"), func(text string) { n.report.Problem("state log", text) })
 	store, err := cache.New(s.StateDir)
 	if err != nil {
 		return err
 	}
-	good, err := n.good(store)
-	if err != nil {
-		return err
-	}
-	changes, err := n.changes(s)
-	if err != nil {
-		return err
-	}
+	good, changes := n.good(store), n.changes(s.StateDir)
 	if err := n.drivers(ctx, s, good, changes); err != nil {
 		return err
 	}
@@ -185,43 +176,38 @@ func (n *node) reconciler(store *cache.Cache, good *target.Target, changes *drif
 	})
 }
 
-// changes reads what operators have changed on the node itself. Damaged ones
-// are told and left: nobody knows any more what they were.
-func (n *node) changes(s *settings.Settings) (*drift.Set, error) {
-	changes, err := drift.Load(s.StateDir, n.report)
-	if errors.Is(err, drift.ErrCorrupt) {
+// changes reads what operators have changed on the node itself. Ones that are
+// damaged or cannot be read are told and left: nobody knows any more what they
+// were.
+func (n *node) changes(stateDir string) *drift.Set {
+	changes, err := drift.Load(stateDir, n.report)
+	if err != nil {
 		n.logger.Error("local changes ignored", "error", err)
 		n.report.Note(fmt.Sprintf("%v: what was changed on the node itself is no longer in effect", err))
-		return changes, nil
 	}
-	return changes, err
+	return changes
 }
 
-// good reads the last good target. A damaged one is told and left: the daemons
-// go on with what they have, and the controller sends everything anew. Of a
-// damaged journal it has the changes before the damage.
-func (n *node) good(store *cache.Cache) (*target.Target, error) {
-	config, damage := store.Good()
-	if config != nil && damage != nil {
-		n.logger.Error("last good configuration used without its newest changes; asking the controller for them", "error", damage)
-		n.report.Note(fmt.Sprintf("last good configuration used without its newest changes: %v", damage))
-		damage = nil
-	}
-	if damage == nil && config == nil {
-		return nil, nil
+// good reads the last good target; nil: none. One that is damaged or cannot be
+// read is told and left: the daemons go on with what they have, and the
+// controller sends everything anew. Of a damaged journal it has the changes
+// before the damage.
+func (n *node) good(store *cache.Cache) *target.Target {
+	config, err := store.Good()
+	if config != nil && err != nil {
+		n.logger.Error("last good configuration used without its newest changes; asking the controller for them", "error", err)
+		n.report.Note(fmt.Sprintf("last good configuration used without its newest changes: %v", err))
 	}
 	var good *target.Target
-	err := damage
-	if err == nil {
+	if config != nil {
 		good, err = target.FromConfig(config)
 	}
-	var unknown *target.UnknownError
-	if errors.Is(err, cache.ErrCorrupt) || errors.As(err, &unknown) {
+	if err != nil {
 		n.logger.Error("last good configuration ignored; asking the controller for a new one", "error", err)
 		n.report.Note(fmt.Sprintf("last good configuration ignored: %v", err))
-		return nil, nil
+		return nil
 	}
-	return good, err
+	return good
 }
 
 // lock keeps a second agent away from the state directory.

@@ -37,23 +37,23 @@ const (
 
 // Open returns a report whose events outlive the agent in the file at path.
 // What a former start left in it comes first. A file that is damaged counts as
-// far as it can be read.
-func Open(bootID, path string) (*Report, error) {
+// far as it can be read, and that is told.
+func Open(bootID, path string) *Report {
 	r := New(bootID)
 	r.keeper = &keeper{path: path}
 	file, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return r, nil
+		return r
+	}
+	r.keeper.size = unknownSize
+	if err == nil {
+		defer file.Close()
+		err = r.spool.load(bufio.NewReader(io.LimitReader(file, 2*maxFile)))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("event spool: %w", err)
-	}
-	defer file.Close()
-	r.keeper.size = unknownSize
-	if err := r.spool.load(bufio.NewReader(io.LimitReader(file, 2*maxFile))); err != nil {
 		r.Note(fmt.Sprintf("events of a former start of the agent could not all be read: %s: %v", path, err))
 	}
-	return r, nil
+	return r
 }
 
 // load reads what a former start left behind.

@@ -20,10 +20,7 @@ import (
 // stop does.
 func start(t *testing.T, boot, path string) (r *Report, stop func()) {
 	t.Helper()
-	r, err := Open(boot, path)
-	if err != nil {
-		t.Fatal(err)
-	}
+	r = Open(boot, path)
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- r.Run(ctx) }()
@@ -209,4 +206,21 @@ func TestWordsAreText(t *testing.T) {
 			t.Errorf("%d bytes, %v", len(data), err)
 		}
 	}
+}
+
+// A disk that cannot be read is told, and keeps no event from being told.
+func TestAFileThatCannotBeReadIsTold(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "events.pb")
+	if err := os.Symlink(path, path); err != nil { // whoever opens it gets ELOOP
+		t.Fatal(err)
+	}
+	r, stop := start(t, "a", path)
+	r.Note("something")
+	r.Begin(nil)
+	check(t, "told", told(r), "a 1", "a 2")
+	stop()
+	r, stop = start(t, "b", path)
+	defer stop()
+	r.Begin(nil)
+	check(t, "kept", told(r), "a 1", "a 2")
 }
