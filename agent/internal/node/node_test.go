@@ -1,0 +1,43 @@
+package node
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/tandem-lb/tandem/agent/internal/cache"
+	"github.com/tandem-lb/tandem/agent/internal/report"
+)
+
+// An agent whose files cannot be read runs, without them, and says so: it is
+// needed to get them anew.
+func TestFilesThatCannotBeReadAreTold(t *testing.T) {
+	dir := t.TempDir()
+	for _, name := range []string{"good.pb", "local.pb"} {
+		path := filepath.Join(dir, name)
+		if err := os.Symlink(path, path); err != nil { // whoever opens it gets ELOOP
+			t.Fatal(err)
+		}
+	}
+	store, err := cache.New(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := &node{report: report.New("boot"), logger: hclog.NewNullLogger()}
+	if good := n.good(store); good != nil {
+		t.Errorf("good is %v", good)
+	}
+	if changes := n.changes(dir); changes == nil {
+		t.Error("no set for new changes")
+	}
+	n.report.Begin(nil)
+	events := 0
+	for _, batch := n.report.Next(); batch != nil; _, batch = n.report.Next() {
+		events += len(batch.GetEvents())
+	}
+	if events != 2 {
+		t.Errorf("%d events, want one for each file", events)
+	}
+}
