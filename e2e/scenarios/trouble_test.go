@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -193,6 +194,43 @@ func TestDamagedLastGoodConfigurationIsFetchedAnew(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// Of a damaged journal the changes before the damage are used, that is told, and
+// the controller sends the others anew.
+func TestDamagedJournalIsMadeGood(t *testing.T) {
+	s := newSite(t)
+	ctx := labtest.Deadline(t, time.Minute)
+	n := s.Master()
+	path := filepath.Join(n.StateDir, "journal")
+	s.under(ctx, steady, func() {
+		for weight := 1; weight <= 6; weight++ {
+			s.lbctl(ctx, "backend", "set", "web_servers/web2", "--weight", strconv.Itoa(weight))
+		}
+		if err := n.KillAgent(); err != nil {
+			t.Fatal(err)
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text[len(text)/2] ^= 1
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		since := s.newestEvent(ctx)
+		if err := n.StartAgent(ctx); err != nil {
+			t.Fatal(err)
+		}
+		s.until(10*time.Second, "an event that tells", func(ctx context.Context) error {
+			return s.event(ctx, since, "last good configuration used without its newest changes: ")
+		})
+	})
+	s.healthy(ctx)
+	s.everywhere(ctx, "web_servers/web2", func(w server) bool { return w.Weight == 6 })
+	if err := s.agree(cluster.Master); err != nil {
+		t.Error(err)
 	}
 }
 
