@@ -79,6 +79,8 @@ func newByHandIn(t *testing.T, namespace, text string) *byHand {
 	}
 	cmd := exec.Command("ip", "netns", "exec", namespace, "keepalived", "--dont-fork", "--log-console",
 		"--use-file", h.File, "--pid", dir+"/parent", "--vrrp_pid", dir+"/child", "--checkers_pid", dir+"/checkers")
+	// In the common /tmp one would write over what another one says.
+	cmd.Env = append(os.Environ(), "TMPDIR="+dir)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -125,6 +125,7 @@ func startNode(ctx context.Context, h *lab.Host, keepalivedConf string) (*Node, 
 	n.Keepalived, err = h.Start(ctx, lab.ProcessSpec{
 		Name: "keepalived",
 		Args: []string{"keepalived", "--dont-fork", "--log-console", "--log-detail"},
+		Env:  []string{"TMPDIR=/run"}, // the hosts share /tmp, where it would dump its state
 	})
 	return n, err
 }

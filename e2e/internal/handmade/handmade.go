@@ -103,6 +103,7 @@ func start(ctx context.Context, h *lab.Host, cert []byte) error {
 	_, err = h.Start(ctx, lab.ProcessSpec{
 		Name: "keepalived",
 		Args: []string{"keepalived", "--dont-fork", "--log-console", "--use-file", KeepalivedFile},
+		Env:  []string{"TMPDIR=/run"}, // the hosts share /tmp, where it would dump its state
 	})
 	return err
 }
