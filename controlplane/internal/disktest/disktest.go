@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"unsafe"
@@ -53,8 +54,8 @@ type Judge func(Call) error
 var Skip = errors.New("skip") //nolint:revive,staticcheck // it is a verdict, as fs.SkipDir is
 
 // Run calls f in a goroutine whose calls on files in the directory dir go
-// through judge, and waits for it. Calls by other goroutines do not. f must not
-// end the test. It skips the test where the kernel cannot do that.
+// through judge, and waits for it. Calls by other goroutines do not. judge runs
+// in another goroutine than f: what both use is guarded. f must not end the test. It skips the test where the kernel cannot do that.
 func Run(t testing.TB, dir string, judge Judge, f func()) {
 	t.Helper()
 	dir, err := filepath.EvalSymlinks(dir)
@@ -68,7 +69,9 @@ func Run(t testing.TB, dir string, judge Judge, f func()) {
 	defer over.Close()
 	listener := make(chan int)
 	failed := make(chan error, 1)
+	done := make(chan struct{})
 	go func() {
+		defer close(done)
 		defer end.Close()
 		runtime.LockOSThread() // for ever: the thread ends with the goroutine, and the filter with it
 		fd, err := filter()
@@ -87,25 +90,65 @@ func Run(t testing.TB, dir string, judge Judge, f func()) {
 		if err := answer(fd, int(over.Fd()), dir, judge); err != nil {
 			t.Fatal(err)
 		}
+		<-done
 	}
 }
 
-// watched are the calls that change files.
+// watched are the calls that change files, beside SYS_WRITE.
 var watched = []uint32{
-	unix.SYS_OPENAT, unix.SYS_WRITE, unix.SYS_PWRITE64, unix.SYS_FTRUNCATE,
+	unix.SYS_OPENAT, unix.SYS_PWRITE64, unix.SYS_FTRUNCATE,
 	unix.SYS_FSYNC, unix.SYS_FDATASYNC, unix.SYS_RENAMEAT, unix.SYS_UNLINKAT,
+}
+
+// firstArgument is its offset in struct seccomp_data, of which it is the lower
+// half on machines of this byte order.
+const firstArgument = 16
+
+func load(offset uint32) unix.SockFilter {
+	return unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offset}
+}
+
+// unwatched are descriptors that Go itself writes to while it holds up whoever
+// answers: standard error for the race detector, an eventfd for the poller.
+func unwatched() ([]uint32, error) {
+	descriptors, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return nil, err
+	}
+	free := []uint32{2}
+	for _, d := range descriptors {
+		if target, err := os.Readlink("/proc/self/fd/" + d.Name()); err != nil || target != "anon_inode:[eventfd]" {
+			continue
+		}
+		n, err := strconv.ParseUint(d.Name(), 10, 32)
+		if err != nil {
+			return nil, err
+		}
+		free = append(free, uint32(n))
+	}
+	return free, nil
 }
 
 // filter makes this thread's watched calls wait for an answer on the descriptor
 // that it returns.
 func filter() (int, error) {
-	program := []unix.SockFilter{{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS}} // the call's number
+	free, err := unwatched()
+	if err != nil {
+		return 0, err
+	}
+	program := []unix.SockFilter{load(0)} // the call's number
 	for i, nr := range watched {
-		program = append(program, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: nr, Jt: uint8(len(watched) - i)})
+		program = append(program, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: nr, Jt: uint8(len(watched) - i + len(free) + 1)})
 	}
 	program = append(program,
-		unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
-		unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_USER_NOTIF})
+		unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.SYS_WRITE, Jf: uint8(len(free) + 2)},
+		load(firstArgument))
+	for i, fd := range free {
+		program = append(program, unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: fd, Jt: uint8(len(free) - i)})
+	}
+	program = append(program,
+		unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_USER_NOTIF},
+		unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW})
 	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
 		return 0, fmt.Errorf("no_new_privs: %w", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -18,7 +19,14 @@ const page = 4096
 // Recorder keeps the calls on the files of one directory that was empty, and
 // what the code under test has acknowledged between them.
 type Recorder struct {
+	mu    sync.Mutex
 	steps []step
+}
+
+func (r *Recorder) add(s step) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.steps = append(r.steps, s)
 }
 
 // step is a call, or the news that something was acknowledged.
@@ -30,19 +38,19 @@ type step struct {
 
 // Record is a Judge that lets every call happen.
 func (r *Recorder) Record(c Call) error {
-	r.steps = append(r.steps, step{call: c})
+	r.add(step{call: c})
 	return nil
 }
 
 // Fail is a Judge that makes a call fail. What a failed sync was to write never
 // comes to the disk, though readers see it: Linux then takes it for written.
 func (r *Recorder) Fail(c Call, with unix.Errno) error {
-	r.steps = append(r.steps, step{call: c, failed: true})
+	r.add(step{call: c, failed: true})
 	return with
 }
 
 // Mark says that from here on n is acknowledged; it is called where f runs.
-func (r *Recorder) Mark(n uint64) { r.steps = append(r.steps, step{mark: n}) }
+func (r *Recorder) Mark(n uint64) { r.add(step{mark: n}) }
 
 // PowerLosses plays a loss of power after each step, several times with other
 // luck, and calls check with a directory as it is found then and with the last

@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -79,23 +80,24 @@ func TestPowerLossNeedsEverySync(t *testing.T) {
 	for nth, name := range []string{"data", "meta"} {
 		t.Run(name, func(t *testing.T) {
 			dir, calls, syncs := t.TempDir(), &disktest.Recorder{}, 0
-			begun := false   // the store is made
-			written := false // since the file was last synced
+			var begun atomic.Bool   // the store is made
+			var written atomic.Bool // since the file was last synced
 			commitOn(t, dir, func(c disktest.Call) error {
 				if c.Op == disktest.Write {
-					written = true
+					written.Store(true)
 				}
-				if !begun || c.Op != disktest.Sync || !written {
+				if !begun.Load() || c.Op != disktest.Sync || !written.Load() {
 					return calls.Record(c)
 				}
-				written = false
+				written.Store(false)
 				if syncs++; (syncs-1)%2 != nth {
 					return calls.Record(c)
 				}
 				return disktest.Skip
 			}, 12, func(revision uint64) {
 				calls.Mark(revision)
-				begun, written = true, false
+				begun.Store(true)
+				written.Store(false)
 			})
 			if _, err := calls.PowerLosses(t, rand.New(rand.NewPCG(1, 0)), 6, checkLoss); err == nil {
 				t.Errorf("without the sync of %s nothing is lost", name)
@@ -115,13 +117,11 @@ func TestSettlesAfterAFailedSync(t *testing.T) {
 		for nth := 1; nth <= 2; nth++ {
 			t.Run(fmt.Sprintf("%v/%d", failing, nth), func(t *testing.T) {
 				dir, calls := t.TempDir(), &disktest.Recorder{}
-				fail := 0 // the sync that fails, counted from now
+				var fail atomic.Int64 // the sync that fails, counted from now
 				ctx := context.Background()
 				disktest.Run(t, dir, func(c disktest.Call) error {
-					if c.Op == disktest.Sync && fail > 0 {
-						if fail--; fail == 0 {
-							return calls.Fail(c, failing)
-						}
+					if c.Op == disktest.Sync && fail.Load() > 0 && fail.Add(-1) == 0 {
+						return calls.Fail(c, failing)
 					}
 					return calls.Record(c)
 				}, func() {
@@ -138,7 +138,7 @@ func TestSettlesAfterAFailedSync(t *testing.T) {
 						}
 						calls.Mark(base + 1)
 					}
-					fail = nth
+					fail.Store(int64(nth))
 					if err := commit(3); !errors.Is(err, store.ErrNotWritable) || !errors.Is(err, failing) {
 						t.Errorf("got %v", err)
 					}
