@@ -31,7 +31,7 @@ func (s *site) moves(ctx context.Context, times int, do func()) {
 	s.t.Helper()
 	report := s.during(ctx, newcomers, do)
 	s.t.Logf("%d of %d requests failed in %d moves", report.Failed(), report.Attempts(), times)
-	if moments := report.Moments(); moments < 0 || moments > times || report.Attempts() < 100 {
+	if moments := report.Moments(); moments < 0 || moments > times || report.Attempts() < 50 {
 		s.t.Errorf("%d of %d requests failed in %d moves: %+v", report.Failed(), report.Attempts(), times, report.Failures)
 	}
 }
@@ -129,7 +129,7 @@ func TestBreakGlass(t *testing.T) {
 		before := s.local(ctx, master).GetReloads()
 		s.lbAgent(ctx, master, "backend", "drain", "web_servers/web1", "--reason", "garbage")
 		report := s.under(ctx, newcomers, func() {
-			for range 20 {
+			for end := time.Now().Add(time.Second); time.Now().Before(end); {
 				if n := len(s.local(ctx, master).GetLocalChanges()); n != 1 {
 					t.Fatalf("there are %d local changes, want one", n)
 				}
