@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -71,23 +72,24 @@ func TestDiskThatTakesNothing(t *testing.T) {
 		if err := os.Mkdir(path, 0o700); err != nil {
 			t.Fatal(err)
 		}
-		told := ""
-		l := New(logfile.Options{Path: path, MaxSize: 1 << 20, Keep: 1}, func(text string) { told = text })
+		var told atomic.Pointer[string]
+		l := New(logfile.Options{Path: path, MaxSize: 1 << 20, Keep: 1}, func(text string) { told.Store(&text) })
 		go func() { _ = l.Run(t.Context()) }()
 		for range 3 * maxWaiting {
 			l.Note("x", time.Now())
 		}
 		synctest.Wait()
-		if !strings.Contains(told, path) {
-			t.Errorf("told %q", told)
+		if said := *told.Load(); !strings.Contains(said, path) {
+			t.Errorf("told %q", said)
 		}
 		if err := os.Remove(path); err != nil {
 			t.Fatal(err)
 		}
 		<-time.After(2 * retryEvery) // by the clock of the test
 		synctest.Wait()
-		if n := strings.Count(read(t, path), "\n"); n < maxWaiting || n > 2*maxWaiting+1 || told != "" {
-			t.Errorf("%d lines, told %q", n, told)
+		said := *told.Load()
+		if n := strings.Count(read(t, path), "\n"); n < maxWaiting || n > 2*maxWaiting+1 || said != "" {
+			t.Errorf("%d lines, told %q", n, said)
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -57,10 +58,22 @@ type running struct {
 	path  string
 	store *watched
 	stop  func()
+	mu    sync.Mutex
 	told  []*tandemv1.Revision // that nobody asked for
 }
 
-func (r *running) announced(_ string, revision *tandemv1.Revision) { r.told = append(r.told, revision) }
+func (r *running) announced(_ string, revision *tandemv1.Revision) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.told = append(r.told, revision)
+}
+
+// heard are the revisions that were announced until now.
+func (r *running) heard() []*tandemv1.Revision {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.told)
+}
 
 func start(t *testing.T, path string) *running {
 	t.Helper()

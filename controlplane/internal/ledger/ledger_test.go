@@ -290,8 +290,8 @@ func TestOverrideExpires(t *testing.T) {
 		if err != nil || rev.GetAuthor() != Controller || len(rev.GetChanges()) != 1 {
 			t.Errorf("revision: %v, %v", rev, err)
 		}
-		if len(r.told) != 1 || r.told[0].GetNumber() != set+1 {
-			t.Errorf("told of %v, want revision %d alone", r.told, set+1)
+		if told := r.heard(); len(told) != 1 || told[0].GetNumber() != set+1 {
+			t.Errorf("told of %v, want revision %d alone", told, set+1)
 		}
 		pass(time.Hour)
 		if got := r.head().Overrides(); len(got) != 1 || r.head().Revision() != set+2 {
