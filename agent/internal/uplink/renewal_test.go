@@ -100,15 +100,17 @@ func TestAFailingRenewalIsToldAndTriedAgain(t *testing.T) {
 		}
 		conn.fails = 4
 		ctx, cancel := context.WithCancel(t.Context())
-		var problems []string
-		told := func(text string) { problems = append(problems, text) }
-		r := newRenewer(dir, conn, told, hclog.NewNullLogger())
+		problems := make(chan string, 16)
+		r := newRenewer(dir, conn, func(text string) { problems <- text }, hclog.NewNullLogger())
 		done := make(chan struct{})
 		go func() { defer close(done); r.run(ctx, id) }()
 		<-time.After(31 * time.Minute)
 		synctest.Wait()
-		if len(problems) == 0 || !strings.Contains(problems[0], "the disk is full; it ends at "+id.ExpireTime().UTC().Format("2006-01-02 15:04")) {
-			t.Fatalf("half an hour before its end the problems are %q", problems)
+		if len(problems) == 0 {
+			t.Fatal("nothing is told half an hour before its end")
+		}
+		if told := <-problems; !strings.Contains(told, "the disk is full; it ends at "+id.ExpireTime().UTC().Format("2006-01-02 15:04")) {
+			t.Fatalf("half an hour before its end %q is told", told)
 		}
 		if now, err := os.ReadFile(filepath.Join(dir, "identity.pem")); err != nil || string(now) != string(before) {
 			t.Errorf("a failed renewal touched the identity: %v", err)
@@ -118,7 +120,11 @@ func TestAFailingRenewalIsToldAndTriedAgain(t *testing.T) {
 		if time.Now().After(id.ExpireTime()) {
 			t.Error("four failures let the certificate end")
 		}
-		if last := problems[len(problems)-1]; last != "" {
+		last := "nothing"
+		for len(problems) > 0 {
+			last = <-problems
+		}
+		if last != "" {
 			t.Errorf("the problem is still told: %q", last)
 		}
 		for i := 2; i < len(conn.calls); i++ {

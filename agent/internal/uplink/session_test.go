@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -223,10 +224,10 @@ func TestDeadlineByTheControllersClock(t *testing.T) {
 func TestCommandsAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := newDesk(t, &agentv1.Welcome{})
-		running := 0
+		var running atomic.Int32
 		d.checker.check = func(ctx context.Context) error {
-			running++
-			defer func() { running-- }()
+			running.Add(1)
+			defer running.Add(-1)
 			<-ctx.Done()
 			return ctx.Err()
 		}
@@ -240,8 +241,8 @@ func TestCommandsAreBounded(t *testing.T) {
 			}
 		}
 		synctest.Wait()
-		if running != maxCommands {
-			t.Errorf("%d commands at a time, want %d", running, maxCommands)
+		if n := running.Load(); n != maxCommands {
+			t.Errorf("%d commands at a time, want %d", n, maxCommands)
 		}
 		d.say(&agentv1.SessionResponse{Kind: &agentv1.SessionResponse_Update{Update: &agentv1.Update{Nonce: "n", Version: &agentv1.Version{Hash: "h"}}}})
 		synctest.Wait()
@@ -249,8 +250,8 @@ func TestCommandsAreBounded(t *testing.T) {
 			t.Error("a target waits behind commands")
 		}
 		d.end()
-		if running != 0 {
-			t.Errorf("%d commands outlive their session", running)
+		if n := running.Load(); n != 0 {
+			t.Errorf("%d commands outlive their session", n)
 		}
 	})
 }
