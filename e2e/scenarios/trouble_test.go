@@ -198,7 +198,8 @@ func TestDamagedLastGoodConfigurationIsFetchedAnew(t *testing.T) {
 }
 
 // Of a damaged journal the changes before the damage are used, that is told, and
-// the controller sends the others anew.
+// the controller sends the others anew. What runs already is not moved back
+// meanwhile, however long the controller is away.
 func TestDamagedJournalIsMadeGood(t *testing.T) {
 	s := newSite(t)
 	ctx := labtest.Deadline(t, time.Minute)
@@ -220,9 +221,22 @@ func TestDamagedJournalIsMadeGood(t *testing.T) {
 			t.Fatal(err)
 		}
 		since := s.newestEvent(ctx)
+		if err := s.Controller.Kill(); err != nil {
+			t.Fatal(err)
+		}
 		if err := n.StartAgent(ctx); err != nil {
 			t.Fatal(err)
 		}
+		s.until(10*time.Second, "word that HAProxy is left alone", func(ctx context.Context) error {
+			if text := s.lbAgent(ctx, n, "status"); !strings.Contains(squeezed(text), "HAProxy is left with what it runs") {
+				return fmt.Errorf("lb-agent status says:\n%s", text)
+			}
+			return nil
+		})
+		if now, err := runtime(ctx, n); err != nil || now.Servers["web_servers/web2"].Weight != 6 {
+			t.Errorf("web2 is %+v (%v), want the weight 6 that it had", now.Servers["web_servers/web2"], err)
+		}
+		s.controllerBack(ctx)
 		s.until(10*time.Second, "an event that tells", func(ctx context.Context) error {
 			return s.event(ctx, since, "last good configuration used without its newest changes: ")
 		})

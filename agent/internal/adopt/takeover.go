@@ -225,6 +225,11 @@ type Proxy struct{ *Takeover }
 // Check is the driver's.
 func (p Proxy) Check(ctx context.Context, c *haproxyv1.Config) error { return p.proxy.Check(ctx, c) }
 
+// RunsOther is the driver's.
+func (p Proxy) RunsOther(ctx context.Context, c *haproxyv1.Config) (bool, error) {
+	return p.proxy.RunsOther(ctx, c)
+}
+
 // Apply is the driver's, once it may.
 func (p Proxy) Apply(ctx context.Context, c *haproxyv1.Config) (haproxy.Result, error) {
 	t := p.Takeover
@@ -253,6 +258,9 @@ type VRRP struct{ *Takeover }
 
 // Check is the driver's.
 func (v VRRP) Check(ctx context.Context, c *keepalivedv1.Config) error { return v.vrrp.Check(ctx, c) }
+
+// Drained is the driver's.
+func (v VRRP) Drained() bool { return v.vrrp.Snapshot().Drain != 0 }
 
 // Apply is the driver's, once it may.
 func (v VRRP) Apply(ctx context.Context, c *keepalivedv1.Config) (keepalived.Result, error) {

@@ -261,3 +261,23 @@ func remove(t *testing.T, path string) {
 		t.Fatal(err)
 	}
 }
+
+func TestRunsOther(t *testing.T) {
+	r := newRig(t)
+	web1 := newWeb(t, "web1")
+	c := r.config(web1.backend(1))
+	check := func(what string, c *haproxyv1.Config, want bool) {
+		t.Helper()
+		if other, err := r.driver.RunsOther(t.Context(), c); err != nil || other != want {
+			t.Errorf("%s: %v, %v, want %v", what, other, err, want)
+		}
+	}
+	check("before it runs", c, false)
+	r.apply(c)
+	r.stop()
+	r.startDriver(Options{})
+	check("what a former agent put in effect", c, false)
+	check("another weight", with(c, func(c *haproxyv1.Config) { first(c).Weight = 77 }), true)
+	check("another structure", with(c, func(c *haproxyv1.Config) { c.Backends[0].Retries = 9 }), true)
+	r.runs(c)
+}

@@ -53,11 +53,12 @@ func Run(ctx context.Context, s *settings.Settings, version string, logger hclog
 	if err != nil {
 		return err
 	}
-	good, changes := n.good(store), n.changes(s.StateDir)
+	good, behind := n.good(store)
+	changes := n.changes(s.StateDir)
 	if err := n.drivers(ctx, s, good, changes); err != nil {
 		return err
 	}
-	reconciler := n.reconciler(store, good, changes)
+	reconciler := n.reconciler(reconcile.Options{Store: store, Good: good, Behind: behind, Overlay: changes})
 	n.takeover.Drive(n.proxy, n.vrrp, reconciler.TryAgain)
 	var up *uplink.Uplink
 	here := local.New(local.Options{
@@ -166,14 +167,13 @@ func (n *node) drivers(ctx context.Context, s *settings.Settings, good *target.T
 	return err
 }
 
-// reconciler makes the reconciler.
-func (n *node) reconciler(store *cache.Cache, good *target.Target, changes *drift.Set) *reconcile.Reconciler {
-	return reconcile.New(reconcile.Options{
-		Proxy: adopt.Proxy{Takeover: n.takeover}, VRRP: adopt.VRRP{Takeover: n.takeover}, Store: store, Good: good, Overlay: changes,
-		Logger:  n.logger.Named("reconcile"),
-		Problem: func(text string) { n.report.Problem("target", text) },
-		Unsaved: func(text string) { n.report.Unsaved("disk", text) },
-	})
+// reconciler makes the reconciler, which acts on both drivers.
+func (n *node) reconciler(o reconcile.Options) *reconcile.Reconciler {
+	o.Proxy, o.VRRP = adopt.Proxy{Takeover: n.takeover}, adopt.VRRP{Takeover: n.takeover}
+	o.Logger = n.logger.Named("reconcile")
+	o.Problem = func(text string) { n.report.Problem("target", text) }
+	o.Unsaved = func(text string) { n.report.Unsaved("disk", text) }
+	return reconcile.New(o)
 }
 
 // changes reads what operators have changed on the node itself. Ones that are
@@ -191,23 +191,22 @@ func (n *node) changes(stateDir string) *drift.Set {
 // good reads the last good target; nil: none. One that is damaged or cannot be
 // read is told and left: the daemons go on with what they have, and the
 // controller sends everything anew. Of a damaged journal it has the changes
-// before the damage.
-func (n *node) good(store *cache.Cache) *target.Target {
+// before the damage, and behind tells so.
+func (n *node) good(store *cache.Cache) (good *target.Target, behind bool) {
 	config, err := store.Good()
-	if config != nil && err != nil {
+	if behind = config != nil && err != nil; behind {
 		n.logger.Error("last good configuration used without its newest changes; asking the controller for them", "error", err)
 		n.report.Note(fmt.Sprintf("last good configuration used without its newest changes: %v", err))
 	}
-	var good *target.Target
 	if config != nil {
 		good, err = target.FromConfig(config)
 	}
 	if err != nil {
 		n.logger.Error("last good configuration ignored; asking the controller for a new one", "error", err)
 		n.report.Note(fmt.Sprintf("last good configuration ignored: %v", err))
-		return nil
+		return nil, false
 	}
-	return good
+	return good, behind
 }
 
 // lock keeps a second agent away from the state directory.

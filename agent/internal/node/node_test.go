@@ -26,8 +26,8 @@ func TestFilesThatCannotBeReadAreTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := &node{report: report.New("boot"), logger: hclog.NewNullLogger()}
-	if good := n.good(store); good != nil {
-		t.Errorf("good is %v", good)
+	if good, behind := n.good(store); good != nil || behind {
+		t.Errorf("good is %v, behind: %v", good, behind)
 	}
 	if changes := n.changes(dir); changes == nil {
 		t.Error("no set for new changes")

@@ -12,7 +12,6 @@ import (
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/hashicorp/go-hclog"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/tandem-lb/tandem/agent/internal/crash"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy"
@@ -27,12 +26,16 @@ import (
 type Proxy interface {
 	Apply(ctx context.Context, c *haproxyv1.Config) (haproxy.Result, error)
 	Check(ctx context.Context, c *haproxyv1.Config) error
+	// RunsOther tells whether HAProxy runs, and something else than that.
+	RunsOther(ctx context.Context, c *haproxyv1.Config) (bool, error)
 }
 
 // VRRP is the keepalived driver.
 type VRRP interface {
 	Apply(ctx context.Context, c *keepalivedv1.Config) (keepalived.Result, error)
 	Check(ctx context.Context, c *keepalivedv1.Config) error
+	// Drained tells whether the node is drained now.
+	Drained() bool
 }
 
 // Store keeps targets on disk; see package cache.
@@ -70,7 +73,9 @@ type Options struct {
 	// Overlay; nil: none.
 	Overlay Overlay
 	Good    *target.Target // the last good one from disk; nil: none
-	Logger  hclog.Logger
+	// Behind tells that Good lacks newer changes that were in effect.
+	Behind bool
+	Logger hclog.Logger
 	// Problem tells what keeps the newest target from being in effect, "" when
 	// nothing does. It must not block.
 	Problem func(text string)
@@ -93,7 +98,7 @@ type Reconciler struct {
 	again    chan chan error
 	poke     chan struct{} // depth one
 	outcomes chan Outcome  // depth one, the newest
-	begun    chan struct{} // closed when the good target has been tried
+	begun    chan struct{} // closed when the good target has been tried, or is not to be
 
 	mu      sync.Mutex
 	applied *target.Target // in effect, confirmed
@@ -186,8 +191,8 @@ func (r *Reconciler) Applied() *target.Target {
 // to a newer one.
 func (r *Reconciler) Outcomes() <-chan Outcome { return r.outcomes }
 
-// Begun is closed when the good target from disk has been tried, or there is
-// none.
+// Begun is closed when the good target from disk has been tried, or is not to be:
+// there is none, or what runs is newer.
 func (r *Reconciler) Begun() <-chan struct{} { return r.begun }
 
 // Run applies the good target and then each that is submitted, until ctx ends.
@@ -199,7 +204,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 	var failing job
 	delay := backoff.NewExponentialBackOff()
 	delay.InitialInterval, delay.MaxInterval = minRetry, maxRetry
-	waiting := r.Good != nil
+	waiting := r.Good != nil && !r.leave(ctx)
 	if waiting {
 		replace(r.mailbox, job{target: r.Good, since: time.Now()})
 	} else {
@@ -320,75 +325,6 @@ func (r *Reconciler) put(ctx context.Context, j job) (reloaded bool, err error) 
 	r.settle(r.confirm(j.target, kept))
 	r.Overlay.Settle(j.target)
 	return reloaded, nil
-}
-
-// act gives both daemons their part. proven: it has been in effect before.
-func (r *Reconciler) act(ctx context.Context, proxyConfig *haproxyv1.Config, vrrpConfig *keepalivedv1.Config, proven bool) (reloaded bool, err error) {
-	r.drain(ctx, vrrpConfig.GetGlobal().GetDrain())
-	// keepalived's checker takes 20 ms: ask it only about something new, and
-	// before HAProxy is touched.
-	vrrpChanged := !proto.Equal(vrrpConfig, r.keepalived)
-	if vrrpChanged {
-		if err := r.VRRP.Check(ctx, vrrpConfig); err != nil {
-			return false, err
-		}
-	}
-	result, err := r.Proxy.Apply(ctx, proxyConfig)
-	if err != nil && (r.keepalived != nil || !proven) {
-		return false, err
-	}
-	if err != nil {
-		// A HAProxy that does not start must not keep the VIP from living
-		// anywhere: keepalived goes on with what it had, with the score of a
-		// node that does not serve.
-		_, failed := r.VRRP.Apply(ctx, vrrpConfig)
-		if failed == nil {
-			r.keepalived = vrrpConfig
-		}
-		return false, errors.Join(err, failed)
-	}
-	if vrrpChanged {
-		if _, err := r.VRRP.Apply(ctx, vrrpConfig); err != nil {
-			return false, errors.Join(err, r.putBack(ctx))
-		}
-		r.keepalived = vrrpConfig
-	}
-	return result.Reloaded, nil
-}
-
-// drain has keepalived drain the node, or end that, before anything else of a
-// target: a score waits neither for HAProxy nor for a VIP that may be wrong.
-func (r *Reconciler) drain(ctx context.Context, drain bool) {
-	if r.keepalived == nil || r.keepalived.GetGlobal().GetDrain() == drain {
-		return
-	}
-	next := proto.CloneOf(r.keepalived)
-	if next.Global == nil {
-		next.Global = &keepalivedv1.Global{}
-	}
-	next.Global.Drain = drain
-	if _, err := r.VRRP.Apply(ctx, next); err != nil {
-		r.Logger.Error("the drain of this node is not in effect", "drain", drain, "error", err)
-		return
-	}
-	r.keepalived = next
-}
-
-// putBack gives HAProxy the configuration that is in effect again, after
-// keepalived would not take its part of a new one.
-func (r *Reconciler) putBack(ctx context.Context) error {
-	applied := r.Applied()
-	if applied == nil {
-		return nil
-	}
-	config, err := r.Overlay.Over(applied).HAProxy()
-	if err != nil {
-		return err
-	}
-	if _, err := r.Proxy.Apply(ctx, config); err != nil {
-		return fmt.Errorf("and HAProxy would not go back: %w", err)
-	}
-	return nil
 }
 
 // Check asks both daemons' checkers about a target and changes nothing.

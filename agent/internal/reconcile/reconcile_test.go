@@ -31,6 +31,11 @@ type recorder struct {
 	fail map[string]error
 	// again gives it the error a second time.
 	again map[string]error
+	// other is what RunsOther says, drained what Drained does.
+	other   bool
+	unasked error // of RunsOther
+	drained bool
+	problem string
 	// begun is closed by the first step, which then waits for proceed.
 	begun, proceed chan struct{}
 }
@@ -82,6 +87,10 @@ func (p proxy) Apply(_ context.Context, c *haproxyv1.Config) (haproxy.Result, er
 }
 func (p proxy) Check(context.Context, *haproxyv1.Config) error { return p.step("haproxy -c") }
 
+func (p proxy) RunsOther(context.Context, *haproxyv1.Config) (bool, error) {
+	return p.other, p.unasked
+}
+
 type vrrp struct{ *recorder }
 
 func (v vrrp) Apply(_ context.Context, c *keepalivedv1.Config) (keepalived.Result, error) {
@@ -92,6 +101,7 @@ func (v vrrp) Apply(_ context.Context, c *keepalivedv1.Config) (keepalived.Resul
 	return keepalived.Result{}, v.step(step)
 }
 func (v vrrp) Check(context.Context, *keepalivedv1.Config) error { return v.step("keepalived -t") }
+func (v vrrp) Drained() bool                                     { return v.drained }
 
 type store struct{ *recorder }
 
@@ -134,9 +144,15 @@ func start(t *testing.T, r *recorder, good *target.Target) *Reconciler {
 // startOver is start with an overlay.
 func startOver(t *testing.T, r *recorder, good *target.Target, o Overlay) *Reconciler {
 	t.Helper()
+	return startWith(t, r, Options{Good: good, Overlay: o})
+}
+
+// startWith is start with other options.
+func startWith(t *testing.T, r *recorder, o Options) *Reconciler {
+	t.Helper()
 	reconciler := New(Options{
-		Proxy: proxy{r}, VRRP: vrrp{r}, Store: store{r}, Good: good, Overlay: o,
-		Logger: hclog.NewNullLogger(), Problem: func(string) {},
+		Proxy: proxy{r}, VRRP: vrrp{r}, Store: store{r}, Good: o.Good, Behind: o.Behind, Overlay: o.Overlay,
+		Logger: hclog.NewNullLogger(), Problem: func(text string) { r.mu.Lock(); defer r.mu.Unlock(); r.problem = text },
 		Unsaved: func(text string) { r.mu.Lock(); defer r.mu.Unlock(); r.unsaved = text },
 	})
 	ctx, cancel := context.WithCancel(context.Background())
