@@ -45,7 +45,7 @@ func writeStatus(out io.Writer, s *localv1.GetStatusResponse, now time.Time) err
 		fmt.Fprintln(w, strings.Join(cells, "\t"))
 	}
 	row("Node", s.GetNode())
-	row("Agent", s.GetAgentVersion())
+	row("Agent", s.GetAgentVersion()+taken(s.GetProcess()))
 	row("Controller", controller(s.GetSession(), now))
 	row("Revision", revision(s.GetApplied()))
 	row("HAProxy", daemon(s.GetHaproxy(), now)+fmt.Sprintf(", %d reloads", s.GetReloads()))
@@ -81,6 +81,15 @@ func writeStatus(out io.Writer, s *localv1.GetStatusResponse, now time.Time) err
 		fmt.Fprintf(out, "\nproblem: %s\n", clean(problem))
 	}
 	return nil
+}
+
+// taken is what the agent takes of its machine; an agent of an older version
+// does not tell.
+func taken(p *localv1.Process) string {
+	if p == nil {
+		return ""
+	}
+	return fmt.Sprintf(", %d MiB of memory, %d open files", p.GetResidentBytes()>>20, p.GetOpenFiles())
 }
 
 func controller(s *localv1.Session, now time.Time) string {

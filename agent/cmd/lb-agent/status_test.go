@@ -51,6 +51,7 @@ func TestWriteStatus(t *testing.T) {
 		},
 		Problems: []string{"interface eth9 of network front does not exist"},
 		Reloads:  3,
+		Process:  &localv1.Process{ResidentBytes: 21<<20 + 1, OpenFiles: 34, Goroutines: 40},
 	}
 	var out bytes.Buffer
 	if err := writeStatus(&out, s, now); err != nil {

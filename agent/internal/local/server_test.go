@@ -335,6 +335,9 @@ func TestStatus(t *testing.T) {
 	if s.GetNode() != "lb-master" || s.GetApplied().GetRuntime() != 7 || s.GetSession().GetProblem() != "cannot be reached" {
 		t.Errorf("the status is %v", s)
 	}
+	if p := s.GetProcess(); p.GetOpenFiles() == 0 || p.GetGoroutines() == 0 || p.GetResidentBytes() == 0 {
+		t.Errorf("the process is %v", p)
+	}
 }
 
 // HAProxy refuses everything: the VIPs leave all the same.

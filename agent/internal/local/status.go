@@ -25,6 +25,7 @@ func (s *Server) GetStatus(context.Context, *localv1.GetStatusRequest) (*localv1
 		LocalChanges: s.Changes.All(),
 		Problems:     state.GetProblems().GetProblems(),
 		Reloads:      state.GetReloads(),
+		Process:      process(),
 	}
 	if applied := s.Reconciler.Applied(); applied != nil {
 		response.Applied = applied.Version()

@@ -145,7 +145,7 @@ func TestUnknownMethodsAreRefused(t *testing.T) {
 func TestRESTNeedsAToken(t *testing.T) {
 	c := start(t)
 	variable := regexp.MustCompile(`\{[^}=]*=?([^}]*)\}`)
-	routes := map[string]string{"/openapi.json": http.MethodGet, "/nope": http.MethodGet, "/v1/clusters/default/events:watch": http.MethodGet}
+	routes := map[string]string{"/openapi.json": http.MethodGet, "/metrics": http.MethodGet, "/nope": http.MethodGet, "/v1/clusters/default/events:watch": http.MethodGet}
 	for _, method := range methods(t) {
 		rule, _ := proto.GetExtension(method.Options(), annotations.E_Http).(*annotations.HttpRule)
 		for verb, path := range map[string]string{

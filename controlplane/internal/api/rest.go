@@ -44,6 +44,7 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 		w.Header().Set("Content-Type", "application/json")
 		_, _ = w.Write(openapi.Swagger)
 	})
+	known.Handle("GET /metrics", metrics())
 	streams := &sse{
 		events: tandemv1.NewEventServiceClient(conn), fleet: tandemv1.NewFleetServiceClient(conn),
 		codec: s.codec, fail: s.writeError,

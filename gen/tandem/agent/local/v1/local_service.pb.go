@@ -87,7 +87,9 @@ type GetStatusResponse struct {
 	// problems that keep the node from being well, each with a cure.
 	Problems []string `protobuf:"bytes,11,rep,name=problems,proto3" json:"problems,omitempty"`
 	// reloads of HAProxy by the agent.
-	Reloads       uint64 `protobuf:"varint,12,opt,name=reloads,proto3" json:"reloads,omitempty"`
+	Reloads uint64 `protobuf:"varint,12,opt,name=reloads,proto3" json:"reloads,omitempty"`
+	// process is the running agent itself.
+	Process       *Process `protobuf:"bytes,13,opt,name=process,proto3" json:"process,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -206,6 +208,95 @@ func (x *GetStatusResponse) GetReloads() uint64 {
 	return 0
 }
 
+func (x *GetStatusResponse) GetProcess() *Process {
+	if x != nil {
+		return x.Process
+	}
+	return nil
+}
+
+// Process is what the agent takes of its machine.
+type Process struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// resident_bytes is its memory.
+	ResidentBytes uint64 `protobuf:"varint,1,opt,name=resident_bytes,json=residentBytes,proto3" json:"resident_bytes,omitempty"`
+	// live_heap_bytes is what the last garbage collection found in use.
+	LiveHeapBytes uint64 `protobuf:"varint,2,opt,name=live_heap_bytes,json=liveHeapBytes,proto3" json:"live_heap_bytes,omitempty"`
+	// collections of garbage since its start.
+	Collections uint64 `protobuf:"varint,3,opt,name=collections,proto3" json:"collections,omitempty"`
+	// goroutines that it has.
+	Goroutines uint64 `protobuf:"varint,4,opt,name=goroutines,proto3" json:"goroutines,omitempty"`
+	// open_files are its file descriptors.
+	OpenFiles     uint64 `protobuf:"varint,5,opt,name=open_files,json=openFiles,proto3" json:"open_files,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Process) Reset() {
+	*x = Process{}
+	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Process) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Process) ProtoMessage() {}
+
+func (x *Process) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Process.ProtoReflect.Descriptor instead.
+func (*Process) Descriptor() ([]byte, []int) {
+	return file_tandem_agent_local_v1_local_service_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Process) GetResidentBytes() uint64 {
+	if x != nil {
+		return x.ResidentBytes
+	}
+	return 0
+}
+
+func (x *Process) GetLiveHeapBytes() uint64 {
+	if x != nil {
+		return x.LiveHeapBytes
+	}
+	return 0
+}
+
+func (x *Process) GetCollections() uint64 {
+	if x != nil {
+		return x.Collections
+	}
+	return 0
+}
+
+func (x *Process) GetGoroutines() uint64 {
+	if x != nil {
+		return x.Goroutines
+	}
+	return 0
+}
+
+func (x *Process) GetOpenFiles() uint64 {
+	if x != nil {
+		return x.OpenFiles
+	}
+	return 0
+}
+
 // Session is the agent's connection to its controller.
 type Session struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -223,7 +314,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[2]
+	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -235,7 +326,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[2]
+	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -248,7 +339,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_local_v1_local_service_proto_rawDescGZIP(), []int{2}
+	return file_tandem_agent_local_v1_local_service_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Session) GetConnected() bool {
@@ -294,7 +385,7 @@ type Score struct {
 
 func (x *Score) Reset() {
 	*x = Score{}
-	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[3]
+	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -306,7 +397,7 @@ func (x *Score) String() string {
 func (*Score) ProtoMessage() {}
 
 func (x *Score) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[3]
+	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -319,7 +410,7 @@ func (x *Score) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Score.ProtoReflect.Descriptor instead.
 func (*Score) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_local_v1_local_service_proto_rawDescGZIP(), []int{3}
+	return file_tandem_agent_local_v1_local_service_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Score) GetTotal() int32 {
@@ -368,7 +459,7 @@ type VipStatus struct {
 
 func (x *VipStatus) Reset() {
 	*x = VipStatus{}
-	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[4]
+	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -380,7 +471,7 @@ func (x *VipStatus) String() string {
 func (*VipStatus) ProtoMessage() {}
 
 func (x *VipStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[4]
+	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -393,7 +484,7 @@ func (x *VipStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VipStatus.ProtoReflect.Descriptor instead.
 func (*VipStatus) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_local_v1_local_service_proto_rawDescGZIP(), []int{4}
+	return file_tandem_agent_local_v1_local_service_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *VipStatus) GetVip() string {
@@ -466,7 +557,7 @@ type SetDrainRequest struct {
 
 func (x *SetDrainRequest) Reset() {
 	*x = SetDrainRequest{}
-	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[5]
+	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -478,7 +569,7 @@ func (x *SetDrainRequest) String() string {
 func (*SetDrainRequest) ProtoMessage() {}
 
 func (x *SetDrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[5]
+	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -491,7 +582,7 @@ func (x *SetDrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetDrainRequest.ProtoReflect.Descriptor instead.
 func (*SetDrainRequest) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_local_v1_local_service_proto_rawDescGZIP(), []int{5}
+	return file_tandem_agent_local_v1_local_service_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SetDrainRequest) GetDrain() bool {
@@ -524,7 +615,7 @@ type SetDrainResponse struct {
 
 func (x *SetDrainResponse) Reset() {
 	*x = SetDrainResponse{}
-	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[6]
+	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -536,7 +627,7 @@ func (x *SetDrainResponse) String() string {
 func (*SetDrainResponse) ProtoMessage() {}
 
 func (x *SetDrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[6]
+	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -549,7 +640,7 @@ func (x *SetDrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetDrainResponse.ProtoReflect.Descriptor instead.
 func (*SetDrainResponse) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_local_v1_local_service_proto_rawDescGZIP(), []int{6}
+	return file_tandem_agent_local_v1_local_service_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SetDrainResponse) GetChange() *v1.LocalChange {
@@ -593,7 +684,7 @@ type SetBackendRequest struct {
 
 func (x *SetBackendRequest) Reset() {
 	*x = SetBackendRequest{}
-	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[7]
+	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -605,7 +696,7 @@ func (x *SetBackendRequest) String() string {
 func (*SetBackendRequest) ProtoMessage() {}
 
 func (x *SetBackendRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[7]
+	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -618,7 +709,7 @@ func (x *SetBackendRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetBackendRequest.ProtoReflect.Descriptor instead.
 func (*SetBackendRequest) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_local_v1_local_service_proto_rawDescGZIP(), []int{7}
+	return file_tandem_agent_local_v1_local_service_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SetBackendRequest) GetPool() string {
@@ -669,7 +760,7 @@ type SetBackendResponse struct {
 
 func (x *SetBackendResponse) Reset() {
 	*x = SetBackendResponse{}
-	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[8]
+	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -681,7 +772,7 @@ func (x *SetBackendResponse) String() string {
 func (*SetBackendResponse) ProtoMessage() {}
 
 func (x *SetBackendResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[8]
+	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -694,7 +785,7 @@ func (x *SetBackendResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetBackendResponse.ProtoReflect.Descriptor instead.
 func (*SetBackendResponse) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_local_v1_local_service_proto_rawDescGZIP(), []int{8}
+	return file_tandem_agent_local_v1_local_service_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SetBackendResponse) GetChange() *v1.LocalChange {
@@ -727,7 +818,7 @@ type FailoverRequest struct {
 
 func (x *FailoverRequest) Reset() {
 	*x = FailoverRequest{}
-	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[9]
+	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -739,7 +830,7 @@ func (x *FailoverRequest) String() string {
 func (*FailoverRequest) ProtoMessage() {}
 
 func (x *FailoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[9]
+	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -752,7 +843,7 @@ func (x *FailoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailoverRequest.ProtoReflect.Descriptor instead.
 func (*FailoverRequest) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_local_v1_local_service_proto_rawDescGZIP(), []int{9}
+	return file_tandem_agent_local_v1_local_service_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *FailoverRequest) GetVips() []string {
@@ -789,7 +880,7 @@ type FailoverResponse struct {
 
 func (x *FailoverResponse) Reset() {
 	*x = FailoverResponse{}
-	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[10]
+	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -801,7 +892,7 @@ func (x *FailoverResponse) String() string {
 func (*FailoverResponse) ProtoMessage() {}
 
 func (x *FailoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[10]
+	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -814,7 +905,7 @@ func (x *FailoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailoverResponse.ProtoReflect.Descriptor instead.
 func (*FailoverResponse) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_local_v1_local_service_proto_rawDescGZIP(), []int{10}
+	return file_tandem_agent_local_v1_local_service_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *FailoverResponse) GetVips() []string {
@@ -844,7 +935,7 @@ type DiscardRequest struct {
 
 func (x *DiscardRequest) Reset() {
 	*x = DiscardRequest{}
-	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[11]
+	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -856,7 +947,7 @@ func (x *DiscardRequest) String() string {
 func (*DiscardRequest) ProtoMessage() {}
 
 func (x *DiscardRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[11]
+	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -869,7 +960,7 @@ func (x *DiscardRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardRequest.ProtoReflect.Descriptor instead.
 func (*DiscardRequest) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_local_v1_local_service_proto_rawDescGZIP(), []int{11}
+	return file_tandem_agent_local_v1_local_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DiscardRequest) GetDrain() bool {
@@ -899,7 +990,7 @@ type DiscardResponse struct {
 
 func (x *DiscardResponse) Reset() {
 	*x = DiscardResponse{}
-	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[12]
+	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -911,7 +1002,7 @@ func (x *DiscardResponse) String() string {
 func (*DiscardResponse) ProtoMessage() {}
 
 func (x *DiscardResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[12]
+	mi := &file_tandem_agent_local_v1_local_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -924,7 +1015,7 @@ func (x *DiscardResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardResponse.ProtoReflect.Descriptor instead.
 func (*DiscardResponse) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_local_v1_local_service_proto_rawDescGZIP(), []int{12}
+	return file_tandem_agent_local_v1_local_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DiscardResponse) GetChanges() []*v1.LocalChange {
@@ -946,7 +1037,7 @@ var File_tandem_agent_local_v1_local_service_proto protoreflect.FileDescriptor
 const file_tandem_agent_local_v1_local_service_proto_rawDesc = "" +
 	"\n" +
 	")tandem/agent/local/v1/local_service.proto\x12\x15tandem.agent.local.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!tandem/agent/v1/node_config.proto\x1a!tandem/agent/v1/observation.proto\"\x12\n" +
-	"\x10GetStatusRequest\"\xe0\x04\n" +
+	"\x10GetStatusRequest\"\x9a\x05\n" +
 	"\x11GetStatusResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12#\n" +
 	"\ragent_version\x18\x02 \x01(\tR\fagentVersion\x128\n" +
@@ -962,7 +1053,17 @@ const file_tandem_agent_local_v1_local_service_proto_rawDesc = "" +
 	"\rlocal_changes\x18\n" +
 	" \x03(\v2\x1c.tandem.agent.v1.LocalChangeR\flocalChanges\x12\x1a\n" +
 	"\bproblems\x18\v \x03(\tR\bproblems\x12\x18\n" +
-	"\areloads\x18\f \x01(\x04R\areloads\"\x93\x01\n" +
+	"\areloads\x18\f \x01(\x04R\areloads\x128\n" +
+	"\aprocess\x18\r \x01(\v2\x1e.tandem.agent.local.v1.ProcessR\aprocess\"\xb9\x01\n" +
+	"\aProcess\x12%\n" +
+	"\x0eresident_bytes\x18\x01 \x01(\x04R\rresidentBytes\x12&\n" +
+	"\x0flive_heap_bytes\x18\x02 \x01(\x04R\rliveHeapBytes\x12 \n" +
+	"\vcollections\x18\x03 \x01(\x04R\vcollections\x12\x1e\n" +
+	"\n" +
+	"goroutines\x18\x04 \x01(\x04R\n" +
+	"goroutines\x12\x1d\n" +
+	"\n" +
+	"open_files\x18\x05 \x01(\x04R\topenFiles\"\x93\x01\n" +
 	"\aSession\x12\x1c\n" +
 	"\tconnected\x18\x01 \x01(\bR\tconnected\x12\x1e\n" +
 	"\n" +
@@ -1034,63 +1135,65 @@ func file_tandem_agent_local_v1_local_service_proto_rawDescGZIP() []byte {
 	return file_tandem_agent_local_v1_local_service_proto_rawDescData
 }
 
-var file_tandem_agent_local_v1_local_service_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_tandem_agent_local_v1_local_service_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_tandem_agent_local_v1_local_service_proto_goTypes = []any{
 	(*GetStatusRequest)(nil),      // 0: tandem.agent.local.v1.GetStatusRequest
 	(*GetStatusResponse)(nil),     // 1: tandem.agent.local.v1.GetStatusResponse
-	(*Session)(nil),               // 2: tandem.agent.local.v1.Session
-	(*Score)(nil),                 // 3: tandem.agent.local.v1.Score
-	(*VipStatus)(nil),             // 4: tandem.agent.local.v1.VipStatus
-	(*SetDrainRequest)(nil),       // 5: tandem.agent.local.v1.SetDrainRequest
-	(*SetDrainResponse)(nil),      // 6: tandem.agent.local.v1.SetDrainResponse
-	(*SetBackendRequest)(nil),     // 7: tandem.agent.local.v1.SetBackendRequest
-	(*SetBackendResponse)(nil),    // 8: tandem.agent.local.v1.SetBackendResponse
-	(*FailoverRequest)(nil),       // 9: tandem.agent.local.v1.FailoverRequest
-	(*FailoverResponse)(nil),      // 10: tandem.agent.local.v1.FailoverResponse
-	(*DiscardRequest)(nil),        // 11: tandem.agent.local.v1.DiscardRequest
-	(*DiscardResponse)(nil),       // 12: tandem.agent.local.v1.DiscardResponse
-	(*v1.Version)(nil),            // 13: tandem.agent.v1.Version
-	(*v1.DaemonObservation)(nil),  // 14: tandem.agent.v1.DaemonObservation
-	(*v1.BackendObservation)(nil), // 15: tandem.agent.v1.BackendObservation
-	(*v1.LocalChange)(nil),        // 16: tandem.agent.v1.LocalChange
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
-	(v1.VrrpState)(0),             // 18: tandem.agent.v1.VrrpState
-	(v1.AdminState)(0),            // 19: tandem.agent.v1.AdminState
-	(*durationpb.Duration)(nil),   // 20: google.protobuf.Duration
+	(*Process)(nil),               // 2: tandem.agent.local.v1.Process
+	(*Session)(nil),               // 3: tandem.agent.local.v1.Session
+	(*Score)(nil),                 // 4: tandem.agent.local.v1.Score
+	(*VipStatus)(nil),             // 5: tandem.agent.local.v1.VipStatus
+	(*SetDrainRequest)(nil),       // 6: tandem.agent.local.v1.SetDrainRequest
+	(*SetDrainResponse)(nil),      // 7: tandem.agent.local.v1.SetDrainResponse
+	(*SetBackendRequest)(nil),     // 8: tandem.agent.local.v1.SetBackendRequest
+	(*SetBackendResponse)(nil),    // 9: tandem.agent.local.v1.SetBackendResponse
+	(*FailoverRequest)(nil),       // 10: tandem.agent.local.v1.FailoverRequest
+	(*FailoverResponse)(nil),      // 11: tandem.agent.local.v1.FailoverResponse
+	(*DiscardRequest)(nil),        // 12: tandem.agent.local.v1.DiscardRequest
+	(*DiscardResponse)(nil),       // 13: tandem.agent.local.v1.DiscardResponse
+	(*v1.Version)(nil),            // 14: tandem.agent.v1.Version
+	(*v1.DaemonObservation)(nil),  // 15: tandem.agent.v1.DaemonObservation
+	(*v1.BackendObservation)(nil), // 16: tandem.agent.v1.BackendObservation
+	(*v1.LocalChange)(nil),        // 17: tandem.agent.v1.LocalChange
+	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
+	(v1.VrrpState)(0),             // 19: tandem.agent.v1.VrrpState
+	(v1.AdminState)(0),            // 20: tandem.agent.v1.AdminState
+	(*durationpb.Duration)(nil),   // 21: google.protobuf.Duration
 }
 var file_tandem_agent_local_v1_local_service_proto_depIdxs = []int32{
-	2,  // 0: tandem.agent.local.v1.GetStatusResponse.session:type_name -> tandem.agent.local.v1.Session
-	13, // 1: tandem.agent.local.v1.GetStatusResponse.applied:type_name -> tandem.agent.v1.Version
-	14, // 2: tandem.agent.local.v1.GetStatusResponse.haproxy:type_name -> tandem.agent.v1.DaemonObservation
-	14, // 3: tandem.agent.local.v1.GetStatusResponse.keepalived:type_name -> tandem.agent.v1.DaemonObservation
-	3,  // 4: tandem.agent.local.v1.GetStatusResponse.score:type_name -> tandem.agent.local.v1.Score
-	4,  // 5: tandem.agent.local.v1.GetStatusResponse.vips:type_name -> tandem.agent.local.v1.VipStatus
-	15, // 6: tandem.agent.local.v1.GetStatusResponse.backends:type_name -> tandem.agent.v1.BackendObservation
-	16, // 7: tandem.agent.local.v1.GetStatusResponse.local_changes:type_name -> tandem.agent.v1.LocalChange
-	17, // 8: tandem.agent.local.v1.Session.since:type_name -> google.protobuf.Timestamp
-	18, // 9: tandem.agent.local.v1.VipStatus.state:type_name -> tandem.agent.v1.VrrpState
-	17, // 10: tandem.agent.local.v1.VipStatus.failover_end:type_name -> google.protobuf.Timestamp
-	16, // 11: tandem.agent.local.v1.SetDrainResponse.change:type_name -> tandem.agent.v1.LocalChange
-	19, // 12: tandem.agent.local.v1.SetBackendRequest.state:type_name -> tandem.agent.v1.AdminState
-	16, // 13: tandem.agent.local.v1.SetBackendResponse.change:type_name -> tandem.agent.v1.LocalChange
-	20, // 14: tandem.agent.local.v1.FailoverRequest.lease:type_name -> google.protobuf.Duration
-	20, // 15: tandem.agent.local.v1.FailoverResponse.lease:type_name -> google.protobuf.Duration
-	16, // 16: tandem.agent.local.v1.DiscardResponse.changes:type_name -> tandem.agent.v1.LocalChange
-	0,  // 17: tandem.agent.local.v1.LocalService.GetStatus:input_type -> tandem.agent.local.v1.GetStatusRequest
-	5,  // 18: tandem.agent.local.v1.LocalService.SetDrain:input_type -> tandem.agent.local.v1.SetDrainRequest
-	7,  // 19: tandem.agent.local.v1.LocalService.SetBackend:input_type -> tandem.agent.local.v1.SetBackendRequest
-	9,  // 20: tandem.agent.local.v1.LocalService.Failover:input_type -> tandem.agent.local.v1.FailoverRequest
-	11, // 21: tandem.agent.local.v1.LocalService.Discard:input_type -> tandem.agent.local.v1.DiscardRequest
-	1,  // 22: tandem.agent.local.v1.LocalService.GetStatus:output_type -> tandem.agent.local.v1.GetStatusResponse
-	6,  // 23: tandem.agent.local.v1.LocalService.SetDrain:output_type -> tandem.agent.local.v1.SetDrainResponse
-	8,  // 24: tandem.agent.local.v1.LocalService.SetBackend:output_type -> tandem.agent.local.v1.SetBackendResponse
-	10, // 25: tandem.agent.local.v1.LocalService.Failover:output_type -> tandem.agent.local.v1.FailoverResponse
-	12, // 26: tandem.agent.local.v1.LocalService.Discard:output_type -> tandem.agent.local.v1.DiscardResponse
-	22, // [22:27] is the sub-list for method output_type
-	17, // [17:22] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	3,  // 0: tandem.agent.local.v1.GetStatusResponse.session:type_name -> tandem.agent.local.v1.Session
+	14, // 1: tandem.agent.local.v1.GetStatusResponse.applied:type_name -> tandem.agent.v1.Version
+	15, // 2: tandem.agent.local.v1.GetStatusResponse.haproxy:type_name -> tandem.agent.v1.DaemonObservation
+	15, // 3: tandem.agent.local.v1.GetStatusResponse.keepalived:type_name -> tandem.agent.v1.DaemonObservation
+	4,  // 4: tandem.agent.local.v1.GetStatusResponse.score:type_name -> tandem.agent.local.v1.Score
+	5,  // 5: tandem.agent.local.v1.GetStatusResponse.vips:type_name -> tandem.agent.local.v1.VipStatus
+	16, // 6: tandem.agent.local.v1.GetStatusResponse.backends:type_name -> tandem.agent.v1.BackendObservation
+	17, // 7: tandem.agent.local.v1.GetStatusResponse.local_changes:type_name -> tandem.agent.v1.LocalChange
+	2,  // 8: tandem.agent.local.v1.GetStatusResponse.process:type_name -> tandem.agent.local.v1.Process
+	18, // 9: tandem.agent.local.v1.Session.since:type_name -> google.protobuf.Timestamp
+	19, // 10: tandem.agent.local.v1.VipStatus.state:type_name -> tandem.agent.v1.VrrpState
+	18, // 11: tandem.agent.local.v1.VipStatus.failover_end:type_name -> google.protobuf.Timestamp
+	17, // 12: tandem.agent.local.v1.SetDrainResponse.change:type_name -> tandem.agent.v1.LocalChange
+	20, // 13: tandem.agent.local.v1.SetBackendRequest.state:type_name -> tandem.agent.v1.AdminState
+	17, // 14: tandem.agent.local.v1.SetBackendResponse.change:type_name -> tandem.agent.v1.LocalChange
+	21, // 15: tandem.agent.local.v1.FailoverRequest.lease:type_name -> google.protobuf.Duration
+	21, // 16: tandem.agent.local.v1.FailoverResponse.lease:type_name -> google.protobuf.Duration
+	17, // 17: tandem.agent.local.v1.DiscardResponse.changes:type_name -> tandem.agent.v1.LocalChange
+	0,  // 18: tandem.agent.local.v1.LocalService.GetStatus:input_type -> tandem.agent.local.v1.GetStatusRequest
+	6,  // 19: tandem.agent.local.v1.LocalService.SetDrain:input_type -> tandem.agent.local.v1.SetDrainRequest
+	8,  // 20: tandem.agent.local.v1.LocalService.SetBackend:input_type -> tandem.agent.local.v1.SetBackendRequest
+	10, // 21: tandem.agent.local.v1.LocalService.Failover:input_type -> tandem.agent.local.v1.FailoverRequest
+	12, // 22: tandem.agent.local.v1.LocalService.Discard:input_type -> tandem.agent.local.v1.DiscardRequest
+	1,  // 23: tandem.agent.local.v1.LocalService.GetStatus:output_type -> tandem.agent.local.v1.GetStatusResponse
+	7,  // 24: tandem.agent.local.v1.LocalService.SetDrain:output_type -> tandem.agent.local.v1.SetDrainResponse
+	9,  // 25: tandem.agent.local.v1.LocalService.SetBackend:output_type -> tandem.agent.local.v1.SetBackendResponse
+	11, // 26: tandem.agent.local.v1.LocalService.Failover:output_type -> tandem.agent.local.v1.FailoverResponse
+	13, // 27: tandem.agent.local.v1.LocalService.Discard:output_type -> tandem.agent.local.v1.DiscardResponse
+	23, // [23:28] is the sub-list for method output_type
+	18, // [18:23] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_tandem_agent_local_v1_local_service_proto_init() }
@@ -1098,14 +1201,14 @@ func file_tandem_agent_local_v1_local_service_proto_init() {
 	if File_tandem_agent_local_v1_local_service_proto != nil {
 		return
 	}
-	file_tandem_agent_local_v1_local_service_proto_msgTypes[7].OneofWrappers = []any{}
+	file_tandem_agent_local_v1_local_service_proto_msgTypes[8].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tandem_agent_local_v1_local_service_proto_rawDesc), len(file_tandem_agent_local_v1_local_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
