@@ -53,7 +53,10 @@ func (a *agentService) Enrol(ctx context.Context, r *agentv1.EnrolRequest) (*age
 	return &agentv1.EnrolResponse{Certificate: certificate, Ca: a.authority.Bundle(), Cluster: id.Cluster, Uid: id.UID}, nil
 }
 
-// join makes the node part of its cluster; if it cannot, the token stays good.
+// join makes the node part of its cluster. If it is refused the token stays good;
+// if it is not known what became of it, say because the disk is full, the token is
+// good for the same key alone, which gets the same identity: the node may be a
+// member by now.
 func (a *agentService) join(ctx context.Context, grant *auth.Grant, id pki.NodeIdentity, key any) ([]byte, error) {
 	// Neither an agent that hangs up now nor its deadline leaves a half.
 	ctx = context.WithoutCancel(ctx)
@@ -65,6 +68,11 @@ func (a *agentService) join(ctx context.Context, grant *auth.Grant, id pki.NodeI
 		// Only the answer was lost; but the node may have been removed since.
 		return certificate, membership(a.writer.Ledger, id)
 	}
+	if grant.Replaces != "" {
+		if err := a.joinTokens.Leaves(ctx, grant.Replaces); err != nil {
+			return nil, a.giveBack(ctx, grant, err)
+		}
+	}
 	change, word, event := state.AddNode(id.Node, id.UID), "joined", "NODE_JOINED"
 	if grant.Replaces != "" {
 		change, word, event = state.ReplaceNode(id.Node, grant.Replaces, id.UID), "was replaced by another machine", "NODE_REPLACED"
@@ -74,6 +82,10 @@ func (a *agentService) join(ctx context.Context, grant *auth.Grant, id pki.NodeI
 		Author:  grant.Operator,
 		Message: "node " + id.Node + " " + word,
 	})
+	var refused *state.Error
+	if err != nil && !errors.As(err, &refused) {
+		return nil, err
+	}
 	if err != nil {
 		return nil, a.giveBack(ctx, grant, err)
 	}

@@ -101,6 +101,11 @@ func (f *fleetService) UpdateNode(ctx context.Context, r *tandemv1.UpdateNodeReq
 }
 
 func (f *fleetService) DeleteNode(ctx context.Context, r *tandemv1.DeleteNodeRequest) (*emptypb.Empty, error) {
+	if n, err := get(f.writer.Ledger, nodeNoun, r.GetName()); err == nil && !r.GetValidateOnly() {
+		if err := f.joinTokens.Leaves(ctx, n.GetUid()); err != nil {
+			return nil, err
+		}
+	}
 	// The fleet hears of it and cuts the node's session.
 	return remove(ctx, f.writer, nodeNoun, r, func(n state.Name) state.Change { return state.DeleteNode(n.ID, r.GetEtag()) })
 }

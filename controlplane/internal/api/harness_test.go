@@ -32,6 +32,7 @@ import (
 	"github.com/tandem-lb/tandem/controlplane/internal/ledger"
 	"github.com/tandem-lb/tandem/controlplane/internal/pki"
 	"github.com/tandem-lb/tandem/controlplane/internal/state"
+	"github.com/tandem-lb/tandem/controlplane/internal/store"
 	"github.com/tandem-lb/tandem/controlplane/internal/store/bolt"
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
@@ -58,6 +59,12 @@ func startIn(t *testing.T, dir string) *controller {
 	t.Helper()
 	store, err := bolt.Open(filepath.Join(dir, "state.db"), bolt.Options{})
 	must(t, err)
+	return startOn(t, dir, store)
+}
+
+// startOn runs a controller on a store, which it closes in the end.
+func startOn(t *testing.T, dir string, store store.Store) *controller {
+	t.Helper()
 	happened, err := events.Open(filepath.Join(dir, "events.db"), events.Options{})
 	must(t, err)
 	book, err := ledger.Open(t.Context(), store, ledger.Options{

@@ -286,6 +286,39 @@ func TestARepeatedUseGivesTheSame(t *testing.T) {
 	})
 }
 
+// As long as it is not known that the node has joined, the token is good for its
+// key.
+func TestAnUnfinishedUseIsRepeatedToTheTokensEnd(t *testing.T) {
+	s := records(t)
+	hash := sha256.Sum256([]byte("ca"))
+	synctest.Test(t, func(t *testing.T) {
+		tokens := auth.NewJoinTokens(s, hashOf(hash))
+		token, err := tokens.Create(t.Context(), auth.Order{Operator: "alice", Cluster: "default", Node: "lb-master", TTL: time.Hour})
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown := credential(t, token.GetToken(), hash)
+		first, err := tokens.Redeem(t.Context(), "lb-master", shown, []byte("key"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(59 * time.Minute)
+		if _, err := tokens.Create(t.Context(), auth.Order{Operator: "alice", Cluster: "default", Node: "lb-backup"}); err != nil { // which sweeps
+			t.Fatal(err)
+		}
+		if again, err := tokens.Redeem(t.Context(), "lb-master", shown, []byte("key")); err != nil || again.UID != first.UID {
+			t.Errorf("%+v, %v; want the same grant", again, err)
+		}
+		if _, err := tokens.Redeem(t.Context(), "lb-master", shown, []byte("another")); !errors.Is(err, auth.ErrInvalid) {
+			t.Errorf("another key: %v; want ErrInvalid", err)
+		}
+		<-time.After(2 * time.Minute)
+		if _, err := tokens.Redeem(t.Context(), "lb-master", shown, []byte("key")); !errors.Is(err, auth.ErrInvalid) {
+			t.Errorf("after the token's end: %v; want ErrInvalid", err)
+		}
+	})
+}
+
 func TestJoinTokenExpiresAndIsSwept(t *testing.T) {
 	s := records(t)
 	hash := sha256.Sum256([]byte("ca"))
@@ -299,8 +332,8 @@ func TestJoinTokenExpiresAndIsSwept(t *testing.T) {
 			return credential(t, token.GetToken(), hash)
 		}
 		late, used := create("lb-master", time.Minute), create("lb-backup", time.Hour)
-		if _, err := tokens.Redeem(t.Context(), "lb-backup", used, []byte("key")); err != nil {
-			t.Fatal(err)
+		if grant, err := tokens.Redeem(t.Context(), "lb-backup", used, []byte("key")); err != nil || tokens.Joined(t.Context(), grant) != nil {
+			t.Fatal(grant, err)
 		}
 		<-time.After(time.Minute)
 		if _, err := tokens.Redeem(t.Context(), "lb-master", late, []byte("key")); !errors.Is(err, auth.ErrInvalid) {

@@ -22,7 +22,7 @@ const (
 	joinPrefix = "tandem-join."
 	// joinLifetime is a join token's life when none is asked for.
 	joinLifetime = 24 * time.Hour
-	// repeatable is how long the one use of a token may be repeated.
+	// repeatable is how long the one use of a token may be repeated, at least.
 	repeatable = 10 * time.Minute
 )
 
@@ -53,9 +53,22 @@ type use struct {
 	Joined bool      `json:"joined,omitempty"` // the node has become a member
 }
 
-// repeats tells whether showing a key now is the same use once more.
-func (u *use) repeats(key []byte) bool {
-	return bytes.Equal(u.Key, key) && time.Since(u.Time) < repeatable
+// end is when a token is of no use any more. One whose node has not become a
+// member, as far as is known, is good for its one key as long as it is for any.
+func (r *joinRecord) end() time.Time {
+	if r.Use == nil {
+		return r.Expire
+	}
+	end := r.Use.Time.Add(repeatable)
+	if !r.Use.Joined && r.Expire.After(end) {
+		end = r.Expire
+	}
+	return end
+}
+
+// repeated tells whether showing a key now is the one use once more.
+func (r *joinRecord) repeated(key []byte) bool {
+	return bytes.Equal(r.Use.Key, key) && !ended(r.end())
 }
 
 // Grant is what a join token gave to the agent that used it up.
@@ -132,7 +145,8 @@ func (j *JoinTokens) Create(ctx context.Context, o Order) (*tandemv1.JoinToken, 
 // ErrInvalid when the token is not known, used, ended or another node's; only
 // its own node uses it up. Of concurrent calls with different keys one
 // succeeds. A repeat with the same key gives the same grant for ten minutes, as
-// the first answer may have been lost.
+// the first answer may have been lost, and as long as the token is good while the
+// node is not known to have joined.
 func (j *JoinTokens) Redeem(ctx context.Context, node, text string, key []byte) (*Grant, error) {
 	secret, ok := parseCredential(text)
 	if !ok {
@@ -162,7 +176,7 @@ func (j *JoinTokens) redeem(ctx context.Context, node string, secret credential,
 		return nil, errUsed
 	case record.Node != node:
 		return nil, fmt.Errorf("%w: it is for node %s, not for %q", ErrInvalid, record.Node, node)
-	case record.Use != nil && record.Use.repeats(key):
+	case record.Use != nil && record.repeated(key):
 		return record.grant(secret.id, value), nil
 	case record.Use != nil:
 		return nil, errUsed
@@ -206,6 +220,28 @@ func (j *JoinTokens) Joined(ctx context.Context, g *Grant) error {
 	return j.settle(ctx, g, record)
 }
 
+// Leaves notes that the node with an identity, a member, is about to be removed:
+// no repeat of its join makes it one again, though the join itself was not noted.
+func (j *JoinTokens) Leaves(ctx context.Context, uid string) error {
+	values, err := j.records.List(ctx, joinBucket)
+	if err != nil {
+		return err
+	}
+	for id, value := range values {
+		record, err := decode[joinRecord](joinBucket, id, value)
+		if err != nil {
+			return err
+		}
+		if record.Use == nil || record.Use.UID != uid || record.Use.Joined {
+			continue
+		}
+		if err := j.Joined(ctx, record.grant(id, value)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // Return makes the token of a grant good again, when the node could not join
 // after all.
 func (j *JoinTokens) Return(ctx context.Context, g *Grant) error {
@@ -233,11 +269,7 @@ func (j *JoinTokens) sweep(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		end := record.Expire
-		if record.Use != nil {
-			end = record.Use.Time.Add(repeatable)
-		}
-		if !ended(end) {
+		if !ended(record.end()) {
 			continue
 		}
 		if err := j.records.Delete(ctx, joinBucket, id); err != nil && !errors.Is(err, store.ErrNotFound) {

@@ -38,8 +38,8 @@ type AgentServiceClient interface {
 	// Enrol gives a certificate to the agent that shows a join token's
 	// credential. The agent has checked the controller's CA against the token
 	// before. It is the only call without a client certificate. A repeat with the
-	// same key, within ten minutes, gives the same identity again: an answer may
-	// get lost.
+	// same key gives the same identity again, for a while (docs/security.md): an
+	// answer may get lost.
 	Enrol(ctx context.Context, in *EnrolRequest, opts ...grpc.CallOption) (*EnrolResponse, error)
 	// Renew gives a new certificate to an agent that shows one of a member. It may
 	// have expired, within bounds: see docs/security.md.
@@ -104,8 +104,8 @@ type AgentServiceServer interface {
 	// Enrol gives a certificate to the agent that shows a join token's
 	// credential. The agent has checked the controller's CA against the token
 	// before. It is the only call without a client certificate. A repeat with the
-	// same key, within ten minutes, gives the same identity again: an answer may
-	// get lost.
+	// same key gives the same identity again, for a while (docs/security.md): an
+	// answer may get lost.
 	Enrol(context.Context, *EnrolRequest) (*EnrolResponse, error)
 	// Renew gives a new certificate to an agent that shows one of a member. It may
 	// have expired, within bounds: see docs/security.md.
