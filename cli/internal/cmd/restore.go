@@ -25,8 +25,11 @@ func (a *app) restoreConfirm() *cobra.Command {
 		Short: "Let a restored controller go on",
 		Long: `Let a restored controller go on: the nodes get the restored configuration, and
 changes are accepted again. What a node has of changes after the backup is lost;
-"lbctl status" shows which nodes are ahead.`,
-		Example:           "  lbctl status\n  lbctl restore confirm",
+"lbctl status" shows which nodes are ahead, and which have joined since and must
+join anew. What was removed after the backup is there again: see the operator
+tokens (GET /v1/tokens) and "lbctl node list". Join tokens of before the restore
+are no longer good.`,
+		Example:           "  lbctl status\n  lbctl node list\n  lbctl restore confirm",
 		Args:              arguments(""),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: a.connected(func(ctx context.Context, s *session, _ []string) error {
@@ -35,6 +38,7 @@ changes are accepted again. What a node has of changes after the backup is lost;
 				return err
 			}
 			s.say("confirmed: the nodes get the restored configuration, in epoch %s", store.GetEpoch())
+			s.say("operator tokens and nodes that were removed after the backup are there again: see GET /v1/tokens and \"lbctl node list\"")
 			if s.isTable() {
 				return nil
 			}

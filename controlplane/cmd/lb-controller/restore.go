@@ -31,8 +31,9 @@ lb-controller.service gives what root put there to that user.
 A restored controller waits: it can be asked, but accepts no change and sends no
 node a configuration, so that the nodes keep serving what they have, until an
 operator says "lbctl restore confirm". "lbctl status" shows by how much each node
-is ahead of the backup. Its tokens are those of the backup, and a new one of
-operator admin is in admin.token. Never start the old controller again.
+is ahead of the backup. Its operator tokens are those of the backup, also ones that
+were removed since, and a new one of operator admin is in admin.token; join tokens
+of before are no longer good. Never start the old controller again.
 
 With --as-is the store in the directory is taken as one that was restored: after
 a copy of the directory, or of the whole machine, was put back.`,

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 
+	"github.com/tandem-lb/tandem/controlplane/internal/fleet"
 	"github.com/tandem-lb/tandem/controlplane/internal/ledger"
 	"github.com/tandem-lb/tandem/controlplane/internal/pki"
 	"github.com/tandem-lb/tandem/controlplane/internal/state"
@@ -140,7 +141,11 @@ func (s *Server) nodeOf(ctx context.Context, method string) (pki.NodeIdentity, e
 	if err != nil {
 		return pki.NodeIdentity{}, fail(codes.Unauthenticated, reasonCertificate, "the client certificate is no node's: %w", err)
 	}
-	return id, membership(s.Ledger, id)
+	err = membership(s.Ledger, id)
+	if errors.Is(err, ledger.ErrWaiting) {
+		s.Fleet.Unknown(fleet.Identity{Cluster: id.Cluster, Node: id.Node, UID: id.UID})
+	}
+	return id, err
 }
 
 // membership fails unless a node is a member with exactly that identity. The

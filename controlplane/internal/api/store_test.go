@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -100,6 +101,10 @@ func TestRestoredChangesNothing(t *testing.T) {
 		if err := test.do(); status.Code(err) != test.want {
 			t.Errorf("%s: %v; want %s", what, err, test.want)
 		}
+	}
+	shown, err := tandemv1.NewFleetServiceClient(conn).GetStatus(c.admin(t), &tandemv1.GetStatusRequest{Name: "clusters/default"})
+	if err != nil || !strings.Contains(shown.GetAlarms()[0].GetMessage(), "joined after the backup: lb-backup") {
+		t.Errorf("%v, %v; want the node that is not known here", shown.GetAlarms(), err)
 	}
 	service := tandemv1.NewStoreServiceClient(conn)
 	_, err = service.ConfirmRestore(c.admin(t), &tandemv1.ConfirmRestoreRequest{})

@@ -18,7 +18,7 @@ import (
 )
 
 const (
-	joinBucket = "join-tokens"
+	joinBucket = store.Once
 	joinPrefix = "tandem-join."
 	// joinLifetime is a join token's life when none is asked for.
 	joinLifetime = 24 * time.Hour

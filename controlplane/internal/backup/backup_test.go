@@ -41,6 +41,7 @@ func take(t *testing.T, steps ...func(*pki.Authority) error) (dir, epoch string,
 	ctx := context.Background()
 	if err := errors.Join(
 		s.Put(ctx, "tokens", "a", []byte("hash")),
+		s.Put(ctx, store.Once, "b", []byte("hash")),
 		s.Commit(ctx, []store.Commit{{Cluster: "default", Revision: &tandemv1.Revision{Number: 1, Author: "alice"}}}),
 	); err != nil {
 		t.Fatal(err)
@@ -81,6 +82,9 @@ func TestRestoreHasAllAndWaits(t *testing.T) {
 	}
 	if v, err := s.Get(ctx, "tokens", "a"); err != nil || string(v) != "hash" {
 		t.Errorf("record: %s, %v", v, err)
+	}
+	if v, err := s.List(ctx, store.Once); err != nil || len(v) > 0 {
+		t.Errorf("what is good for one use: %v, %v; want nothing", v, err)
 	}
 	if r, err := s.Revision(ctx, "default", 1); err != nil || r.GetAuthor() != "alice" {
 		t.Errorf("revision: %v, %v", r, err)

@@ -34,6 +34,7 @@ type cluster struct {
 	closed   bool
 	head     *state.Config
 	restored *store.Restored // nil: the store waits for nobody
+	unknown  map[string]bool // ids of nodes that a restored store does not know
 	nodes    map[string]*node
 	vips     map[string]*holders
 	suspects map[string]*suspect
@@ -84,6 +85,7 @@ func newCluster(o *Options, head *state.Config) *cluster {
 		stir:     newMailbox[struct{}](),
 		head:     head,
 		restored: o.Ledger.Restored(),
+		unknown:  make(map[string]bool),
 		nodes:    make(map[string]*node),
 		vips:     make(map[string]*holders),
 		suspects: make(map[string]*suspect),

@@ -2,6 +2,8 @@ package fleet
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -32,8 +34,27 @@ func (c *cluster) release() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.restored = nil
+	clear(c.unknown)
 	for _, n := range c.nodes {
 		c.offer(n)
+	}
+}
+
+// maxUnknown bounds how many nodes that a restored store does not know are named.
+const maxUnknown = 100
+
+// Unknown notes a node with a certificate of this controller, which a restored
+// store that waits does not know: it has joined after the backup.
+func (f *Fleet) Unknown(id Identity) {
+	c, err := f.cluster(id.Cluster)
+	if err != nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.restored != nil && !c.unknown[id.Node] && len(c.unknown) < maxUnknown {
+		c.unknown[bounded(id.Node, maxWord)] = true
+		c.stir.put(struct{}{})
 	}
 }
 
@@ -56,7 +77,10 @@ func (c *cluster) compare(n *node) {
 const (
 	aheadCure = "stop the controller and start it on the newest copy of its data directory; without one, stop it, run " +
 		"\"lb-controller restore --as-is --data-dir DIR\", start it, and run \"lbctl restore confirm\""
-	confirmCure = "see what the nodes have, and how it differs; then run \"lbctl restore confirm\""
+	confirmCure = "see what the nodes have, and how it differs; look through the operator tokens (GET /v1/tokens) and \"lbctl node list\", since what " +
+		"was removed after the backup is there again; then run \"lbctl restore confirm\""
+	unknownCure = "; after that, for each machine that has joined after the backup, \"lbctl node token create NODE\" (\"lbctl node replace NODE\" " +
+		"where NODE is there), with the token in its join_token_file: until it has joined anew it gives its VIPs up"
 )
 
 // suspectRestored tells that the controller waits, and what the nodes have.
@@ -79,7 +103,12 @@ func (c *cluster) suspectRestored(add addSuspect) {
 	if len(have) > 0 {
 		message += ": " + strings.Join(have, ", ")
 	}
-	add("RESTORED", state.ClusterName(c.id).String(), 0, message, confirmCure)
+	cure := confirmCure
+	if len(c.unknown) > 0 {
+		message += ". Not known to it, as they have joined after the backup: " + strings.Join(slices.Sorted(maps.Keys(c.unknown)), ", ")
+		cure += unknownCure
+	}
+	add("RESTORED", state.ClusterName(c.id).String(), 0, message, cure)
 }
 
 // standing says what a node has, beside the restored revision.

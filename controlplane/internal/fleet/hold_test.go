@@ -53,6 +53,18 @@ func TestRestoredWaits(t *testing.T) {
 		if !strings.Contains(alarm.GetCure(), "lbctl restore confirm") {
 			t.Errorf("cure: %s", alarm.GetCure())
 		}
+		if strings.Contains(alarm.GetMessage(), "joined after") || strings.Contains(alarm.GetCure(), "node token create") {
+			t.Errorf("nobody has joined after the backup: %s; %s", alarm.GetMessage(), alarm.GetCure())
+		}
+		for _, node := range []string{"lb-f", "lb-e", "lb-f"} {
+			l.fleet.Unknown(Identity{Cluster: home, Node: node, UID: "uid-of-" + node})
+		}
+		synctest.Wait()
+		l.wantAlarms("RESTORED default")
+		alarm = l.status().GetAlarms()[0]
+		if !strings.HasSuffix(alarm.GetMessage(), "have joined after the backup: lb-e, lb-f") || !strings.Contains(alarm.GetCure(), "lbctl node token create") {
+			t.Errorf("nodes that joined after the backup: %s; %s", alarm.GetMessage(), alarm.GetCure())
+		}
 		l.ledger.confirm()
 		synctest.Wait()
 		l.wantAlarms()

@@ -26,6 +26,10 @@ var (
 	ErrNotWritable = errors.New("the store could not be written")
 )
 
+// Once is the bucket of records that are good for one use. A restored store has
+// none of them: since the backup they may have been used.
+const Once = "join-tokens"
+
 // Restored is where a restored store comes from.
 type Restored struct {
 	// Epoch of the store that the backup was made of.

@@ -10,13 +10,15 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 
 	"github.com/tandem-lb/tandem/controlplane/internal/store"
 )
 
 // Renew gives the store at path, which nobody has open, a new epoch, and makes
 // it wait for an operator as a store restored from a backup of that time (zero:
-// not known). It returns what the store will say of itself.
+// not known), without the records of store.Once. It returns what the store will
+// say of itself.
 func Renew(ctx context.Context, path string, backup time.Time) (*store.Restored, error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, err // Open would make one
@@ -32,6 +34,9 @@ func Renew(ctx context.Context, path string, backup time.Time) (*store.Restored,
 	}
 	err = s.update(ctx, func(tx *bolt.Tx) error {
 		meta := tx.Bucket(metaBucket)
+		if err := tx.Bucket(recordsBucket).DeleteBucket([]byte(store.Once)); err != nil && !errors.Is(err, bolterrors.ErrBucketNotFound) {
+			return err
+		}
 		return errors.Join(meta.Put(epochKey, newEpoch()), meta.Put(restoredKey, v))
 	})
 	return restored, errors.Join(err, s.Close())
