@@ -125,9 +125,7 @@ func (a *agentService) Renew(ctx context.Context, r *agentv1.RenewRequest) (*age
 
 func (a *agentService) Session(stream grpc.BidiStreamingServer[agentv1.SessionRequest, agentv1.SessionResponse]) error {
 	node := callerOf(stream.Context()).node
-	if onThisMachine(stream.Context()) {
-		a.writer.Beside(node.Cluster, node.Node)
-	}
+	a.writer.Beside(node.Cluster, node.Node, node.UID, onThisMachine(stream.Context()))
 	err := a.fleet.Serve(stream.Context(), fleet.Identity{Cluster: node.Cluster, Node: node.Node, UID: node.UID}, stream)
 	if errors.Is(err, fleet.ErrRevoked) {
 		err = cmp.Or(membership(a.writer.Ledger, node), err) // why it was
@@ -135,7 +133,8 @@ func (a *agentService) Session(stream grpc.BidiStreamingServer[agentv1.SessionRe
 	return err
 }
 
-// onThisMachine tells whether a call comes from the controller's own machine.
+// onThisMachine tells whether a call comes from the controller's own machine, or
+// through a proxy there.
 func onThisMachine(ctx context.Context) bool {
 	p, ok := peer.FromContext(ctx)
 	if !ok {

@@ -12,7 +12,7 @@ import (
 )
 
 // Once a node of the controller's own machine has a session, its cluster cannot
-// have the controller's ports.
+// have the controller's ports, until it is removed.
 func TestControllerBesideANode(t *testing.T) {
 	c := start(t)
 	config := tandemv1.NewConfigServiceClient(c.dial(t))
@@ -34,5 +34,10 @@ func TestControllerBesideANode(t *testing.T) {
 	_, err = config.CreateListener(c.admin(t), listen)
 	if status.Code(err) != codes.FailedPrecondition || !strings.Contains(err.Error(), "lb-controller on lb-master") {
 		t.Errorf("got %v", err)
+	}
+	_, err = tandemv1.NewFleetServiceClient(c.dial(t)).DeleteNode(c.admin(t), &tandemv1.DeleteNodeRequest{Name: "clusters/default/nodes/lb-master"})
+	must(t, err)
+	if _, err := config.CreateListener(c.admin(t), listen); err != nil {
+		t.Errorf("with the node removed: %v", err)
 	}
 }

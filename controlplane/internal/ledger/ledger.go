@@ -105,7 +105,7 @@ func Open(ctx context.Context, s store.Store, o Options) (*Ledger, error) {
 	l := &Ledger{
 		store: s, log: o.Logger, passwords: o.Passwords, announce: o.Announce,
 		queue: make(chan *job), pulse: make(chan struct{}), done: make(chan struct{}), gate: gate{confirmed: make(chan struct{})},
-		beside: beside{ports: o.Ports, nodes: map[string]string{}},
+		beside: beside{ports: o.Ports, nodes: map[string]map[string]string{}},
 		writer: writer{ended: map[string]uint64{}, requests: map[string]*requests{}},
 		board:  board{clusters: map[string]*published{}, lists: map[chan []string]bool{}},
 	}

@@ -248,7 +248,7 @@ func (b *batch) add(j *job) error {
 		return err
 	}
 	next, changes, err := base.Apply(j.Change, state.Env{
-		Now: b.now, Author: j.Author, Others: b.others(j.cluster), Reserved: b.reserved(j.cluster), Passwords: b.passwords})
+		Now: b.now, Author: j.Author, Others: b.others(j.cluster), Reserved: b.reserved(base), Passwords: b.passwords})
 	if err != nil {
 		return err
 	}
