@@ -105,6 +105,10 @@ func TestTakeoverOfUnits(t *testing.T) {
 	s.run(t, controller, "lbctl", "pool", "set", "web_servers", "--rise", "1")
 	s.settled(t)
 	s.release(t)
+	// Nobody was frightened meanwhile.
+	if events := s.run(t, controller, "lbctl", "events", "--tail", "1000"); strings.Contains(events, "_HOLDER") || !strings.Contains(events, "APPLY_FAILED") {
+		t.Errorf("the events are:\n%s", events)
+	}
 
 	// Again, and now both daemons are started by Tandem's units.
 	s.adopt(t)

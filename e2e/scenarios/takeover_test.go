@@ -201,6 +201,7 @@ func (p *pair) takeOver(targets ...string) {
 	}
 	p.isBack(master)
 	p.isBack(backup)
+	stop := p.shownOn(master)
 
 	p.mustAgent(ctx, backup, "adopt", "--yes")
 	p.holds(ctx, master)
@@ -215,6 +216,7 @@ func (p *pair) takeOver(targets ...string) {
 	if _, err := p.Until(labtest.Deadline(t, 20*time.Second), "a settled cluster", cluster.Settled(clustertest.Both...), cluster.NoAlarms); err != nil {
 		t.Fatal(err)
 	}
+	stop()
 	for _, node := range clustertest.Both {
 		p.foreignIsGone(ctx, node)
 		// How far it is survives the agent.
@@ -233,11 +235,26 @@ func (p *pair) takeOver(targets ...string) {
 	}
 	p.holds(ctx, master)
 
+	stop = p.shownOn(master)
 	for _, node := range []string{backup, master} {
 		p.mustAgent(ctx, node, "release", "--yes")
 		p.holds(ctx, master)
 		p.isBack(node)
 	}
+	stop()
+	// The agents that come after tell it, too.
+	for _, node := range clustertest.Both {
+		if err := p.Nodes[node].KillAgent(); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.Nodes[node].StartAgent(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := p.Until(ctx, "lb-master to be shown as the holder", cluster.Connected(clustertest.Both...), heldBy(master)); err != nil {
+		t.Fatal(err)
+	}
+	p.nobodyWasFrightened(ctx)
 	for n, c := range clients {
 		report, err := c.Stop(ctx)
 		if err != nil {

@@ -56,7 +56,7 @@ func writeStatus(out io.Writer, s *localv1.GetStatusResponse, now time.Time) err
 		row("VIP", "STATE", "HOLDS", "PRIORITY", "NOTE")
 	}
 	for _, v := range s.GetVips() {
-		row(v.GetInstance(), strings.TrimPrefix(v.GetState().String(), "VRRP_STATE_"), yesNo(v.GetHolds()),
+		row(v.GetInstance(), vrrpState(v.GetState()), yesNo(v.GetHolds()),
 			strconv.Itoa(int(v.GetPriority())), vipNote(v, now))
 	}
 	if len(s.GetBackends()) > 0 {
@@ -127,6 +127,15 @@ func daemon(d *agentv1.DaemonObservation, now time.Time) string {
 		state += ": " + d.GetMessage()
 	}
 	return state
+}
+
+// vrrpState is keepalived's word, which is not known of one that the agent does
+// not manage.
+func vrrpState(s agentv1.VrrpState) string {
+	if s == agentv1.VrrpState_VRRP_STATE_UNSPECIFIED {
+		return "unknown"
+	}
+	return strings.TrimPrefix(s.String(), "VRRP_STATE_")
 }
 
 // score tells the parts of what is added to the priorities.

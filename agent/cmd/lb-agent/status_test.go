@@ -39,6 +39,7 @@ func TestWriteStatus(t *testing.T) {
 		Vips: []*localv1.VipStatus{
 			{Vip: "web", Instance: "web", State: agentv1.VrrpState_VRRP_STATE_BACKUP, Priority: 58, FailBack: -22,
 				Failover: -50, FailoverEnd: timestamppb.New(now.Add(40 * time.Second))},
+			{Vip: "hand", Instance: "hand", Holds: true},
 			{Vip: "mail", Instance: "mail", State: agentv1.VrrpState_VRRP_STATE_MASTER, Holds: true, Priority: 80},
 		},
 		Backends: []*agentv1.BackendObservation{

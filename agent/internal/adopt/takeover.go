@@ -262,6 +262,9 @@ func (v VRRP) Check(ctx context.Context, c *keepalivedv1.Config) error { return 
 // Drained is the driver's.
 func (v VRRP) Drained() bool { return v.vrrp.Snapshot().Drain != 0 }
 
+// Watch is the driver's: to look touches nothing.
+func (v VRRP) Watch(ctx context.Context, c *keepalivedv1.Config) error { return v.vrrp.Watch(ctx, c) }
+
 // Apply is the driver's, once it may.
 func (v VRRP) Apply(ctx context.Context, c *keepalivedv1.Config) (keepalived.Result, error) {
 	t := v.Takeover

@@ -11,6 +11,9 @@ import (
 var (
 	// ErrNoVIP means that there is no such VIP on this node.
 	ErrNoVIP = errors.New("this node has no such VIP")
+	// ErrNotInEffect means that this node is to have the VIP, and keepalived does
+	// not have it from the agent.
+	ErrNotInEffect = errors.New("its configuration is not in effect on this node")
 	// ErrNotHeld means that another node holds the VIP, or none.
 	ErrNotHeld = errors.New("this node does not hold it")
 	// ErrNoTaker means that no other node took the VIP, which stays here.
@@ -76,6 +79,8 @@ func (o *observer) failOver(vip string, now time.Time, lease time.Duration) (wai
 		wait = max(wait, takeover(w.advert))
 	}
 	switch {
+	case !known && o.wants(vip):
+		return 0, ErrNotInEffect
 	case !known:
 		return 0, ErrNoVIP
 	case !held:

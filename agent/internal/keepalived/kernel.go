@@ -1,6 +1,7 @@
 package keepalived
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -34,30 +35,43 @@ func (i *instance) places() []place {
 }
 
 // onInterface returns the addresses that the kernel has on an interface; none
-// when there is no such interface.
+// when there is no such interface. Without a name it returns those of all
+// interfaces but the loopback.
 func onInterface(name string) (map[netip.Addr]bool, error) {
-	link, err := netlink.LinkByName(name)
-	if errors.As(err, &netlink.LinkNotFoundError{}) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("interface %s: %w", name, err)
+	var link netlink.Link // nil: all
+	if name != "" {
+		var err error
+		link, err = netlink.LinkByName(name)
+		if errors.As(err, &netlink.LinkNotFoundError{}) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("interface %s: %w", name, err)
+		}
 	}
 	list, err := netlink.AddrList(link, netlink.FAMILY_ALL)
 	for errors.Is(err, netlink.ErrDumpInterrupted) {
 		list, err = netlink.AddrList(link, netlink.FAMILY_ALL)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("addresses of %s: %w", name, err)
+		return nil, fmt.Errorf("addresses of %s: %w", cmp.Or(name, "all interfaces"), err)
 	}
 	have := make(map[netip.Addr]bool, len(list))
 	for _, a := range list {
+		if name == "" && a.LinkIndex == loopback {
+			continue
+		}
 		if address, ok := netip.AddrFromSlice(a.IP); ok {
 			have[address.Unmap()] = true
 		}
 	}
 	return have, nil
 }
+
+// loopback is the index of that interface in every network namespace
+// (LOOPBACK_IFINDEX, include/net/flow.h). An address there answers nobody else's
+// question for it.
+const loopback = 1
 
 // present returns those places that the kernel has.
 func present(all []place) ([]place, error) {

@@ -29,6 +29,7 @@ const nodeOptions = "TANDEM_TEST_NODE"
 type request struct {
 	Apply  json.RawMessage `json:",omitempty"` // keepalivedv1.Config
 	Check  json.RawMessage `json:",omitempty"`
+	Watch  json.RawMessage `json:",omitempty"`
 	Health *bool           `json:",omitempty"`
 	// Failover of a VIP, with a lease of FailoverFor.
 	Failover    string        `json:",omitempty"`
@@ -147,6 +148,10 @@ func serve(ctx context.Context, d *Driver, line []byte) reply {
 	case r.Apply != nil:
 		if err = protojson.Unmarshal(r.Apply, &config); err == nil {
 			result, err = d.Apply(ctx, &config)
+		}
+	case r.Watch != nil:
+		if err = protojson.Unmarshal(r.Watch, &config); err == nil {
+			err = d.Watch(ctx, &config)
 		}
 	case r.TakeOver != nil:
 		if err = protojson.Unmarshal(r.TakeOver.Config, &config); err == nil {

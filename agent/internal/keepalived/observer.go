@@ -23,8 +23,9 @@ type observer struct {
 	version   string
 	startTime time.Time
 	message   string
-	watched   []watched
-	notices   uint64 // count, to tell whether a dump is older than a notice
+	watched   []watched // what keepalived has from the driver
+	wanted    []watched // what the newest target has, see Watch
+	notices   uint64    // count, to tell whether a dump is older than a notice
 	notes     []string
 	noted     map[string]time.Time // last note about an instance
 	adopted   bool                 // the process is older than this agent
@@ -187,12 +188,20 @@ func (o *observer) kernel(address netip.Addr) {
 			o.wake()
 		}
 	}
+	for _, w := range o.apart() {
+		if w.anchor.Addr() == address {
+			o.lookAt(w)
+		}
+	}
 }
 
 // look asks the kernel about all instances.
 func (o *observer) look() {
 	for n := range o.watched {
 		o.lookAt(&o.watched[n])
+	}
+	for _, w := range o.apart() {
+		o.lookAt(w)
 	}
 }
 
@@ -235,14 +244,14 @@ func (o *observer) snapshot() *Snapshot {
 		Drain:     o.scores.drained(),
 	}
 	now := time.Now()
-	for _, w := range o.watched {
-		if b := o.scores.standby[w.name]; b != nil {
+	for _, w := range o.statuses() {
+		if b := o.scores.standby[w.Name]; b != nil {
 			w.FailBack = b.value(now)
 		}
-		if a := o.scores.away[w.name]; a.value(now) != 0 {
+		if a := o.scores.away[w.Name]; a.value(now) != 0 {
 			w.Failover, w.FailoverEnd = a.value(now), a.until
 		}
-		s.Instances = append(s.Instances, w.InstanceStatus)
+		s.Instances = append(s.Instances, w)
 	}
 	return s
 }

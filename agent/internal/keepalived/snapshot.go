@@ -50,7 +50,8 @@ type Snapshot struct {
 	Score int
 	// Health and Drain are the parts of Score.
 	Health, Drain int
-	// Instances in order of their names.
+	// Instances in order of their names: those that keepalived has from the
+	// driver, and those that Watch was told of.
 	Instances []InstanceStatus
 }
 

@@ -161,7 +161,7 @@ func (d *Driver) handBack(ctx context.Context, c *control, restore func() error)
 	} else {
 		err = errors.Join(err, sent)
 	}
-	err = errors.Join(err, d.do(ctx, func(o *observer) { o.detach(StateIdle, "", time.Now()); o.watched = nil }))
+	err = errors.Join(err, d.do(ctx, func(o *observer) { o.detach(StateIdle, "", time.Now()); o.watched = nil; o.look() }))
 	err = errors.Join(err, c.process.Forget())
 	c.process, c.intent = nil, nil
 	if removed := os.Remove(d.paths.config); !errors.Is(removed, fs.ErrNotExist) {

@@ -44,7 +44,7 @@ func (r *foreignRequest) foreign() Foreign {
 type byHand struct {
 	*node
 	foreignRequest
-	watch bytes.Buffer
+	monitored bytes.Buffer
 }
 
 const handwritten = `! by hand
@@ -97,15 +97,15 @@ func newByHandIn(t *testing.T, namespace, text string) *byHand {
 	}
 	within(t, 5*time.Second, "the VIP", func() bool { return h.has("10.9.0.100") })
 	monitor := exec.Command("ip", "-n", namespace, "monitor", "address")
-	monitor.Stdout = &h.watch
+	monitor.Stdout = &h.monitored
 	if err := monitor.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		_ = monitor.Process.Kill()
 		_ = monitor.Wait()
-		if strings.Contains(h.watch.String(), "Deleted") {
-			t.Errorf("the VIP was away:\n%s", h.watch.String())
+		if strings.Contains(h.monitored.String(), "Deleted") {
+			t.Errorf("the VIP was away:\n%s", h.monitored.String())
 		}
 	})
 	return h
@@ -128,7 +128,7 @@ func (h *byHand) isForeign() {
 	if text, err := os.ReadFile(h.File); err != nil || string(text) != handwritten {
 		h.t.Errorf("its file is %q, %v", text, err)
 	}
-	if s := h.known(); s.State != StateIdle || len(s.Instances) != 0 {
+	if s := h.known(); s.State != StateIdle || len(s.Instances) != 1 || s.Instances[0] != (InstanceStatus{Name: "web", VIP: "web", State: InstanceUnknown, Holds: true}) {
 		h.t.Errorf("the driver knows of %+v", s)
 	}
 	// What it holds is not the next agent's to remove.
@@ -146,25 +146,31 @@ func (h *byHand) isForeign() {
 func TestTakeOverAndGiveBack(t *testing.T) {
 	t.Parallel()
 	h := newByHand(t)
+	h.watch(web("lb-master", 230))
 	if r := h.takeOver(web("lb-master", 230)); r.Error != "" {
 		t.Fatal(r.Error)
 	}
 	if s := h.known(); s.State != StateRunning || len(s.Instances) != 1 || s.Instances[0].State != InstanceMaster || s.Instances[0].Priority != 230 {
 		t.Errorf("taken over: %+v", s)
 	}
+	h.heldThroughout(0)
 	h.killAgent()
+	before := len(h.seen())
 	h.startAgent()
 	if h.mustApply(web("lb-master", 230)) {
 		t.Error("the next agent reloads it")
 	}
+	h.watch(web("lb-master", 230))
 	h.setHealth(false)
 	within(t, 5*time.Second, "the score", func() bool { return h.instance("web").Priority == 130 })
 	if r := h.ask(request{GiveBack: &h.foreignRequest}); r.Error != "" {
 		t.Fatal(r.Error)
 	}
 	h.isForeign()
+	h.heldThroughout(before)
 	h.killAgent()
 	h.startAgent()
+	h.watch(web("lb-master", 230))
 	h.isForeign()
 }
 
@@ -195,6 +201,7 @@ func TestTakeOverThatWouldMoveTheVIP(t *testing.T) {
 func TestTakeOverThatFails(t *testing.T) {
 	t.Parallel()
 	h := newByHand(t)
+	h.watch(web("lb-master", 230))
 	h.Broken = true
 	if r := h.takeOver(web("lb-master", 230)); r.Kind != "failed" || !strings.Contains(r.Error, "the disk is full") {
 		t.Errorf("%s error %q", r.Kind, r.Error)
@@ -206,4 +213,5 @@ func TestTakeOverThatFails(t *testing.T) {
 		t.Errorf("%s error %q", r.Kind, r.Error)
 	}
 	h.isForeign()
+	h.heldThroughout(0)
 }

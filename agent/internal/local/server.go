@@ -249,7 +249,7 @@ func failoverStatus(moved []string, err error) error {
 	switch {
 	case errors.Is(err, keepalived.ErrNoVIP):
 		code = codes.NotFound
-	case errors.Is(err, keepalived.ErrNotHeld), errors.Is(err, keepalived.ErrNoTaker):
+	case errors.Is(err, keepalived.ErrNotInEffect), errors.Is(err, keepalived.ErrNotHeld), errors.Is(err, keepalived.ErrNoTaker):
 		code = codes.FailedPrecondition
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		code = codes.DeadlineExceeded

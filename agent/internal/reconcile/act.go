@@ -11,6 +11,19 @@ import (
 	keepalivedv1 "github.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1"
 )
 
+// watch has the VIPs of a target looked for. They may live on this node although
+// the target is not in effect: a keepalived that is not the agent's may hold them.
+func (r *Reconciler) watch(ctx context.Context, c *keepalivedv1.Config) {
+	if proto.Equal(c, r.watched) {
+		return
+	}
+	if err := r.VRRP.Watch(ctx, c); err != nil {
+		r.Logger.Error("who holds the VIPs of this configuration is not known here", "error", err)
+		return
+	}
+	r.watched = c
+}
+
 // act gives both daemons their part. proven: it has been in effect before.
 func (r *Reconciler) act(ctx context.Context, proxyConfig *haproxyv1.Config, vrrpConfig *keepalivedv1.Config, proven bool) (reloaded bool, err error) {
 	r.drain(ctx, vrrpConfig.GetGlobal().GetDrain())

@@ -36,6 +36,8 @@ type VRRP interface {
 	Check(ctx context.Context, c *keepalivedv1.Config) error
 	// Drained tells whether the node is drained now.
 	Drained() bool
+	// Watch is told what the node is to have, whatever becomes of it.
+	Watch(ctx context.Context, c *keepalivedv1.Config) error
 }
 
 // Store keeps targets on disk; see package cache.
@@ -106,6 +108,7 @@ type Reconciler struct {
 
 	// What follows is Run's own.
 	keepalived *keepalivedv1.Config // what keepalived was last given
+	watched    *keepalivedv1.Config // what its driver was last told to watch
 	disk       disk
 }
 
@@ -271,6 +274,7 @@ func (r *Reconciler) publish(j job, o Outcome) {
 // apply puts one target in effect.
 func (r *Reconciler) apply(ctx context.Context, j job) Outcome {
 	outcome := Outcome{Nonce: j.nonce, Target: j.target}
+	r.watch(ctx, j.target.Keepalived())
 	reloaded, err := r.put(ctx, j)
 	outcome.Duration = time.Since(j.since)
 	if err != nil {

@@ -25,6 +25,7 @@ import (
 type recorder struct {
 	mu      sync.Mutex
 	steps   []string
+	watched []string // instances that keepalived's driver was told to watch
 	unsaved string
 	long    bool
 	// fail gives a step its error, once.
@@ -99,6 +100,12 @@ func (v vrrp) Apply(_ context.Context, c *keepalivedv1.Config) (keepalived.Resul
 		step += " drained"
 	}
 	return keepalived.Result{}, v.step(step)
+}
+func (v vrrp) Watch(_ context.Context, c *keepalivedv1.Config) error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.watched = append(v.watched, c.GetInstances()[0].GetName())
+	return nil
 }
 func (v vrrp) Check(context.Context, *keepalivedv1.Config) error { return v.step("keepalived -t") }
 func (v vrrp) Drained() bool                                     { return v.drained }
@@ -261,6 +268,29 @@ func TestWhatFailsOrIsRefusedIsTriedAgain(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The VIPs of a target are looked for whatever becomes of it, until the next one;
+// the servers of a bad one that follow do not bring the old VIPs back.
+func TestWhatIsNotInEffectIsWatched(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &recorder{fail: map[string]error{"haproxy a": errors.New("nothing is touched")}}
+		reconciler := start(t, r, nil)
+		for i, target := range []*target.Target{
+			wanted(t, "a", "web"), wanted(t, "b", "web", "web1", "web2"), wanted(t, "c", "mail", "web2"), wanted(t, "d", "web", "web2"),
+		} {
+			reconciler.Submit(target.Hash(), target)
+			for o := range reconciler.Outcomes() {
+				if o.Err == nil || i == 2 {
+					break
+				}
+			}
+			r.taken(map[string]error{"keepalived -t": &keepalived.RefusedError{Reason: "no"}})
+		}
+		if want := []string{"web", "mail", "web"}; !slices.Equal(r.watched, want) {
+			t.Errorf("watched are %q in turn, want %q", r.watched, want)
+		}
+	})
 }
 
 func TestHAProxyGoesBackWhenKeepalivedFails(t *testing.T) {

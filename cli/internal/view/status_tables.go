@@ -1,6 +1,7 @@
 package view
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
@@ -13,7 +14,7 @@ func vips(status *tandemv1.ClusterStatus, clock Clock) output.Table {
 	ids := nodeIDs(status)
 	t := output.Table{Columns: append(output.Columns("VIP", "HOLDER", "SINCE"), output.Columns(ids...)...)}
 	for _, vip := range status.GetVips() {
-		row := []output.Cell{output.Text(name.ID(vip.GetName())), holder(vip.GetHolders()), output.Text(clock.Ago(vip.GetSince()))}
+		row := []output.Cell{output.Text(name.ID(vip.GetName())), holder(status, vip), output.Text(clock.Ago(vip.GetSince()))}
 		for _, id := range ids {
 			row = append(row, vipOnNode(vip, id))
 		}
@@ -22,21 +23,35 @@ func vips(status *tandemv1.ClusterStatus, clock Clock) output.Table {
 	return t
 }
 
-func holder(holders []string) output.Cell {
-	switch len(holders) {
-	case 0:
-		return output.Cell{Text: "NOBODY", Tone: output.Bad}
-	case 1:
-		return output.Cell{Text: holders[0], Tone: output.Good}
-	default:
+func holder(status *tandemv1.ClusterStatus, vip *tandemv1.VipStatus) output.Cell {
+	holders := vip.GetHolders()
+	switch {
+	case len(holders) > 1:
 		return output.Cell{Text: strings.Join(holders, " AND "), Tone: output.Bad}
+	case len(holders) == 1:
+		return output.Cell{Text: holders[0], Tone: output.Good}
+	case len(vip.GetNodes()) < len(status.GetNodes()) && !hasAlarm(status, "NO_HOLDER", vip.GetName()):
+		// A node that does not tell may hold it.
+		return output.Cell{Text: "not known", Tone: output.Warn}
+	default:
+		return output.Cell{Text: "NOBODY", Tone: output.Bad}
 	}
+}
+
+func hasAlarm(status *tandemv1.ClusterStatus, reason, subject string) bool {
+	return slices.ContainsFunc(status.GetAlarms(), func(a *tandemv1.Alarm) bool {
+		return a.GetReason() == reason && a.GetSubject() == subject
+	})
 }
 
 func vipOnNode(vip *tandemv1.VipStatus, node string) output.Cell {
 	for _, on := range vip.GetNodes() {
 		if on.GetNode() != node {
 			continue
+		}
+		if on.GetState() == tandemv1.VrrpState_VRRP_STATE_UNSPECIFIED && on.GetHolds() {
+			// Of a keepalived that is not Tandem's, or not yet.
+			return output.Text("has the address")
 		}
 		if on.GetState() == tandemv1.VrrpState_VRRP_STATE_UNSPECIFIED {
 			return output.Cell{Text: "unknown", Tone: output.Faint}

@@ -82,6 +82,22 @@ func troubled() *tandemv1.ClusterStatus {
 	return status
 }
 
+// untouched is a pair that runs hand-written files, of which one node's agent has
+// just gone.
+func untouched() *tandemv1.ClusterStatus {
+	status := pair()
+	status.Pools = nil
+	for _, node := range status.GetNodes() {
+		node.Applied, node.Haproxy, node.Keepalived = 0, nil, nil
+	}
+	status.Nodes[1].Connected, status.Nodes[1].LastSeen = false, ago(time.Second)
+	status.Vips = []*tandemv1.VipStatus{
+		{Name: id("vips", "web"), Holders: []string{"lb-master"}, Since: ago(time.Minute), Nodes: []*tandemv1.VipNodeStatus{{Node: "lb-master", Holds: true}}},
+		{Name: id("vips", "db"), Since: ago(time.Second), Nodes: []*tandemv1.VipNodeStatus{{Node: "lb-master"}}},
+	}
+	return status
+}
+
 // diskFull is a pair of which one node cannot write.
 func diskFull() *tandemv1.ClusterStatus {
 	status := pair()
@@ -123,6 +139,7 @@ func TestStatus(t *testing.T) {
 		{"status_well_wide", pair(), output.Style{Wide: true}},
 		{"status_troubled", troubled(), output.Style{}},
 		{"status_troubled_color", troubled(), output.Style{Color: true}},
+		{"status_untouched", untouched(), output.Style{}},
 		{"status_disk_full", diskFull(), output.Style{}},
 		{"status_drifted", drifted(), output.Style{}},
 		{"status_empty", &tandemv1.ClusterStatus{Name: "clusters/default"}, output.Style{}},

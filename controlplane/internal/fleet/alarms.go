@@ -12,7 +12,6 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/tandem-lb/tandem/controlplane/internal/compile"
 	"github.com/tandem-lb/tandem/controlplane/internal/state"
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
@@ -32,7 +31,7 @@ const (
 
 // alarm reasons, the worst first.
 var alarmReasons = []string{
-	"RESTORED", "TWO_HOLDERS", "NO_HOLDER", "PROXY_DEAD", "KEEPALIVED_DEAD", "CLONED_NODE", "NODE_AHEAD", "APPLY_FAILED", "NODE_DISCONNECTED", "DRIFT", "ADVERTISED_VIP",
+	"RESTORED", "TWO_HOLDERS", "NO_HOLDER", "HOLDER_UNKNOWN", "PROXY_DEAD", "KEEPALIVED_DEAD", "CLONED_NODE", "NODE_AHEAD", "APPLY_FAILED", "NODE_DISCONNECTED", "DRIFT", "ADVERTISED_VIP",
 }
 
 // suspect is an alarm, raised or about to be.
@@ -193,24 +192,6 @@ func applyCure(r agentv1.NackReason, version string) string {
 	}
 }
 
-// suspectVip judges who holds a VIP, once the nodes that are to hold it have
-// said what they do.
-func (c *cluster) suspectVip(v *tandemv1.Vip, add addSuspect) {
-	id := lastID(v.GetName())
-	h := c.vips[id]
-	if h != nil && len(h.nodes) > 1 {
-		add("TWO_HOLDERS", v.GetName(), moving,
-			fmt.Sprintf("VIP %s is held by %s at once: clients reach one of them by chance", id, strings.Join(h.nodes, " and ")),
-			"check that the nodes receive each other's VRRP advertisements (protocol 112) on the VIP's network and that no firewall drops them")
-		return
-	}
-	if c.lacksHolder(id) {
-		add("NO_HOLDER", v.GetName(), moving,
-			fmt.Sprintf("no node holds VIP %s: clients cannot reach it", id),
-			"see the state of keepalived and the interface of the VIP's network on each node, and start what is stopped")
-	}
-}
-
 // suspectAdvertised warns of a controller that is reached through a VIP which it
 // manages itself: when the VIP has no holder, nobody reaches who could mend it.
 func (c *cluster) suspectAdvertised(v *tandemv1.Vip, add addSuspect) {
@@ -228,46 +209,6 @@ func (c *cluster) suspectAdvertised(v *tandemv1.Vip, add addSuspect) {
 			}
 		}
 	}
-}
-
-// lacksHolder tells whether an instance of a VIP is held by no node. While a
-// node is silent it may be the holder, unless all others say that they hear
-// nobody.
-func (c *cluster) lacksHolder(vip string) bool {
-	reported, silent, listening := 0, 0, false
-	held := make(map[string]bool)
-	for _, x := range c.head.Nodes() {
-		n := c.nodes[lastID(x.GetName())]
-		switch {
-		case n == nil || n.session == nil || !n.observed.reported:
-			silent++
-			continue
-		case !n.expects(vip):
-			return false
-		}
-		reported++
-		for _, i := range n.observed.instances[vip] {
-			held[i.GetName()] = held[i.GetName()] || i.GetHolds()
-			listening = listening || i.GetState() == agentv1.VrrpState_VRRP_STATE_BACKUP
-		}
-	}
-	if reported == 0 || silent > 0 && listening {
-		return false
-	}
-	for _, h := range held {
-		if !h {
-			return true
-		}
-	}
-	return len(held) == 0
-}
-
-// expects tells whether the node has had the chance to bring a VIP up.
-func (n *node) expects(vip string) bool {
-	if n.failed != 0 {
-		return true
-	}
-	return n.base != nil && slices.ContainsFunc(compile.InstanceKeys(vip), n.base.Has)
 }
 
 // alarmEvent logs what becomes of an alarm. One about a node is the node's to

@@ -90,8 +90,69 @@ func TestNewVipIsNoAlarm(t *testing.T) {
 		l.change(state.CreateVip("more", &tandemv1.Vip{Addresses: []string{"192.168.1.101/24"}, Vrid: 52}))
 		pass(4 * time.Second)
 		l.wantAlarms()
-		pass(4 * time.Second)
+		pass(2 * time.Second)
+		l.wantAlarms()
+		a.observe(&agentv1.Observation{Instances: both(master, fault)})
+		b.observe(&agentv1.Observation{Instances: both(backup, fault)})
+		pass(time.Second)
 		l.wantAlarms("NO_HOLDER more")
+	})
+}
+
+// both are holding of the VIP web and another one, called more.
+func both(web, more agentv1.VrrpState) *agentv1.InstanceSet {
+	set := holding(web)
+	set.Instances = append(set.Instances, &agentv1.InstanceObservation{
+		Name: "more", Vip: "more", State: more, Holds: more == master,
+	})
+	return set
+}
+
+// foreign is what an agent says that touches nothing: what the kernel has.
+func foreign(holds bool) *agentv1.InstanceSet {
+	return &agentv1.InstanceSet{Instances: []*agentv1.InstanceObservation{{Name: "web", Vip: "web", Holds: holds}}}
+}
+
+// While a pair is taken over each node tells what its kernel has, and an agent
+// that tells nothing is not taken for one that has nothing.
+func TestI7TakeoverFrightensNobody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, a, b := pair(t)
+		touchNothing := func(*agentv1.Update) *agentv1.Nack {
+			return &agentv1.Nack{Reason: agentv1.NackReason_NACK_REASON_FAILED, Message: "nothing is touched"}
+		}
+		a.judge, b.judge = touchNothing, touchNothing
+		l.change(weight(3))
+		a.observe(&agentv1.Observation{Instances: foreign(true)})
+		b.observe(&agentv1.Observation{Instances: foreign(false)})
+		pass(time.Minute)
+		l.wantAlarms("APPLY_FAILED lb-backup", "APPLY_FAILED lb-master")
+		// The standby is taken over, and the holder's agent restarts.
+		b.judge = nil
+		l.change(weight(4))
+		b.observe(&agentv1.Observation{Instances: holding(backup)})
+		pass(time.Minute)
+		l.wantAlarms("APPLY_FAILED lb-master")
+		a.observe(&agentv1.Observation{Whole: true})
+		pass(time.Minute)
+		l.wantAlarms("APPLY_FAILED lb-master") // lb-backup hears it
+		b.observe(&agentv1.Observation{Instances: foreign(false)})
+		pass(reconnecting + time.Second)
+		l.wantAlarms("APPLY_FAILED lb-master")
+		b.observe(&agentv1.Observation{Whole: true})
+		pass(reconnecting - time.Second)
+		l.wantAlarms("APPLY_FAILED lb-master")
+		pass(2 * time.Second)
+		l.wantAlarms("HOLDER_UNKNOWN web", "APPLY_FAILED lb-master")
+		// None of both, and both say so.
+		a.observe(&agentv1.Observation{Instances: foreign(false)})
+		b.observe(&agentv1.Observation{Instances: foreign(false)})
+		pass(time.Second)
+		l.wantAlarms("NO_HOLDER web", "APPLY_FAILED lb-master")
+		// One of them, and the other one has gone: that one may hold it.
+		_ = b.disconnect()
+		pass(time.Minute)
+		l.wantAlarms("APPLY_FAILED lb-master", "NODE_DISCONNECTED lb-backup")
 	})
 }
 

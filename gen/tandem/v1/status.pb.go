@@ -721,10 +721,11 @@ type VipStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// name is "clusters/{cluster}/vips/{vip}".
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	// holders are the ids of the nodes whose kernel has the address now. One is
-	// right; none or two is an alarm.
+	// holders are the ids of the nodes whose kernel has the address now, whoever
+	// has put it there. One is right; two is an alarm, and so is none when every
+	// node is in nodes. While one is not, it may be the holder.
 	Holders []string `protobuf:"bytes,2,rep,name=holders,proto3" json:"holders,omitempty"`
-	// nodes is the VIP on each node.
+	// nodes is the VIP on each node that tells of it.
 	Nodes []*VipNodeStatus `protobuf:"bytes,3,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	// since is when the holders last changed.
 	Since         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`

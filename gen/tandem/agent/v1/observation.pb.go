@@ -404,7 +404,9 @@ func (x *Observation) GetNotPersistent() bool {
 	return false
 }
 
-// InstanceSet is all VRRP instances of the node.
+// InstanceSet is all VRRP instances that the node is to have. Of those that
+// keepalived does not have from the agent, as before a takeover, only the address
+// is known.
 type InstanceSet struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// instances of the node.

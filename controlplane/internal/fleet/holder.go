@@ -1,0 +1,102 @@
+package fleet
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/tandem-lb/tandem/controlplane/internal/compile"
+	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
+	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
+)
+
+// suspectVip judges who holds a VIP, once the nodes that are to hold it have
+// said what they do.
+func (c *cluster) suspectVip(v *tandemv1.Vip, add addSuspect) {
+	id := lastID(v.GetName())
+	h := c.vips[id]
+	if h != nil && len(h.nodes) > 1 {
+		add("TWO_HOLDERS", v.GetName(), moving,
+			fmt.Sprintf("VIP %s is held by %s at once: clients reach one of them by chance", id, strings.Join(h.nodes, " and ")),
+			"check that the nodes receive each other's VRRP advertisements (protocol 112) on the VIP's network and that no firewall drops them")
+		return
+	}
+	switch c.grip(id) {
+	case heldByNone:
+		add("NO_HOLDER", v.GetName(), moving,
+			fmt.Sprintf("no node holds VIP %s: clients cannot reach it", id),
+			"see the state of keepalived and the interface of the VIP's network on each node, and start what is stopped")
+	case heldByWhom:
+		add("HOLDER_UNKNOWN", v.GetName(), reconnecting,
+			fmt.Sprintf("it is not known which node holds VIP %s: an agent that is connected does not tell", id),
+			"see what the nodes say that they failed at, and upgrade an lb-agent that is older than the controller")
+	case held:
+	}
+}
+
+// grip is what is known of whether a VIP is held.
+type grip int
+
+const (
+	// held, as far as anyone can expect: a VIP that is new, or whose holder may be
+	// a node that is silent, counts as held.
+	held grip = iota
+	// heldByNone: an instance of it is held by no node.
+	heldByNone
+	// heldByWhom: an agent that is connected does not tell.
+	heldByWhom
+)
+
+// grip judges by what the nodes say. While one is silent it may be the holder,
+// unless all others say that they hear nobody. The lock is held.
+func (c *cluster) grip(vip string) grip {
+	reported, silent, mute, hearing := 0, 0, 0, false
+	holds := make(map[string]bool)
+	for _, x := range c.head.Nodes() {
+		n := c.nodes[lastID(x.GetName())]
+		switch {
+		case n == nil || n.session == nil || !n.observed.reported:
+			silent++
+			continue
+		case !n.expects(vip):
+			return held
+		case len(n.observed.instances[vip]) == 0:
+			mute++
+			continue
+		}
+		reported++
+		for _, i := range n.observed.instances[vip] {
+			holds[i.GetName()] = holds[i.GetName()] || i.GetHolds()
+			hearing = hearing || hears(i.GetState())
+		}
+	}
+	none := false
+	for _, h := range holds {
+		none = none || !h
+	}
+	switch {
+	case reported > 0 && !none:
+		return held
+	case mute > 0 && !hearing:
+		return heldByWhom
+	case reported == 0 || silent+mute > 0 && hearing:
+		return held
+	default:
+		return heldByNone
+	}
+}
+
+// hears tells whether a node in that state may hear a holder that says nothing to
+// the controller. The word of a keepalived that the agent does not manage is not
+// known.
+func hears(s agentv1.VrrpState) bool {
+	return s == agentv1.VrrpState_VRRP_STATE_BACKUP || s == agentv1.VrrpState_VRRP_STATE_UNSPECIFIED
+}
+
+// expects tells whether the node has had the chance to bring a VIP up.
+func (n *node) expects(vip string) bool {
+	if n.failed != 0 {
+		return true
+	}
+	return n.base != nil && slices.ContainsFunc(compile.InstanceKeys(vip), n.base.Has)
+}
