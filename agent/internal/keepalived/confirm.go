@@ -134,6 +134,10 @@ func (d *Driver) removeStrays(ctx context.Context, c *control, in *intent, first
 			}
 		}
 	}
+	// That the node had them is told before they are gone, however short it was.
+	if err := d.do(ctx, (*observer).look); err != nil {
+		return "", err
+	}
 	removed, err := remove(strays)
 	if err != nil {
 		return "", err
