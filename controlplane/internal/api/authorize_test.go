@@ -5,24 +5,20 @@ import (
 	"encoding/pem"
 	"errors"
 	"io"
-	"net/http"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
 
-	"google.golang.org/genproto/googleapis/api/annotations"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	healthv1 "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/metadata"
 	reflectionv1 "google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 	"google.golang.org/protobuf/types/dynamicpb"
 
-	"github.com/tandem-lb/tandem/controlplane/internal/pki"
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
 )
@@ -77,8 +73,8 @@ func TestAuthorizationMatrix(t *testing.T) {
 	removed := c.join(t, "lb-removed")
 	_, err := tandemv1.NewFleetServiceClient(c.dial(t)).DeleteNode(c.admin(t), &tandemv1.DeleteNodeRequest{Name: "clusters/default/nodes/lb-removed"})
 	must(t, err)
-	node := c.join(t, "lb-master")
-	plain, asNode, asRemoved := c.dial(t), c.dial(t, node), c.dial(t, removed)
+	plain, asNode, asRemoved := c.dial(t), c.dial(t, c.join(t, "lb-master")), c.dial(t, removed)
+	asOther := c.dial(t, c.joinIn(t, "other", "lb-master"))
 	callers := []struct {
 		name  string
 		conn  *grpc.ClientConn
@@ -89,14 +85,16 @@ func TestAuthorizationMatrix(t *testing.T) {
 		{"join token", plain, "tandem-join.AAAA." + c.joinToken(t, "lb-backup")},
 		{"node", asNode, ""},
 		{"node with a wrong token", asNode, c.token + "A"},
+		{"node of another cluster", asOther, ""},
 		{"removed node", asRemoved, ""},
 		{"operator", plain, c.token},
+		{"operator with a node's certificate", asNode, c.token},
 	}
 	const in, who, no = codes.OK, codes.Unauthenticated, codes.PermissionDenied
 	// What each service lets in, by caller in the order above.
-	operators := []codes.Code{who, who, who, who, who, who, in}
-	nodes := []codes.Code{who, who, who, in, in, no, who}
-	anybody := []codes.Code{in, in, in, in, in, in, in}
+	operators := []codes.Code{who, who, who, who, who, who, who, in, in}
+	nodes := []codes.Code{who, who, who, in, in, in, no, who, in}
+	anybody := []codes.Code{in, in, in, in, in, in, in, in, in}
 	want := map[string][]codes.Code{
 		"tandem.v1.ConfigService":                  operators,
 		"tandem.v1.FleetService":                   operators,
@@ -129,73 +127,76 @@ func TestAuthorizationMatrix(t *testing.T) {
 	}
 }
 
-func TestUnknownMethodsAreRefused(t *testing.T) {
-	c := start(t)
-	for _, name := range []string{"/tandem.v1.ConfigService/Nope", "/tandem.v1.Nope/Get", "/nope", "//", "/tandem.v1.ConfigService"} {
-		for _, token := range []string{"", c.token} {
-			err := c.dial(t).Invoke(as(t.Context(), token), name, &tandemv1.GetCallerRequest{}, &tandemv1.Caller{})
-			if code := status.Code(err); code != codes.Unimplemented && code != codes.Unauthenticated && code != codes.PermissionDenied {
-				t.Errorf("%s: %v", name, err)
-			}
-		}
+// misspelt are method names that are none, though they look like one.
+func misspelt(service, method string) []string {
+	return []string{
+		"/" + service + "/" + method + "/", "//" + service + "/" + method, "/" + service + "//" + method,
+		"/" + strings.ToUpper(service) + "/" + method, "/" + service + "/" + strings.ToLower(method),
+		"/" + service + "%2f" + method, "/" + service + "." + method, "/" + service, "/" + service + "/",
+		"/" + service + "/" + method + ";x", "/" + service + "/" + method + "?x=1",
+		"/grpc.health.v1.Health/../" + service + "/" + method, "/grpc.health.v1.Health/" + service + "/" + method,
+		"/" + service + "/../grpc.health.v1.Health/Check", "/v1/" + service + "/" + method,
 	}
 }
 
-// Every REST route of every method, and what has no method.
-func TestRESTNeedsAToken(t *testing.T) {
+// What is nearly the name of a method is called by nobody.
+func TestMisspeltMethodsAreRefused(t *testing.T) {
 	c := start(t)
-	variable := regexp.MustCompile(`\{[^}=]*=?([^}]*)\}`)
-	routes := map[string]string{"/openapi.json": http.MethodGet, "/metrics": http.MethodGet, "/nope": http.MethodGet, "/v1/clusters/default/events:watch": http.MethodGet}
+	callers := map[string]struct {
+		conn  *grpc.ClientConn
+		token string
+	}{
+		"nobody": {c.dial(t), ""}, "node": {c.dial(t, c.join(t, "lb-master")), ""}, "operator": {c.dial(t), c.token},
+	}
+	names := []string{"/nope", "//", "/", "/tandem.v1.Nope/Get", "/tandem.v1.ConfigService/Nope", "/tandem.agent.local.v1.LocalService/GetStatus"}
 	for _, method := range methods(t) {
-		rule, _ := proto.GetExtension(method.Options(), annotations.E_Http).(*annotations.HttpRule)
-		for verb, path := range map[string]string{
-			http.MethodGet: rule.GetGet(), http.MethodPost: rule.GetPost(), http.MethodPatch: rule.GetPatch(), http.MethodDelete: rule.GetDelete(),
-		} {
-			if path != "" {
-				routes[strings.ReplaceAll(variable.ReplaceAllString(path, "$1"), "*", "x")+"?"+verb] = verb
+		names = append(names, misspelt(string(method.Parent().FullName()), string(method.Name()))...)
+	}
+	for _, name := range names {
+		for who, caller := range callers {
+			err := caller.conn.Invoke(as(t.Context(), caller.token), name, &tandemv1.GetCallerRequest{}, &tandemv1.Caller{})
+			if code := status.Code(err); code != codes.Unimplemented && code != codes.Unauthenticated && code != codes.PermissionDenied {
+				t.Errorf("%s by %s: %v", name, who, err)
 			}
 		}
-	}
-	if len(routes) < 40 {
-		t.Fatalf("only %d routes", len(routes))
-	}
-	for path, verb := range routes {
-		for _, token := range []string{"", c.token + "A"} {
-			got := c.restAs(t, token, verb, strings.TrimSuffix(path, "?"+verb), "")
-			if got.status != http.StatusUnauthorized || got.header.Get("WWW-Authenticate") != "Bearer" {
-				t.Errorf("%s %s: %d; want 401", verb, path, got.status)
-			}
-		}
-		if verb == http.MethodGet && strings.HasSuffix(path, ":watch") {
-			continue // it would never end
-		}
-		if got := c.rest(t, verb, strings.TrimSuffix(path, "?"+verb), ""); got.status == http.StatusUnauthorized || got.status == http.StatusForbidden {
-			t.Errorf("%s %s by the operator: %d", verb, path, got.status)
-		}
-	}
-	for _, path := range []string{"/healthz", "/readyz"} {
-		if got := c.restAs(t, "", http.MethodGet, path, ""); got.status != http.StatusOK {
-			t.Errorf("%s: %d; want 200", path, got.status)
-		}
-	}
-	if got := c.restAs(t, "", http.MethodPost, "/tandem.agent.v1.AgentService/Enrol", "{}"); got.status != http.StatusUnauthorized {
-		t.Errorf("agents' calls over HTTPS: %d; want 401", got.status)
 	}
 }
 
-func TestCertificateOfAnotherAuthorityIsRefused(t *testing.T) {
+// An operator's token counts as the one authorization header of a call, nowhere
+// else and in no other form.
+func TestTokenIsTakenInOneFormOnly(t *testing.T) {
 	c := start(t)
+	caller := func(headers ...string) error {
+		_, err := tandemv1.NewAccessServiceClient(c.dial(t)).GetCaller(metadata.AppendToOutgoingContext(t.Context(), headers...), &tandemv1.GetCallerRequest{})
+		return err
+	}
+	for _, headers := range notAuthorized(c.token) {
+		if strings.Contains(headers[0], "\t") {
+			continue // gRPC's own client refuses to send it
+		}
+		var pairs []string
+		for _, line := range headers {
+			key, value, _ := strings.Cut(line, ": ")
+			pairs = append(pairs, key, value)
+		}
+		if err := caller(pairs...); status.Code(err) != codes.Unauthenticated {
+			t.Errorf("%q: %v; want UNAUTHENTICATED", headers, err)
+		}
+	}
+	must(t, caller("authorization", "bearer "+c.token)) // RFC 9110, section 11.1: in any case
+}
+
+// The certificate that another controller has given to a node of the same name is
+// good for nothing here.
+func TestCertificateOfAnotherAuthorityIsRefused(t *testing.T) {
+	c, other := start(t), start(t)
 	c.join(t, "lb-master")
-	other, err := pki.Open(t.TempDir())
-	must(t, err)
-	key, _ := newRequest(t)
-	forged, err := other.IssueNode(key.Public(), pki.NodeIdentity{Cluster: "default", Node: "lb-master", UID: "x"})
-	must(t, err)
-	_, csr := newRequest(t)
-	_, err = agentv1.NewAgentServiceClient(c.dial(t, keyPair(t, key, forged))).Renew(t.Context(), &agentv1.RenewRequest{Csr: csr})
-	// The handshake fails, so no call gets as far as a status of ours.
-	if status.Code(err) != codes.Unavailable {
-		t.Errorf("got %v; want a failed handshake", err)
+	conn := c.dial(t, other.join(t, "lb-master"))
+	for _, method := range methods(t) {
+		// The handshake fails, so no call gets as far as a status of ours.
+		if code := call(t, conn, c.token, method); code != codes.Unavailable {
+			t.Errorf("%s: %v; want a failed handshake", method.FullName(), code)
+		}
 	}
 }
 

@@ -209,8 +209,13 @@ func (c *controller) restAs(t *testing.T, token, method, path, body string) answ
 // joinToken makes a token and returns what the agent sends of it.
 func (c *controller) joinToken(t *testing.T, node string) string {
 	t.Helper()
+	return c.joinTokenIn(t, "default", node)
+}
+
+func (c *controller) joinTokenIn(t *testing.T, cluster, node string) string {
+	t.Helper()
 	token, err := tandemv1.NewFleetServiceClient(c.dial(t)).CreateJoinToken(c.admin(t), &tandemv1.CreateJoinTokenRequest{
-		Parent: "clusters/default", JoinToken: &tandemv1.JoinToken{Node: node},
+		Parent: "clusters/" + cluster, JoinToken: &tandemv1.JoinToken{Node: node},
 	})
 	must(t, err)
 	return strings.SplitN(token.GetToken(), ".", 3)[2]
@@ -229,10 +234,21 @@ func newRequest(t *testing.T) (*ecdsa.PrivateKey, []byte) {
 // join makes a node join and returns its certificate.
 func (c *controller) join(t *testing.T, node string) tls.Certificate {
 	t.Helper()
+	return c.enrol(t, node, c.joinToken(t, node))
+}
+
+// joinIn makes a node join another cluster, which it makes.
+func (c *controller) joinIn(t *testing.T, cluster, node string) tls.Certificate {
+	t.Helper()
+	_, err := tandemv1.NewConfigServiceClient(c.dial(t)).CreateCluster(c.admin(t), &tandemv1.CreateClusterRequest{ClusterId: cluster})
+	must(t, err)
+	return c.enrol(t, node, c.joinTokenIn(t, cluster, node))
+}
+
+func (c *controller) enrol(t *testing.T, node, credential string) tls.Certificate {
+	t.Helper()
 	key, csr := newRequest(t)
-	answer, err := agentv1.NewAgentServiceClient(c.dial(t)).Enrol(t.Context(), &agentv1.EnrolRequest{
-		Node: node, Credential: c.joinToken(t, node), Csr: csr,
-	})
+	answer, err := agentv1.NewAgentServiceClient(c.dial(t)).Enrol(t.Context(), &agentv1.EnrolRequest{Node: node, Credential: credential, Csr: csr})
 	must(t, err)
 	return keyPair(t, key, answer.GetCertificate())
 }

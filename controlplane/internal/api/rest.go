@@ -4,7 +4,9 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"path"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
@@ -51,7 +53,24 @@ func (s *Server) handler(ctx context.Context) (http.Handler, error) {
 	}
 	known.Handle("/", streams.route(gateway))
 	open.Handle("/", s.requireOperator(bounded(s, known)))
-	return patient(open), nil
+	return patient(s.unambiguous(open)), nil
+}
+
+// unambiguous keeps paths away that two readers may take for different ones: with
+// an encoded slash, an empty segment, "." or "..". http.ServeMux would send anyone
+// elsewhere with them, and the gateway takes an encoded slash for a plain one, so
+// that a proxy's rules for paths could be passed by.
+func (s *Server) unambiguous(next http.Handler) http.Handler {
+	refuse := s.requireOperator(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.writeError(w, routeError(r, http.StatusNotFound))
+	}))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if path.Clean("/"+r.URL.Path) != r.URL.Path || strings.Contains(strings.ToLower(r.URL.RawPath), "%2f") {
+			refuse.ServeHTTP(w, r)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // gateway turns REST into calls.

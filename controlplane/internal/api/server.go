@@ -104,7 +104,9 @@ func New(ctx context.Context, o Options) (*Server, error) {
 		ReadTimeout:       time.Minute,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    maxHeaders,
-		ErrorLog:          o.Logger.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
+		// net/http would answer anyone who asks for the options of "*".
+		DisableGeneralOptionsHandler: true,
+		ErrorLog:                     o.Logger.StandardLogger(&hclog.StandardLoggerOptions{ForceLevel: hclog.Debug}),
 	}
 	return s, nil
 }
