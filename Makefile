@@ -8,9 +8,10 @@ MAKEFLAGS   += --no-print-directory
 # without either in PATH.
 export PATH := $(PATH):/usr/local/go/bin:/usr/local/sbin:/usr/sbin:/sbin
 
-VERSION ?= $(shell git describe --always --dirty --tags 2>/dev/null || echo unknown)
-MODULES := gen controlplane agent cli e2e
-LINTED  := controlplane agent cli e2e
+VERSION  ?= $(shell git describe --always --dirty --tags 2>/dev/null || echo unknown)
+MODULES  := gen controlplane agent cli e2e
+LINTED   := controlplane agent cli e2e
+PROGRAMS := ./controlplane/cmd/lb-controller ./agent/cmd/lb-agent ./cli/cmd/lbctl
 
 # Pinned tools are built once into a directory that git ignores.
 CACHE         := $(CURDIR)/.cache
@@ -30,7 +31,7 @@ GO_TEST := $(GOTESTSUM) --format pkgname --format-hide-empty-pkg --$(if $(AS_ROO
 .PHONY: build
 build: check-go ## Build bin/lb-controller, bin/lb-agent and bin/lbctl
 	CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags '-s -w -X main.version=$(VERSION)' \
-		-o bin/ ./controlplane/cmd/lb-controller ./agent/cmd/lb-agent ./cli/cmd/lbctl
+		-o bin/ $(PROGRAMS)
 
 .PHONY: demo
 demo: deps build ## Fail over a pair in a lab on this machine (HOLD=1: keep it up until Ctrl-C)
@@ -83,8 +84,12 @@ e2e: test-machines ## Run the machine tests and the long random scenarios (SEED=
 		$(GO_TEST) -count=1 -p 1 -timeout 0 -run '^TestRandom' ./e2e/...
 
 .PHONY: race
-race: deps-race build $(GOTESTSUM) ## Run the tests under the race detector
+race: deps deps-race build $(GOTESTSUM) ## Run tests, and the scenarios' programs, under the race detector (20 minutes)
 	$(GO_TEST) -race $(foreach m,$(filter-out e2e,$(MODULES)),./$m/...)
+	rm -rf $(CACHE)/race
+	go build -race -o $(CACHE)/race/ $(PROGRAMS)
+	TANDEM_BIN=$(CACHE)/race GORACE=log_path=$(CACHE)/race/found $(GO_TEST) -count=1 -p 1 -timeout 30m ./e2e/scenarios
+	@! cat $(CACHE)/race/found.* 2>/dev/null
 
 .PHONY: fuzz
 fuzz: check-go ## Fuzz each target for a short while (FUZZTIME=10s)

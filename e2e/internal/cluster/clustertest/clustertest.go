@@ -2,6 +2,7 @@
 package clustertest
 
 import (
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -80,10 +81,15 @@ func Healthy() []cluster.Condition {
 	return all
 }
 
-// Programs returns the programs that "make build" has put into bin.
+// Programs returns the programs that "make build" has put into bin, or those of
+// the directory TANDEM_BIN.
 func Programs(t testing.TB) cluster.Programs {
 	t.Helper()
-	programs, err := cluster.Find(filepath.Join(Root(t), "bin"))
+	dir := os.Getenv("TANDEM_BIN")
+	if dir == "" {
+		dir = filepath.Join(Root(t), "bin")
+	}
+	programs, err := cluster.Find(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
