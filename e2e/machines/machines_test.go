@@ -30,6 +30,7 @@ func TestMachines(t *testing.T) {
 		{"HAProxy crashes", (*site).crashHAProxy},
 		{"keepalived crashes", (*site).crashKeepalived},
 		{"HAProxy is stopped with the agent dead", (*site).stopWithoutAgent},
+		{"HAProxy's file is lost, with the agent dead", (*site).lostFile},
 		{"controller and agent hang", (*site).hang},
 		{"upgrade under load", (*site).upgrade},
 		{"reboot without the controller", (*site).rebootWithoutController},
@@ -175,6 +176,36 @@ func (s *site) stopWithoutAgent(t *testing.T) {
 	s.serves(t)
 	s.run(t, master, "systemctl", "start", "haproxy")
 	s.held(t, master)
+	s.run(t, master, "systemctl", "start", "lb-agent")
+	s.well(t)
+}
+
+// lostFile: the unit's own hook makes the file anew from what the agent has, and
+// says so where it cannot, instead of trying for ever. The agent mends that.
+func (s *site) lostFile(t *testing.T) {
+	const state = "/var/lib/tandem/agent/"
+	s.run(t, master, "systemctl", "stop", "lb-agent")
+	s.run(t, master, "systemctl", "stop", "haproxy")
+	s.run(t, master, "rm", state+"haproxy/haproxy.cfg")
+	s.run(t, master, "systemctl", "start", "haproxy")
+	s.held(t, master)
+	s.run(t, master, "systemctl", "stop", "haproxy")
+	s.run(t, master, "rm", state+"haproxy/haproxy.cfg", state+"haproxy/good.cfg")
+	s.run(t, master, "truncate", "--size=-1", state+"good.pb")
+	before := s.unit(t, master, "haproxy", "NRestarts")
+	s.run(t, master, "systemctl", "start", "haproxy")
+	for property, want := range map[string]string{"ActiveState": "inactive", "Result": "exec-condition", "NRestarts": before} {
+		if got := s.unit(t, master, "haproxy", property); got != want {
+			t.Errorf("haproxy's %s is %q without any file, want %q", property, got, want)
+		}
+	}
+	said := s.run(t, master, "journalctl", "--no-pager", "--lines=20", "--unit=haproxy")
+	for _, want := range []string{"haproxy: no file to start with", "last good configuration /var/lib/tandem/agent/good.pb is damaged"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("the journal does not say %q:\n%s", want, said)
+		}
+	}
+	s.held(t, backup)
 	s.run(t, master, "systemctl", "start", "lb-agent")
 	s.well(t)
 }

@@ -37,7 +37,7 @@ that a start or stop is right although neither agent nor controller runs.`,
 		dirs.command("haproxy-start", "Have HAProxy start with what was in effect last", haproxyStart),
 		dirs.command("haproxy-started", "Wait until HAProxy serves, and let this node hold VIPs", haproxyStarted),
 		haproxyStop(&dirs),
-		dirs.command("keepalived-start", "Write safe scores before keepalived starts", keepalivedStart),
+		dirs.command("keepalived-start", "Write safe scores before keepalived starts, and await its interfaces", keepalivedStart),
 		dirs.command("keepalived-stop", "Remove what a keepalived that was killed left behind", keepalivedStop),
 	)
 	return cmd
@@ -67,10 +67,11 @@ const (
 func haproxyStart(ctx context.Context, dirs hookDirs) error {
 	good, unread := lastGood(dirs)
 	told, err := haproxy.BeforeStart(ctx, dirs.state, dirs.run, good)
-	if err == nil {
-		tell(errors.Join(unread, told))
+	if err != nil {
+		return errors.Join(unread, err)
 	}
-	return err
+	tell(errors.Join(unread, told))
+	return nil
 }
 
 // tell says what does not keep a daemon from starting.
@@ -135,7 +136,7 @@ func keepalivedStart(ctx context.Context, dirs hookDirs) error {
 	if err != nil {
 		return err
 	}
-	told, err := hooks.BeforeStart(func() bool { return untilServing(ctx, dirs, askPatience) == nil })
+	told, err := hooks.BeforeStart(ctx, func() bool { return untilServing(ctx, dirs, askPatience) == nil })
 	tell(told)
 	return err
 }

@@ -88,7 +88,7 @@ func (p *paths) prepare(ctx context.Context, c *haproxyv1.Config, s site) (told,
 	case current == nil && told != nil:
 		return told, fmt.Errorf("haproxy: no file to start with: %w", told)
 	case current == nil:
-		return nil, errors.New("haproxy: no file to start with: nothing was ever in effect on this node")
+		return nil, fmt.Errorf("haproxy: no file to start with: neither a last good configuration nor %s is here to be used", p.good)
 	}
 	return told, nil
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -33,18 +34,20 @@ func NewHooks(stateDir, runDir string) (*Hooks, error) {
 // writes scores that are safe, since keepalived takes a missing file for a
 // healthy node: health counts only when serves says that the proxy serves now,
 // a drain stays, and a VIP that is to stay with its holder is not taken back.
-// It removes addresses that a killed keepalived left behind. The error says that
-// keepalived must not start; told is what does not keep it from that.
-func (h *Hooks) BeforeStart(serves func() bool) (told, err error) {
-	unlock, err := h.lock()
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
+// It removes addresses that a killed keepalived left behind, and waits a moment for
+// interfaces that have just come up. The error says that keepalived must not start;
+// told is what does not keep it from that.
+func (h *Hooks) BeforeStart(ctx context.Context, serves func() bool) (told, err error) {
 	config, err := ownFile(h.paths.config)
 	if err != nil {
 		return nil, err
 	}
+	silent := untilUsable(ctx, config)
+	unlock, err := h.lock()
+	if err != nil {
+		return silent, err
+	}
+	defer unlock()
 	s, told := newScores(h.paths)
 	for _, name := range stickyIn(config) {
 		s.standby[name] = &standby{never: true}
@@ -52,7 +55,7 @@ func (h *Hooks) BeforeStart(serves func() bool) (told, err error) {
 	// Asked under the lock, so that what SetHealth writes later is newer.
 	s.healthy = serves()
 	err = s.renew(time.Now())
-	return errors.Join(told, s.tidy(), h.removeLeft(), h.removePIDFiles()), err
+	return errors.Join(silent, told, s.tidy(), h.removeLeft(), h.removePIDFiles()), err
 }
 
 // AfterStop is called when keepalived has ended in whatever way. It removes the
@@ -147,6 +150,19 @@ func readRecord(path string) (record []place, err error) {
 		return nil, fmt.Errorf("what keepalived may have brought up: %s: %w", path, err)
 	}
 	return record, nil
+}
+
+var interfaceLines = regexp.MustCompile(`(?m)^vrrp_instance \S+ \{\n(?:    .*\n)*?    interface (\S+)\n(?:    .*\n)*?    virtual_ipaddress \{\n        \S*:`)
+
+// advertising6 finds the interfaces of the instances of IPv6 in a file of this
+// driver.
+func advertising6(config []byte) []string {
+	var names []string
+	for _, match := range interfaceLines.FindAllSubmatch(config, -1) {
+		names = append(names, string(match[1]))
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
 }
 
 var stickyLine = regexp.MustCompile(`(?m)^vrrp_track_file ` + regexp.QuoteMeta(standbyFile("")) + `(\S+) \{$`)

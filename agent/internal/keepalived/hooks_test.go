@@ -38,7 +38,7 @@ func TestScoresBeforeAStart(t *testing.T) {
 		if err := errors.Join(os.WriteFile(h.paths.config, config, 0o600), mark(h.paths.drained, test.drained)); err != nil {
 			t.Fatal(err)
 		}
-		if told, err := h.BeforeStart(func() bool { return test.serves }); told != nil || err != nil {
+		if told, err := h.BeforeStart(t.Context(), func() bool { return test.serves }); told != nil || err != nil {
 			t.Fatal(told, err)
 		}
 		if got := score(t, h.paths.trackDir, "score"); got != test.want {
@@ -79,7 +79,7 @@ func TestHooksLeaveOthersFilesAlone(t *testing.T) {
 	if err := os.WriteFile(h.paths.config, []byte("vrrp_instance mine {\n}\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, err := h.BeforeStart(func() bool { return true })
+	_, err := h.BeforeStart(t.Context(), func() bool { return true })
 	if err == nil || !strings.Contains(err.Error(), "was not written by Tandem") {
 		t.Errorf("BeforeStart says %v", err)
 	}
@@ -92,7 +92,7 @@ func TestADamagedRecordDoesNotHoldBackAStart(t *testing.T) {
 	if err := os.WriteFile(h.paths.addresses, []byte("[{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	told, err := h.BeforeStart(func() bool { return false })
+	told, err := h.BeforeStart(t.Context(), func() bool { return false })
 	if err != nil || told == nil || !strings.Contains(told.Error(), h.paths.addresses) {
 		t.Errorf("it says %v and %v, want the first with the file", told, err)
 	}
@@ -103,7 +103,7 @@ func TestADamagedRecordDoesNotHoldBackAStart(t *testing.T) {
 	if err := os.RemoveAll(h.paths.trackDir); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := h.BeforeStart(func() bool { return false }); err == nil {
+	if _, err := h.BeforeStart(t.Context(), func() bool { return false }); err == nil {
 		t.Error("keepalived is to start without a score")
 	}
 }

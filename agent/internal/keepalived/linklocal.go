@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -46,27 +47,74 @@ func (in *intent) awaitLinkLocal(ctx context.Context) error {
 	return nil
 }
 
+// untilUsable waits until keepalived can advertise its instances of IPv6, from the
+// interfaces that config, a file of this driver, names: at boot the kernel has
+// just begun to look for a duplicate of a link-local address, or has yet to make
+// one. The error says what is not usable yet.
+func untilUsable(ctx context.Context, config []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, linkLocalTimeout)
+	defer cancel()
+	poll := time.NewTicker(10 * time.Millisecond)
+	defer poll.Stop()
+	for _, name := range advertising6(config) {
+		for {
+			usable, err := usable(name)
+			if err != nil {
+				return err
+			}
+			if usable {
+				break
+			}
+			select {
+			case <-poll.C:
+			case <-ctx.Done():
+				return fmt.Errorf("interface %s has no usable link-local address, which advertisements are sent from, after %v", name, linkLocalTimeout)
+			}
+		}
+	}
+	return nil
+}
+
+// usable tells whether adverts can be sent over an interface, or waiting does not
+// help: it has no carrier, or another machine has its address.
+func usable(name string) (bool, error) {
+	running, list, err := linkLocal(name)
+	if err != nil || !running {
+		return true, err
+	}
+	return slices.ContainsFunc(list, func(a netlink.Addr) bool {
+		return a.Flags&unix.IFA_F_TENTATIVE == 0 || a.Flags&unix.IFA_F_DADFAILED != 0
+	}), nil
+}
+
 // tentative is the link-local address of an interface that the kernel looks for
 // a duplicate of; nil when there is none, also on an interface without a carrier.
 func tentative(name string) (net.IP, error) {
+	_, list, err := linkLocal(name)
+	for _, a := range list {
+		if a.Flags&unix.IFA_F_TENTATIVE != 0 && a.Flags&unix.IFA_F_DADFAILED == 0 {
+			return a.IP, nil
+		}
+	}
+	return nil, err
+}
+
+// linkLocal returns the link-local addresses of an interface, none when it has no
+// carrier.
+func linkLocal(name string) (running bool, list []netlink.Addr, err error) {
 	link, err := netlink.LinkByName(name)
 	if err != nil {
-		return nil, fmt.Errorf("interface %s: %w", name, err)
+		return false, nil, fmt.Errorf("interface %s: %w", name, err)
 	}
 	if link.Attrs().RawFlags&unix.IFF_RUNNING == 0 {
-		return nil, nil
+		return false, nil, nil
 	}
-	list, err := netlink.AddrList(link, netlink.FAMILY_V6)
+	list, err = netlink.AddrList(link, netlink.FAMILY_V6)
 	for errors.Is(err, netlink.ErrDumpInterrupted) {
 		list, err = netlink.AddrList(link, netlink.FAMILY_V6)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("addresses of %s: %w", name, err)
+		return false, nil, fmt.Errorf("addresses of %s: %w", name, err)
 	}
-	for _, a := range list {
-		if a.Scope == unix.RT_SCOPE_LINK && a.Flags&unix.IFA_F_TENTATIVE != 0 && a.Flags&unix.IFA_F_DADFAILED == 0 {
-			return a.IP, nil
-		}
-	}
-	return nil, nil
+	return true, slices.DeleteFunc(list, func(a netlink.Addr) bool { return a.Scope != unix.RT_SCOPE_LINK }), nil
 }

@@ -88,6 +88,8 @@ func (s *status) reason(name string) string {
 		return "was stopped by an operator: systemctl start " + name
 	case s.file == "disabled":
 		return "is disabled: systemctl enable --now " + name
+	case s.result == "exec-condition":
+		return "has nothing to start with (journalctl -u " + name + " tells why)"
 	default:
 		return "has not been started"
 	}

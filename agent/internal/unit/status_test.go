@@ -27,6 +27,7 @@ func TestWhoStartsAUnit(t *testing.T) {
 		"never started":                       {nil, "agent"},
 		"skipped for want of a configuration": {map[string]any{"ConditionResult": false}, "agent"},
 		"skipped after it ran":                {map[string]any{"ConditionResult": false, "ExecMainStartTimestamp": ran}, "agent"},
+		"skipped as there is no usable file":  {map[string]any{"ConditionResult": false, "ExecMainStartTimestamp": ran, "Result": "exec-condition"}, "agent"},
 		"stopped by an operator": {map[string]any{"ExecMainStartTimestamp": ran, "ExecMainCode": int32(1), "ExecMainStatus": int32(143)},
 			"was stopped by an operator: systemctl start x.service"},
 		"disabled":      {map[string]any{"UnitFileState": "disabled"}, "is disabled: systemctl enable --now x.service"},
@@ -51,6 +52,13 @@ func TestWhoStartsAUnit(t *testing.T) {
 		if reason := s.reason("x.service"); test.by != "agent" && !strings.Contains(reason, test.by) {
 			t.Errorf("%s: %q, want %q in it", name, reason, test.by)
 		}
+	}
+}
+
+func TestASkippedUnitSaysWhereToLook(t *testing.T) {
+	s := parseStatus(properties(map[string]any{"ConditionResult": false, "ExecMainStartTimestamp": uint64(1), "Result": "exec-condition"}))
+	if got := s.reason("x.service"); got != "has nothing to start with (journalctl -u x.service tells why)" {
+		t.Errorf("%q", got)
 	}
 }
 
