@@ -7,6 +7,7 @@ package importer
 
 import (
 	"fmt"
+	"regexp"
 	"strings"
 
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
@@ -130,15 +131,14 @@ func (i *Import) Refusals() []string {
 	return all
 }
 
-// secrets are words that a secret may follow.
-var secrets = []string{"auth_pass", "stats auth", "password", "insecure-password", "dynamic-cookie-key"}
+// secret is what a secret may follow: passwords by their names, and values that
+// reach a server by a header, a query, an environment variable or a sent line.
+var secret = regexp.MustCompile(`(?i)stats auth|pass(word|wd|phrase)|auth_pass|[-_]key\b|secret|token|authorization|(pre)?setenv\s+\S+|tcp-check\s+send(-binary|-lf)?\b`)
 
 // Shown is the line for people, without what may be a secret.
 func (l *Line) Shown() string {
-	for _, word := range secrets {
-		if at := strings.Index(l.Text, word); at >= 0 {
-			return l.Text[:at+len(word)] + " …"
-		}
+	if at := secret.FindStringIndex(l.Text); at != nil {
+		return l.Text[:at[1]] + " …"
 	}
 	return l.Text
 }

@@ -144,6 +144,26 @@ const minimal = `defaults
   timeout server 1m
 `
 
+// What is shown of a line ends where a secret may begin.
+func TestI10NoSecretIsShown(t *testing.T) {
+	for _, line := range []string{
+		"auth_pass canary", "authentication { auth_type PASS auth_pass canary }", "stats auth admin:canary", "user bob insecure-password canary",
+		"user bob password $5$canary", "dynamic-cookie-key canary", "setenv REDIS canary", "presetenv REDIS canary",
+		`http-request set-header Authorization "Basic canary"`, `http-check send hdr authorization "Bearer canary"`,
+		`http-check send meth GET uri / hdr X-Api-Key canary`, `option httpchk GET /?token=canary HTTP/1.1\r\nAuthorization:\ Basic\ canary`,
+		`tcp-check send AUTH\ canary\r\n`, "tcp-check send-binary canary", "http-request set-header X-Client-Secret canary",
+	} {
+		if shown := (&Line{Text: "    " + line}).Shown(); strings.Contains(shown, "canary") || len(shown) < 10 {
+			t.Errorf("%s is shown as %s", line, shown)
+		}
+	}
+	for _, line := range []string{"bind *:443 ssl crt /etc/haproxy/site.pem", "http-request set-header X-Forwarded-Proto https", "cookie SRV insert indirect"} {
+		if shown := (&Line{Text: line}).Shown(); shown != line {
+			t.Errorf("%s is shown as %s", line, shown)
+		}
+	}
+}
+
 // One line that the model lacks keeps its whole section, with the reason.
 func TestOneLineKeepsItsProxy(t *testing.T) {
 	for line, want := range map[string]string{

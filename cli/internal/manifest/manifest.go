@@ -51,7 +51,7 @@ func Read(r io.Reader, fileName string) (*Manifest, error) {
 	}
 	m := &Manifest{Config: &tandemv1.ClusterConfig{}, name: fileName, text: text}
 	if err := m.parse(m.Config, nil); err != nil {
-		return nil, cleaned(err)
+		return nil, m.cleaned(err)
 	}
 	if proto.Size(m.Config) == 0 {
 		return nil, fmt.Errorf("%s is empty: it must hold at least one of cluster, vips, pools, listeners", fileName)
@@ -93,7 +93,7 @@ func (m *Manifest) Locate(err error) error {
 	if located == nil {
 		return err
 	}
-	return &locatedError{cause: err, text: cleaned(located).Error()}
+	return &locatedError{cause: err, text: m.cleaned(located).Error()}
 }
 
 // locatedError is a refusal with the places in the file.
@@ -123,10 +123,10 @@ func (vs violations) Validate(proto.Message) error {
 	return found
 }
 
-// cleaned makes the parser's words safe for a terminal, and says what would be
-// right where the parser does not.
-func cleaned(err error) error {
-	text := strings.TrimRight(output.CleanLines(err.Error()), "\n")
+// cleaned makes the parser's words safe for a terminal, without secrets, and says
+// what would be right where the parser does not.
+func (m *Manifest) cleaned(err error) error {
+	text := m.hide(strings.TrimRight(output.CleanLines(err.Error()), "\n"))
 	return errors.New(strings.ReplaceAll(text, "invalid number, expected digit",
 		"must begin with a digit; a duration is written like 500ms or 2s"))
 }
