@@ -38,7 +38,7 @@ func TestWriteStatus(t *testing.T) {
 		Score: &localv1.Score{Total: -150, Health: -100, Drain: -50},
 		Vips: []*localv1.VipStatus{
 			{Vip: "web", Instance: "web", State: agentv1.VrrpState_VRRP_STATE_BACKUP, Priority: 58, FailBack: -22,
-				Failover: -50, FailoverEnd: timestamppb.New(now.Add(40 * time.Second))},
+				Failover: -22, FailoverEnd: timestamppb.New(now.Add(40 * time.Second))},
 			{Vip: "hand", Instance: "hand", Holds: true},
 			{Vip: "mail", Instance: "mail", State: agentv1.VrrpState_VRRP_STATE_MASTER, Holds: true, Priority: 80},
 		},

@@ -107,6 +107,7 @@ func (o *observer) endFailover(vip string, now time.Time) {
 // away keeps an instance from holding its VIP for a while, after a failover by
 // hand.
 type away struct {
+	score int       // while it lasts
 	until time.Time // zero: there is no failover
 	moved bool      // another node has held the VIP since
 }
@@ -130,7 +131,7 @@ func (a *away) role(state InstanceState) {
 // value of the instance's file.
 func (a *away) value(now time.Time) int {
 	if a != nil && now.Before(a.until) {
-		return failoverScore
+		return a.score
 	}
 	return 0
 }

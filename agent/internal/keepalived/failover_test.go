@@ -68,6 +68,27 @@ func TestI8FailoverWithoutATaker(t *testing.T) {
 	}
 }
 
+// A drained node is not to hold the VIP, though its own priority is the better one.
+func TestFailoverGoesToNoDrainedNode(t *testing.T) {
+	t.Parallel()
+	for _, policy := range []keepalivedv1.FailBack{keepalivedv1.FailBack_FAIL_BACK_AUTOMATIC, keepalivedv1.FailBack_FAIL_BACK_NEVER} {
+		t.Run(policy.String(), func(t *testing.T) {
+			t.Parallel()
+			a, b := newSticky(t, policy, 0)
+			drained := sticky(a.name, 230, policy, 0)
+			drained.Global.Drain = true
+			a.mustApply(drained)
+			waitMaster(t, 10*time.Second, "web", "10.9.0.100", b, a)
+			if said := b.failover("web", time.Minute); !strings.Contains(said, "no other node takes it") {
+				t.Errorf("it says %q", said)
+			}
+			if !b.has("10.9.0.100") || a.has("10.9.0.100") {
+				t.Error("the drained node holds the VIP")
+			}
+		})
+	}
+}
+
 // I8: while a failover lasts, the VIP comes back when its new holder fails.
 func TestI8FailoverEndsWithItsTaker(t *testing.T) {
 	t.Parallel()

@@ -63,7 +63,7 @@ func TestAStartAwaitsLinkLocalAddresses(t *testing.T) {
 	if err := os.WriteFile(h.paths.config, config, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	start := func() (told error, took time.Duration) {
+	start := func() (took time.Duration, told error) {
 		t.Helper()
 		began := time.Now()
 		if err := inside(t, namespace, func() (err error) {
@@ -72,14 +72,14 @@ func TestAStartAwaitsLinkLocalAddresses(t *testing.T) {
 		}); err != nil {
 			t.Fatal(err)
 		}
-		return told, time.Since(began)
+		return time.Since(began), told
 	}
-	if told, _ := start(); told != nil {
+	if _, told := start(); told != nil {
 		t.Errorf("without a carrier: %v", told)
 	}
 	ip(t, "-n", namespace, "link", "set", "eth1", "up")
 	ip(t, "-n", namespace, "link", "set", "eth0", "up")
-	if told, _ := start(); told != nil {
+	if _, told := start(); told != nil {
 		t.Error(told)
 	}
 	if err := inside(t, namespace, func() error {
@@ -93,7 +93,7 @@ func TestAStartAwaitsLinkLocalAddresses(t *testing.T) {
 	}
 	// Whatever happens, it starts.
 	ip(t, "-n", namespace, "address", "flush", "dev", "eth0", "scope", "link")
-	told, took := start()
+	took, told := start()
 	if told == nil || !strings.Contains(told.Error(), "interface eth0 has no usable link-local address") {
 		t.Errorf("without an address it says %v", told)
 	}

@@ -25,7 +25,10 @@ const (
 	unhealthyScore = -100
 	drainScore     = -50
 	standbyScore   = -22
-	failoverScore  = -50 // a drain of one instance, for a while
+	// failoverScore is what a failover by hand takes from an instance, for a
+	// while; from a sticky one standbyScore too, which its healthy standby has. So
+	// that one beats it, and a drained one does not.
+	failoverScore = -22
 )
 
 // scores writes the track files. keepalived sees each rename at once.
@@ -141,9 +144,11 @@ func (s *scores) set(instances []instance, now time.Time) {
 	s.standby, s.away = make(map[string]*standby), make(map[string]*away)
 	for _, i := range instances {
 		s.away[i.name] = cmp.Or(left[i.name], &away{})
+		s.away[i.name].score = failoverScore
 		if !i.sticky() {
 			continue
 		}
+		s.away[i.name].score += standbyScore
 		b := old[i.name]
 		if b == nil {
 			b = &standby{well: now}

@@ -215,8 +215,11 @@ func TestScoresKeepTheirOrder(t *testing.T) {
 			"a drained standby beats a holder without a proxy":   {low + drainScore + standbyScore, base + unhealthyScore},
 			"the better of two nodes without a proxy is chosen":  {base + unhealthyScore, low + unhealthyScore},
 			"the better of two drained nodes is chosen":          {base + drainScore, low + drainScore},
-			"a healthy standby takes over in a failover":         {low + standbyScore, base + failoverScore},
-			"a failover goes to no node without a proxy":         {low + failoverScore + standbyScore, base + unhealthyScore},
+			"a healthy standby takes over in a failover":         {low, base + failoverScore},
+			"a sticky one too":                                   {low + standbyScore, base + failoverScore + standbyScore},
+			"a failover goes to no node without a proxy":         {low + failoverScore + 2*standbyScore, base + unhealthyScore},
+			"a failover goes to no drained node":                 {low + failoverScore, base + drainScore},
+			"to no sticky one either":                            {low + failoverScore + standbyScore, base + drainScore + standbyScore},
 			"drained without a proxy is worse than either alone": {low + unhealthyScore, base + unhealthyScore + drainScore},
 		} {
 			if clamp(pair[0]) <= clamp(pair[1]) {
@@ -224,7 +227,7 @@ func TestScoresKeepTheirOrder(t *testing.T) {
 			}
 		}
 	}
-	if worst := unhealthyScore + drainScore + standbyScore + failoverScore; worst <= -254 {
+	if worst := unhealthyScore + drainScore + 2*standbyScore + failoverScore; worst <= -254 {
 		t.Errorf("the worst score, %d, is FAULT", worst)
 	}
 }
@@ -306,7 +309,7 @@ func TestFailoverEnds(t *testing.T) {
 		}, 0},
 		"with keepalived": {time.Second, func(s *scores, now time.Time) { s.forget(now) }, 0},
 		"not with a change of another instance": {time.Second, func(s *scores, now time.Time) {
-			s.set([]instance{{name: "mail"}, {name: "web"}}, now)
+			s.set([]instance{{name: "mail"}, {name: "web", failBack: keepalivedv1.FailBack_FAIL_BACK_AUTOMATIC}}, now)
 		}, failoverScore},
 	} {
 		dir := t.TempDir()
