@@ -75,6 +75,35 @@ func TestADrainWaitsForNothing(t *testing.T) {
 	})
 }
 
+// While HAProxy refuses everything, a local change of something else undoes no
+// drain of the controller's.
+func TestALocalChangeKeepsTheControllersDrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := &recorder{}
+		reconciler := start(t, r, nil)
+		reconciler.Submit("1", draining(t, "1", wanted(t, "a", "web"), false))
+		<-reconciler.Outcomes()
+		down := errors.New("haproxy does not answer")
+		r.mu.Lock()
+		r.again = map[string]error{"haproxy a": down}
+		r.mu.Unlock()
+		r.taken(map[string]error{"haproxy a": down})
+		reconciler.Submit("2", draining(t, "2", wanted(t, "a", "web"), true))
+		if o := <-reconciler.Outcomes(); o.Err == nil {
+			t.Fatal("the target is in effect")
+		}
+		if steps := r.taken(nil); !slices.Contains(steps, "keepalived web drained") {
+			t.Fatalf("not drained: %q", steps)
+		}
+		if err := reconciler.Again(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if steps := r.taken(nil); slices.Contains(steps, "keepalived web") || !slices.Contains(steps, "haproxy a") {
+			t.Errorf("the steps of a local change are %q", steps)
+		}
+	})
+}
+
 // I8: with every HAProxy dead the VIP still lives somewhere.
 func TestI8KeepalivedGoesOnWithoutHAProxy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

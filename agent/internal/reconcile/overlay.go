@@ -56,9 +56,13 @@ func (r *Reconciler) Again(ctx context.Context) error {
 	}
 }
 
-// renew puts the base in effect.
-func (r *Reconciler) renew(ctx context.Context) (job, error) {
+// renew puts the base in effect. newest is the target that could not be put in
+// effect, nil when there is none: its servers and its drain count, not older ones.
+func (r *Reconciler) renew(ctx context.Context, newest *target.Target) (job, error) {
 	j := job{target: r.Base(), since: time.Now()}
+	if newest != nil {
+		j.target = j.target.WithRuntimeOf(newest)
+	}
 	_, err := r.put(ctx, j)
 	if err != nil {
 		r.Logger.Error("a local change is not in effect", "error", err)

@@ -230,7 +230,11 @@ func (r *Reconciler) Run(ctx context.Context) error {
 				continue
 			}
 		case done := <-r.again:
-			j, err := r.renew(ctx)
+			var newest *target.Target
+			if retry != nil {
+				newest = failing.target
+			}
+			j, err := r.renew(ctx, newest)
 			done <- err
 			if err != nil && retry == nil {
 				failing, retry = j, time.After(delay.NextBackOff())
