@@ -94,7 +94,7 @@ func (a *app) driftKeep() *cobra.Command {
 		Short: "Make what was changed on a machine desired",
 		Long: `Make what was changed on a machine itself desired, in one revision: a backend's
 state and weight become its override, on all nodes, and a drain the node's own.
-Without a flag all of it is kept.`,
+Without a flag all of it is kept, except of backends that exist no more.`,
 		Example: "  lbctl node drift keep lb-master\n  lbctl node drift keep lb-master --backend web_servers/web1",
 		RunE: a.connected(func(ctx context.Context, s *session, args []string) error {
 			full, err := nodeKind.resolve(s, args[0])
@@ -115,6 +115,9 @@ Without a flag all of it is kept.`,
 				if err := s.print(reply, nil); err != nil {
 					return err
 				}
+			}
+			if gone := reply.GetGone(); len(gone) > 0 {
+				s.say("not kept, as it exists no more: %s; \"lbctl node drift discard %s\" ends what is left", view.DriftWords(gone), name.Short(full))
 			}
 			if len(reply.GetKept()) == 0 {
 				s.say("there is nothing to keep on %s", name.Short(full))

@@ -19,10 +19,26 @@ func (f *fleetService) KeepDrift(ctx context.Context, r *tandemv1.KeepDriftReque
 	if err != nil {
 		return nil, err
 	}
-	if _, err := f.writer.commit(ctx, name.Cluster, r, keep(drift)); err != nil {
+	response := &tandemv1.KeepDriftResponse{Kept: drift}
+	if len(r.GetSubjects()) == 0 {
+		response.Kept, response.Gone = apart(drift)
+	}
+	if _, err := f.writer.commit(ctx, name.Cluster, r, keep(response.GetKept())); err != nil {
 		return nil, err
 	}
-	return &tandemv1.KeepDriftResponse{Kept: drift}, nil
+	return response, nil
+}
+
+// apart tells drift of what exists from drift of backends that exist no more.
+func apart(drift []*tandemv1.Drift) (of, gone []*tandemv1.Drift) {
+	for _, x := range drift {
+		if x.GetDesired() != nil {
+			of = append(of, x)
+		} else {
+			gone = append(gone, x)
+		}
+	}
+	return of, gone
 }
 
 // keep makes drift desired, all of it or nothing.

@@ -15,7 +15,7 @@ import (
 )
 
 // driftedAgent joins lb-master and says that it is drained and that web1 is, on
-// the node itself. It answers commands with what refusal says.
+// the node itself, and web9, which nobody knows. It answers commands with what refusal says.
 func driftedAgent(t *testing.T, c *controller, refusal *atomic.Value) *atomic.Pointer[agentv1.DiscardCommand] {
 	t.Helper()
 	stream, err := agentv1.NewAgentServiceClient(c.dial(t, c.join(t, "lb-master"))).Session(t.Context())
@@ -29,6 +29,9 @@ func driftedAgent(t *testing.T, c *controller, refusal *atomic.Value) *atomic.Po
 			{Author: "root", Reason: "kernel", Kind: &agentv1.LocalChange_Drain{Drain: true}},
 			{Author: "root", Kind: &agentv1.LocalChange_Backend{Backend: &agentv1.LocalBackend{
 				Pool: "p", Backend: "web1", State: agentv1.AdminState_ADMIN_STATE_DRAIN,
+			}}},
+			{Author: "root", Kind: &agentv1.LocalChange_Backend{Backend: &agentv1.LocalBackend{
+				Pool: "p", Backend: "web9", State: agentv1.AdminState_ADMIN_STATE_DRAIN,
 			}}},
 		}},
 	}}})
@@ -74,7 +77,7 @@ func TestDriftIsKeptOrDiscarded(t *testing.T) {
 	command := driftedAgent(t, c, &refusal)
 	watch, err := fleet.WatchStatus(ctx, &tandemv1.WatchStatusRequest{Name: "clusters/default"})
 	must(t, err)
-	for drift := 0; drift != 2; {
+	for drift := 0; drift != 3; {
 		step, err := watch.Recv()
 		must(t, err)
 		drift = len(step.GetNode().GetDrift())
@@ -93,10 +96,16 @@ func TestDriftIsKeptOrDiscarded(t *testing.T) {
 	_, err = fleet.DiscardDrift(ctx, &tandemv1.DiscardDriftRequest{Name: node})
 	want("a node that fails", err, codes.FailedPrecondition, "lb-master: haproxy does not answer")
 
+	const web9 = "clusters/default/pools/p/backends/web9"
+	_, err = fleet.KeepDrift(ctx, &tandemv1.KeepDriftRequest{Name: node, Subjects: []string{web9}})
+	want("of a backend that exists no more", err, codes.NotFound, "web9")
 	before := newest(ctx, t, config)
 	kept := c.rest(t, http.MethodPost, "/v1/"+node+":keepDrift", `{"message":"as it is","requestId":"once"}`)
-	if kept.status != http.StatusOK || strings.Count(string(kept.body), `"name"`) != 2 {
+	if kept.status != http.StatusOK || strings.Count(string(kept.body), `"name"`) != 3 {
 		t.Fatalf("keepDrift says %d %s", kept.status, kept.body)
+	}
+	if gone, ok := kept.decode(t)["gone"].([]any); !ok || len(gone) != 1 || gone[0].(map[string]any)["name"] != web9 {
+		t.Errorf("keepDrift says %s, want web9 alone as gone", kept.body)
 	}
 	// One revision, also when the call is repeated or nothing is left to keep.
 	for _, request := range []*tandemv1.KeepDriftRequest{{Name: node, RequestId: "once", Message: "as it is"}, {Name: node}} {

@@ -478,7 +478,9 @@ func (x *KeepDriftRequest) GetMessage() string {
 type KeepDriftResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// kept is what was drift before.
-	Kept          []*Drift `protobuf:"bytes,1,rep,name=kept,proto3" json:"kept,omitempty"`
+	Kept []*Drift `protobuf:"bytes,1,rep,name=kept,proto3" json:"kept,omitempty"`
+	// gone is what could not be kept, of backends that exist no more.
+	Gone          []*Drift `protobuf:"bytes,2,rep,name=gone,proto3" json:"gone,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -516,6 +518,13 @@ func (*KeepDriftResponse) Descriptor() ([]byte, []int) {
 func (x *KeepDriftResponse) GetKept() []*Drift {
 	if x != nil {
 		return x.Kept
+	}
+	return nil
+}
+
+func (x *KeepDriftResponse) GetGone() []*Drift {
+	if x != nil {
+		return x.Gone
 	}
 	return nil
 }
@@ -955,9 +964,10 @@ const file_tandem_v1_fleet_service_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\v \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\trequestId\x12\xa6\x01\n" +
 	"\amessage\x18\f \x01(\tB\x8b\x01\xbaH\x87\x01\xba\x01\x83\x01\n" +
-	"\amessage\x125must be at most 1024 bytes without control characters\x1aAbytes(this).size() <= 1024 && !this.matches('[\\\\x00-\\\\x1f\\\\x7f]')R\amessage\"9\n" +
+	"\amessage\x125must be at most 1024 bytes without control characters\x1aAbytes(this).size() <= 1024 && !this.matches('[\\\\x00-\\\\x1f\\\\x7f]')R\amessage\"_\n" +
 	"\x11KeepDriftResponse\x12$\n" +
-	"\x04kept\x18\x01 \x03(\v2\x10.tandem.v1.DriftR\x04kept\"J\n" +
+	"\x04kept\x18\x01 \x03(\v2\x10.tandem.v1.DriftR\x04kept\x12$\n" +
+	"\x04gone\x18\x02 \x03(\v2\x10.tandem.v1.DriftR\x04gone\"J\n" +
 	"\x13DiscardDriftRequest\x12\x17\n" +
 	"\x04name\x18\x01 \x01(\tB\x03\xe0A\x02R\x04name\x12\x1a\n" +
 	"\bsubjects\x18\x02 \x03(\tR\bsubjects\"F\n" +
@@ -1040,34 +1050,35 @@ var file_tandem_v1_fleet_service_proto_depIdxs = []int32{
 	15, // 3: tandem.v1.UpdateNodeRequest.node:type_name -> tandem.v1.Node
 	16, // 4: tandem.v1.UpdateNodeRequest.update_mask:type_name -> google.protobuf.FieldMask
 	17, // 5: tandem.v1.KeepDriftResponse.kept:type_name -> tandem.v1.Drift
-	17, // 6: tandem.v1.DiscardDriftResponse.discarded:type_name -> tandem.v1.Drift
-	18, // 7: tandem.v1.WatchStatusResponse.node:type_name -> tandem.v1.NodeStatus
-	19, // 8: tandem.v1.WatchStatusResponse.vip:type_name -> tandem.v1.VipStatus
-	20, // 9: tandem.v1.WatchStatusResponse.backend:type_name -> tandem.v1.BackendStatus
-	21, // 10: tandem.v1.WatchStatusResponse.alarm:type_name -> tandem.v1.Alarm
-	0,  // 11: tandem.v1.FleetService.CreateJoinToken:input_type -> tandem.v1.CreateJoinTokenRequest
-	1,  // 12: tandem.v1.FleetService.GetNode:input_type -> tandem.v1.GetNodeRequest
-	2,  // 13: tandem.v1.FleetService.ListNodes:input_type -> tandem.v1.ListNodesRequest
-	4,  // 14: tandem.v1.FleetService.UpdateNode:input_type -> tandem.v1.UpdateNodeRequest
-	5,  // 15: tandem.v1.FleetService.DeleteNode:input_type -> tandem.v1.DeleteNodeRequest
-	6,  // 16: tandem.v1.FleetService.KeepDrift:input_type -> tandem.v1.KeepDriftRequest
-	8,  // 17: tandem.v1.FleetService.DiscardDrift:input_type -> tandem.v1.DiscardDriftRequest
-	10, // 18: tandem.v1.FleetService.GetStatus:input_type -> tandem.v1.GetStatusRequest
-	11, // 19: tandem.v1.FleetService.WatchStatus:input_type -> tandem.v1.WatchStatusRequest
-	13, // 20: tandem.v1.FleetService.CreateJoinToken:output_type -> tandem.v1.JoinToken
-	15, // 21: tandem.v1.FleetService.GetNode:output_type -> tandem.v1.Node
-	3,  // 22: tandem.v1.FleetService.ListNodes:output_type -> tandem.v1.ListNodesResponse
-	15, // 23: tandem.v1.FleetService.UpdateNode:output_type -> tandem.v1.Node
-	22, // 24: tandem.v1.FleetService.DeleteNode:output_type -> google.protobuf.Empty
-	7,  // 25: tandem.v1.FleetService.KeepDrift:output_type -> tandem.v1.KeepDriftResponse
-	9,  // 26: tandem.v1.FleetService.DiscardDrift:output_type -> tandem.v1.DiscardDriftResponse
-	23, // 27: tandem.v1.FleetService.GetStatus:output_type -> tandem.v1.ClusterStatus
-	12, // 28: tandem.v1.FleetService.WatchStatus:output_type -> tandem.v1.WatchStatusResponse
-	20, // [20:29] is the sub-list for method output_type
-	11, // [11:20] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	17, // 6: tandem.v1.KeepDriftResponse.gone:type_name -> tandem.v1.Drift
+	17, // 7: tandem.v1.DiscardDriftResponse.discarded:type_name -> tandem.v1.Drift
+	18, // 8: tandem.v1.WatchStatusResponse.node:type_name -> tandem.v1.NodeStatus
+	19, // 9: tandem.v1.WatchStatusResponse.vip:type_name -> tandem.v1.VipStatus
+	20, // 10: tandem.v1.WatchStatusResponse.backend:type_name -> tandem.v1.BackendStatus
+	21, // 11: tandem.v1.WatchStatusResponse.alarm:type_name -> tandem.v1.Alarm
+	0,  // 12: tandem.v1.FleetService.CreateJoinToken:input_type -> tandem.v1.CreateJoinTokenRequest
+	1,  // 13: tandem.v1.FleetService.GetNode:input_type -> tandem.v1.GetNodeRequest
+	2,  // 14: tandem.v1.FleetService.ListNodes:input_type -> tandem.v1.ListNodesRequest
+	4,  // 15: tandem.v1.FleetService.UpdateNode:input_type -> tandem.v1.UpdateNodeRequest
+	5,  // 16: tandem.v1.FleetService.DeleteNode:input_type -> tandem.v1.DeleteNodeRequest
+	6,  // 17: tandem.v1.FleetService.KeepDrift:input_type -> tandem.v1.KeepDriftRequest
+	8,  // 18: tandem.v1.FleetService.DiscardDrift:input_type -> tandem.v1.DiscardDriftRequest
+	10, // 19: tandem.v1.FleetService.GetStatus:input_type -> tandem.v1.GetStatusRequest
+	11, // 20: tandem.v1.FleetService.WatchStatus:input_type -> tandem.v1.WatchStatusRequest
+	13, // 21: tandem.v1.FleetService.CreateJoinToken:output_type -> tandem.v1.JoinToken
+	15, // 22: tandem.v1.FleetService.GetNode:output_type -> tandem.v1.Node
+	3,  // 23: tandem.v1.FleetService.ListNodes:output_type -> tandem.v1.ListNodesResponse
+	15, // 24: tandem.v1.FleetService.UpdateNode:output_type -> tandem.v1.Node
+	22, // 25: tandem.v1.FleetService.DeleteNode:output_type -> google.protobuf.Empty
+	7,  // 26: tandem.v1.FleetService.KeepDrift:output_type -> tandem.v1.KeepDriftResponse
+	9,  // 27: tandem.v1.FleetService.DiscardDrift:output_type -> tandem.v1.DiscardDriftResponse
+	23, // 28: tandem.v1.FleetService.GetStatus:output_type -> tandem.v1.ClusterStatus
+	12, // 29: tandem.v1.FleetService.WatchStatus:output_type -> tandem.v1.WatchStatusResponse
+	21, // [21:30] is the sub-list for method output_type
+	12, // [12:21] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_tandem_v1_fleet_service_proto_init() }

@@ -50,8 +50,10 @@ type FleetServiceClient interface {
 	// KeepDrift makes what an operator has changed on a node itself desired: a
 	// backend's override for all nodes, and the node's drain. It is one revision,
 	// after which the node drops its local changes by itself. Without a drift
-	// there is no revision. FAILED_PRECONDITION while the node is not connected:
-	// what it has changed is not known then.
+	// there is no revision. What was changed of a backend that exists no more
+	// cannot be kept: it is told, and NOT_FOUND where it was asked for by name.
+	// FAILED_PRECONDITION while the node is not connected: what it has changed is
+	// not known then.
 	KeepDrift(ctx context.Context, in *KeepDriftRequest, opts ...grpc.CallOption) (*KeepDriftResponse, error)
 	// DiscardDrift has a node drop what an operator has changed on it and returns
 	// when what is desired is in effect there again. FAILED_PRECONDITION while the
@@ -190,8 +192,10 @@ type FleetServiceServer interface {
 	// KeepDrift makes what an operator has changed on a node itself desired: a
 	// backend's override for all nodes, and the node's drain. It is one revision,
 	// after which the node drops its local changes by itself. Without a drift
-	// there is no revision. FAILED_PRECONDITION while the node is not connected:
-	// what it has changed is not known then.
+	// there is no revision. What was changed of a backend that exists no more
+	// cannot be kept: it is told, and NOT_FOUND where it was asked for by name.
+	// FAILED_PRECONDITION while the node is not connected: what it has changed is
+	// not known then.
 	KeepDrift(context.Context, *KeepDriftRequest) (*KeepDriftResponse, error)
 	// DiscardDrift has a node drop what an operator has changed on it and returns
 	// when what is desired is in effect there again. FAILED_PRECONDITION while the
