@@ -71,8 +71,8 @@ type Server struct {
 	http   *http.Server
 	codec  *codec
 	opened chan struct{} // holds one for each call under way that anyone may make
-	// callsOfNodes are under way.
-	callsOfNodes nodeCalls
+	// callsOfHosts are of those, and callsOfNodes of others, by identity.
+	callsOfHosts, callsOfNodes *places
 	// stopping ends when the server does, before its calls are cut off.
 	stopping context.Context //nolint:containedctx // it is the server's life, handed to each stream
 	stop     context.CancelFunc
@@ -81,7 +81,7 @@ type Server struct {
 // New returns a server that Run makes listen. ctx is for values only.
 func New(ctx context.Context, o Options) (*Server, error) {
 	s := &Server{Options: o, inside: bufconn.Listen(1 << 20), codec: newCodec(), opened: make(chan struct{}, maxOpenCalls),
-		callsOfNodes: nodeCalls{of: make(map[string]int)}}
+		callsOfHosts: newPlaces(maxHostCalls), callsOfNodes: newPlaces(maxNodeCalls)}
 	s.stopping, s.stop = context.WithCancel(context.WithoutCancel(ctx))
 	s.grpc = grpc.NewServer(s.grpcOptions(
 		grpc.InTapHandle(s.tap),

@@ -2,18 +2,23 @@ package api
 
 import (
 	"context"
+	"net/netip"
 	"sync"
 	"time"
 
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/tap"
 )
 
 // What is open to anyone is bounded, for grpc reads a whole message, of
 // maxRequest bytes, before any interceptor runs.
 const (
-	// maxOpenCalls bounds the calls at a time that need no credential.
+	// maxOpenCalls bounds the calls at a time that need no credential, and
+	// maxHostCalls those of them from one address, so that no one host keeps all
+	// others from joining.
 	maxOpenCalls = 16
+	maxHostCalls = 4
 	// openCallTimeout bounds each of them.
 	openCallTimeout = 10 * time.Second
 	// maxNodeCalls bounds the calls at a time of one node, over all connections
@@ -33,7 +38,9 @@ func (s *Server) tap(ctx context.Context, info *tap.Info) (_ context.Context, er
 		case nothing:
 			ctx, err = s.open(ctx)
 		case certificate:
-			err = s.callsOfNodes.begin(ctx, callerOf(admitted).node.UID)
+			if !s.callsOfNodes.begin(ctx, callerOf(admitted).node.UID) {
+				err = fail(codes.ResourceExhausted, reasonBusy, "%d calls of this node are under way: end one first", maxNodeCalls)
+			}
 		default:
 		}
 	}
@@ -47,12 +54,17 @@ func (s *Server) tap(ctx context.Context, info *tap.Info) (_ context.Context, er
 // open takes one of the places for calls by anyone, and gives it back when the
 // call has ended.
 func (s *Server) open(ctx context.Context) (context.Context, error) {
+	ctx, cancel := context.WithTimeout(ctx, openCallTimeout)
+	if !s.callsOfHosts.begin(ctx, hostOf(ctx)) {
+		cancel()
+		return nil, fail(codes.Unavailable, reasonBusy, "%d calls without a credential from your address are under way: try again", maxHostCalls)
+	}
 	select {
 	case s.opened <- struct{}{}:
 	default:
+		cancel()
 		return nil, fail(codes.Unavailable, reasonBusy, "%d calls without a credential are under way: try again", maxOpenCalls)
 	}
-	ctx, cancel := context.WithTimeout(ctx, openCallTimeout)
 	context.AfterFunc(ctx, func() {
 		cancel()
 		<-s.opened
@@ -60,29 +72,50 @@ func (s *Server) open(ctx context.Context) (context.Context, error) {
 	return ctx, nil
 }
 
-// nodeCalls counts the calls under way of each node, by its identity.
-type nodeCalls struct {
-	mu sync.Mutex
-	of map[string]int
-}
-
-// begin takes one of the places of a node, and gives it back when the call's
-// context ends.
-func (c *nodeCalls) begin(ctx context.Context, uid string) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.of[uid] >= maxNodeCalls {
-		return fail(codes.ResourceExhausted, reasonBusy, "%d calls of this node are under way: end one first", maxNodeCalls)
+// hostOf is the host that a call comes from: an IPv4 address, or a network of
+// 64 bits of IPv6, of which one host may have all addresses.
+func hostOf(ctx context.Context) string {
+	p, ok := peer.FromContext(ctx)
+	if !ok {
+		return ""
 	}
-	c.of[uid]++
-	context.AfterFunc(ctx, func() { c.end(uid) })
-	return nil
+	from, err := netip.ParseAddrPort(p.Addr.String())
+	if err != nil {
+		return p.Addr.String()
+	}
+	address := from.Addr().Unmap().WithZone("")
+	if address.Is4() {
+		return address.String()
+	}
+	return netip.PrefixFrom(address, 64).Masked().String()
 }
 
-func (c *nodeCalls) end(uid string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.of[uid]--; c.of[uid] == 0 {
-		delete(c.of, uid)
+// places counts the calls under way of each caller, by what tells it from others.
+type places struct {
+	most int
+	mu   sync.Mutex
+	of   map[string]int
+}
+
+func newPlaces(most int) *places { return &places{most: most, of: make(map[string]int)} }
+
+// begin takes one of the places of a caller, and gives it back when the call's
+// context ends. It tells whether there was one.
+func (p *places) begin(ctx context.Context, caller string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.of[caller] >= p.most {
+		return false
+	}
+	p.of[caller]++
+	context.AfterFunc(ctx, func() { p.end(caller) })
+	return true
+}
+
+func (p *places) end(caller string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.of[caller]--; p.of[caller] == 0 {
+		delete(p.of, caller)
 	}
 }
