@@ -4,12 +4,15 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/durationpb"
+
+	haproxyv1 "github.com/tandem-lb/tandem/gen/tandem/agent/haproxy/v1"
 )
 
 // worker gives the newest worker a command, as a stranger would.
@@ -132,4 +135,34 @@ func TestSilentMasterIsNoDeathWhileAWorkerServes(t *testing.T) {
 	send(worker, unix.SIGCONT)
 	send(master, unix.SIGCONT)
 	eventually(t, "it runs again", func() bool { return r.driver.Snapshot().State == Running })
+}
+
+// HAProxy runs for months, and so its output must not grow for ever.
+func TestOutputIsCutWhileHAProxyRuns(t *testing.T) {
+	r := newRig(t)
+	web1 := newWeb(t, "web1")
+	c := r.config(web1.backend(1))
+	r.apply(c)
+	log := r.driver.paths.log
+	file, err := os.OpenFile(log, os.O_WRONLY|os.O_APPEND, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if _, err := file.Write(make([]byte, maxLog)); err != nil {
+		t.Fatal(err)
+	}
+	size := func() int64 {
+		info, err := os.Stat(log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return info.Size()
+	}
+	eventually(t, "the output is cut", func() bool { return size() < maxLog })
+	before := size()
+	r.apply(with(c, func(c *haproxyv1.Config) { c.Backends[0].Retries++ })) // a reload
+	if after := size(); after <= before {
+		t.Errorf("%d bytes after a reload, and %d before", after, before)
+	}
 }
