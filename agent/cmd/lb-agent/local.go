@@ -63,7 +63,7 @@ func (h *here) run(do func(ctx context.Context, c localv1.LocalServiceClient, cm
 		if runDir == "" {
 			s, err := settings.Read(h.config)
 			if err != nil {
-				return needsRoot(err)
+				return withoutFile(err)
 			}
 			runDir, runner = s.RunDir, s.Runner
 		}
@@ -89,6 +89,15 @@ func reach(ctx context.Context, socket string) error {
 		return err
 	}
 	return conn.Close()
+}
+
+// withoutFile says how to reach an agent that runs though its configuration file is
+// wrong by now.
+func withoutFile(err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		return needsRoot(err)
+	}
+	return fmt.Errorf("%w\nan agent that runs is reached without that file by its run_dir: --run-dir %s", err, settings.DefaultRunDir)
 }
 
 // needsRoot says what a lack of permission means here.

@@ -96,6 +96,20 @@ func TestOutcome(t *testing.T) {
 	}
 }
 
+// What an operator on the machine needs works without the agent's file, which he is
+// told.
+func TestWithoutAConfigurationFile(t *testing.T) {
+	cmd := root()
+	missing := filepath.Join(t.TempDir(), "agent.yaml")
+	cmd.SetArgs([]string{"status", "--config", missing})
+	text, code := outcome(cmd.Execute())
+	for _, want := range []string{missing, "--config", "the README tells", "--run-dir /run/tandem/agent"} {
+		if code != exitFailed || !strings.Contains(text, want) {
+			t.Errorf("%q, %d; want %q", text, code, want)
+		}
+	}
+}
+
 // Mistakes in the command line are found before the agent is asked.
 func TestUsage(t *testing.T) {
 	for line, says := range map[string]string{

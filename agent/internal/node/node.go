@@ -80,7 +80,7 @@ func Run(ctx context.Context, s *settings.Settings, version string, logger hclog
 		Withdraw:    n.vrrp.Withdraw,
 		Logger:      logger.Named("uplink"),
 	})
-	n.parts = append(n.parts, n.report.Run, n.states.Run, n.proxy.Run, n.vrrp.Run, n.takeover.Run,
+	n.parts = append(n.parts, n.keepEvents, n.states.Run, n.proxy.Run, n.vrrp.Run, n.takeover.Run,
 		reconciler.Run, changes.Run, here.Run, up.Run, n.watchdog)
 	group, ctx := errgroup.WithContext(ctx)
 	for _, part := range n.parts {
@@ -98,6 +98,15 @@ type node struct {
 	takeover *adopt.Takeover
 	logger   hclog.Logger
 	parts    []func(context.Context) error // of Run
+}
+
+// keepEvents keeps the events that wait on disk. That some are lost at the end of
+// the agent, with a disk that cannot be written, was told, and is no failure of it.
+func (n *node) keepEvents(ctx context.Context) error {
+	if err := n.report.Run(ctx); err != nil {
+		n.logger.Warn("events that wait for the controller are lost", "error", err)
+	}
+	return nil
 }
 
 // watchdog tells systemd that both drivers go on.

@@ -1,8 +1,11 @@
 package node
 
 import (
+	"bytes"
+	"context"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/hashicorp/go-hclog"
@@ -10,6 +13,24 @@ import (
 	"github.com/tandem-lb/tandem/agent/internal/cache"
 	"github.com/tandem-lb/tandem/agent/internal/report"
 )
+
+// A disk that cannot be written does not make a clean stop a failure.
+func TestACleanStopWithoutADiskIsClean(t *testing.T) {
+	var said bytes.Buffer
+	n := &node{
+		report: report.Open("boot", filepath.Join(t.TempDir(), "missing", "events.pb")),
+		logger: hclog.New(&hclog.LoggerOptions{Output: &said}),
+	}
+	n.report.Note("something")
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := n.keepEvents(ctx); err != nil {
+		t.Error(err)
+	}
+	if !strings.Contains(said.String(), "events that wait for the controller are lost") {
+		t.Errorf("it says %q", said.String())
+	}
+}
 
 // An agent whose files cannot be read runs, without them, and says so: it is
 // needed to get them anew.

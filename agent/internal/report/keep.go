@@ -78,7 +78,8 @@ func (s *spool) load(in *bufio.Reader) error {
 }
 
 // Run keeps the file until ctx ends. A file that cannot be written is a problem
-// of the node; events go on in memory. Without a file it does nothing.
+// of the node; events go on in memory. Without a file it does nothing. The error
+// says that events are lost, as they are not in the file at the end.
 func (r *Report) Run(ctx context.Context) error {
 	if r.keeper == nil {
 		return nil

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -108,6 +109,9 @@ var (
 // Read reads and checks a file. Unknown and duplicate keys are errors.
 func Read(path string) (*Settings, error) {
 	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("agent configuration: %w: name the right file with --config, or make it as the README tells", err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("agent configuration: %w", err)
 	}
