@@ -137,12 +137,17 @@ func (d *Driver) applyRuntime(ctx context.Context, file *config.File, p plan.Pla
 func (d *Driver) confirmed(file *config.File) {
 	structure := d.target == nil || d.target.Structure != file.Structure
 	d.target, d.good, d.settled = file, file.Text, d.worker.pid
-	d.access.Use(destinations[file.LocalLog], file.JSONLog)
+	d.logRequests(file)
 	if structure {
 		d.writeFile() // the last good one must not be of another structure for long
 	} else {
 		d.behind.soon()
 	}
+}
+
+// logRequests has requests logged where the file says.
+func (d *Driver) logRequests(file *config.File) {
+	d.access.Use(destinations[file.LocalLog], file.JSONLog)
 }
 
 // destinations of the access log; there is no other that can be rendered.

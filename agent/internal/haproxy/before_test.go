@@ -265,7 +265,7 @@ func remove(t *testing.T, path string) {
 func TestRunsOther(t *testing.T) {
 	r := newRig(t)
 	web1 := newWeb(t, "web1")
-	c := r.config(web1.backend(1))
+	c := logged(r.config(web1.backend(1)), haproxyv1.LogFormat_LOG_FORMAT_UNSPECIFIED)
 	check := func(what string, c *haproxyv1.Config, want bool) {
 		t.Helper()
 		if other, err := r.driver.RunsOther(t.Context(), c); err != nil || other != want {
@@ -280,4 +280,6 @@ func TestRunsOther(t *testing.T) {
 	check("another weight", with(c, func(c *haproxyv1.Config) { first(c).Weight = 77 }), true)
 	check("another structure", with(c, func(c *haproxyv1.Config) { c.Backends[0].Retries = 9 }), true)
 	r.runs(c)
+	r.say("GET / HTTP/1.0\r\n\r\n")
+	r.accessLines(1)
 }

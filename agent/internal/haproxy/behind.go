@@ -8,6 +8,7 @@ import (
 	"github.com/cenkalti/backoff/v5"
 
 	"github.com/tandem-lb/tandem/agent/internal/crash"
+	haproxyv1 "github.com/tandem-lb/tandem/gen/tandem/agent/haproxy/v1"
 )
 
 // behind tells when the file is to be written. A change of servers acts first
@@ -119,4 +120,32 @@ func (d *Driver) align(ctx context.Context) {
 	if _, err := d.operate(ctx, d.target, p); err != nil {
 		d.logger.Error("haproxy was started anew, and its servers are not right", "error", err)
 	}
+}
+
+// RunsOther tells whether HAProxy runs, and something else than the configuration:
+// Apply would change it. It changes nothing of HAProxy itself. Requests are logged
+// where the configuration says from then on, if its structure runs. It needs Run.
+func (d *Driver) RunsOther(ctx context.Context, c *haproxyv1.Config) (other bool, err error) {
+	file, err := d.render(c)
+	if err != nil {
+		return false, err
+	}
+	err = d.turnOf(ctx, func(context.Context) error {
+		if d.process == nil {
+			return nil
+		}
+		if _, err := d.refresh(ctx); err != nil {
+			return &FailedError{What: "does not answer", Err: err}
+		}
+		if err := d.look(ctx); err != nil {
+			return &FailedError{What: "does not answer", Err: err}
+		}
+		p := d.plan(file)
+		other = p.Reload != "" || len(p.Steps) > 0
+		if d.worker.Structure == file.Structure {
+			d.logRequests(file)
+		}
+		return nil
+	})
+	return other, err
 }

@@ -278,30 +278,6 @@ func (d *Driver) Apply(ctx context.Context, c *haproxyv1.Config) (Result, error)
 	return result, err
 }
 
-// RunsOther tells whether HAProxy runs, and something else than the configuration:
-// Apply would change it. It changes nothing itself. It needs Run.
-func (d *Driver) RunsOther(ctx context.Context, c *haproxyv1.Config) (other bool, err error) {
-	file, err := d.render(c)
-	if err != nil {
-		return false, err
-	}
-	err = d.turnOf(ctx, func(context.Context) error {
-		if d.process == nil {
-			return nil
-		}
-		if _, err := d.refresh(ctx); err != nil {
-			return &FailedError{What: "does not answer", Err: err}
-		}
-		if err := d.look(ctx); err != nil {
-			return &FailedError{What: "does not answer", Err: err}
-		}
-		p := d.plan(file)
-		other = p.Reload != "" || len(p.Steps) > 0
-		return nil
-	})
-	return other, err
-}
-
 func (d *Driver) render(c *haproxyv1.Config) (*config.File, error) {
 	file, err := config.Render(c, d.environment())
 	if err != nil {
