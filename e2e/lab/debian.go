@@ -30,7 +30,8 @@ mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$2/
 `
 
 // powerScript switches a Debian on. Two of them in one control group would end
-// each other's processes. Arguments: host name, directory of the disk, then the
+// each other's processes. What a machine may and nspawn's containers may not is
+// allowed where the agent needs it. Arguments: host name, directory of the disk, then the
 // control groups to go into.
 const powerScript = `
 set -e
@@ -43,6 +44,7 @@ done
 export SYSTEMD_NSPAWN_API_VFS_WRITABLE=network # as sysctl files are for it
 exec systemd-nspawn --quiet --directory="$disk/root" --boot --hostname="$name" \
 	--network-namespace-path=/proc/1/ns/net --capability=CAP_NET_ADMIN,CAP_IPC_LOCK \
+	--system-call-filter=pidfd_getfd \
 	--register=no --keep-unit \
 	--resolv-conf=off --timezone=off --link-journal=no
 `

@@ -105,6 +105,11 @@ func TestTakeoverOfUnits(t *testing.T) {
 	s.run(t, controller, "lbctl", "pool", "set", "web_servers", "--rise", "1")
 	s.settled(t)
 	s.release(t)
+	for _, node := range clustertest.Both {
+		if log := s.run(t, node, "journalctl", "--unit", "lb-agent"); strings.Contains(log, "may be silent") || !strings.Contains(log, "took keepalived over") {
+			t.Errorf("lb-agent on %s could not hold keepalived's watches:\n%s", node, log)
+		}
+	}
 	// Nobody was frightened meanwhile.
 	if events := s.run(t, controller, "lbctl", "events", "--tail", "1000"); strings.Contains(events, "_HOLDER") || !strings.Contains(events, "APPLY_FAILED") {
 		t.Errorf("the events are:\n%s", events)

@@ -10,8 +10,6 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/tandem-lb/tandem/agent/internal/atomicfile"
 	"github.com/tandem-lb/tandem/agent/internal/crash"
 	"github.com/tandem-lb/tandem/agent/internal/daemon"
@@ -162,15 +160,17 @@ func (d *Driver) swap(ctx context.Context, c *control, in *intent, data []byte) 
 		return err
 	}
 	crash.VRRPFileSwapped.Pass()
-	if c.running() {
-		if err := send(ctx, c.process, unix.SIGHUP); err != nil {
-			return err
-		}
-	} else if err := d.start(ctx, c); err != nil {
-		return err
+	confirmed := func(ctx context.Context, c *control) error {
+		crash.VRRPSignalled.Pass()
+		return d.confirm(ctx, c, in)
 	}
-	crash.VRRPSignalled.Pass()
-	if err := d.confirm(ctx, c, in); err != nil {
+	var err error
+	if c.running() {
+		err = d.reload(ctx, c, confirmed)
+	} else if err = d.start(ctx, c); err == nil {
+		err = confirmed(ctx, c)
+	}
+	if err != nil {
 		return err
 	}
 	crash.VRRPConfirmed.Pass()
@@ -213,7 +213,7 @@ func (d *Driver) back(ctx context.Context, c *control, old []byte, cause error) 
 	case c.intent == nil:
 		// The last good one is known as bytes only, from an earlier agent.
 		if err = atomicfile.WriteFile(d.paths.config, old, 0o600); err == nil && c.running() {
-			err = send(ctx, c.process, unix.SIGHUP)
+			err = d.reload(ctx, c, d.answer)
 		} else if err == nil {
 			err = d.start(ctx, c)
 		}

@@ -148,6 +148,13 @@ func (d *Driver) removeStrays(ctx context.Context, c *control, in *intent, first
 	return fmt.Sprintf("the kernel had addresses of %s, which is not master", strings.Join(names, ", ")), nil
 }
 
+// answer returns when keepalived answers, which it does not while it reads its
+// file.
+func (d *Driver) answer(ctx context.Context, c *control) error {
+	_, err := c.probed.dumper.of(c.process.PID()).dump(ctx, c.process)
+	return err
+}
+
 // ask gets a dump and tells the observer. It asks again while keepalived says
 // something through the FIFO in the meantime, since the dump may be older.
 func (d *Driver) ask(ctx context.Context, c *control) ([]dumped, error) {

@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"github.com/tandem-lb/tandem/agent/internal/atomicfile"
 	"github.com/tandem-lb/tandem/agent/internal/daemon"
@@ -290,5 +289,5 @@ func (d *Driver) correct(ctx context.Context, c *control, mismatch string) error
 	if err := d.rewrite(c); err != nil {
 		return err
 	}
-	return send(ctx, c.process, unix.SIGHUP)
+	return d.reload(ctx, c, d.answer)
 }

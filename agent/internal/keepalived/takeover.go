@@ -9,8 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/tandem-lb/tandem/agent/internal/atomicfile"
 	"github.com/tandem-lb/tandem/agent/internal/daemon"
 	keepalivedv1 "github.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1"
@@ -119,10 +117,7 @@ func (d *Driver) swapForeign(ctx context.Context, c *control, in *intent, data [
 	if err := f.Install(d.paths.config); err != nil {
 		return err
 	}
-	if err := send(ctx, c.process, unix.SIGHUP); err != nil {
-		return err
-	}
-	return d.confirm(ctx, c, in)
+	return d.reload(ctx, c, func(ctx context.Context, c *control) error { return d.confirm(ctx, c, in) })
 }
 
 // GiveBack ends TakeOver: restore gives the process its own file back, it reads
@@ -154,13 +149,7 @@ func (d *Driver) handBack(ctx context.Context, c *control, restore func() error)
 	}
 	// What it holds is no more the driver's to remove.
 	err := c.writeRecord(d.paths.addresses, nil)
-	if sent := send(ctx, c.process, unix.SIGHUP); sent == nil {
-		// It answers when it has read its file.
-		_, asked := c.probed.dumper.of(c.process.PID()).dump(ctx, c.process)
-		err = errors.Join(err, asked)
-	} else {
-		err = errors.Join(err, sent)
-	}
+	err = errors.Join(err, d.reload(ctx, c, d.answer))
 	err = errors.Join(err, d.do(ctx, func(o *observer) { o.detach(StateIdle, "", time.Now()); o.watched = nil; o.look() }))
 	err = errors.Join(err, c.process.Forget())
 	c.process, c.intent = nil, nil
