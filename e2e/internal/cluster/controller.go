@@ -42,6 +42,8 @@ type Controller struct {
 	Host *lab.Host
 	// Env is added to the environment of the next start, as "KEY=value".
 	Env []string
+	// Flags are added to the arguments of the next start.
+	Flags []string
 
 	program string
 	process *lab.Process
@@ -65,10 +67,10 @@ func (c *Controller) CAFile() string { return filepath.Join(c.DataDir(), "ca.pem
 
 // Args are the arguments that the controller is started with.
 func (c *Controller) Args() []string {
-	return []string{
+	return append([]string{
 		"serve", "--data-dir", c.DataDir(), "--advertise", c.Endpoint.Host.String(),
 		"--grpc-listen", c.GRPCAddress(), "--http-listen", c.HTTPAddress(),
-	}
+	}, c.Flags...)
 }
 
 // Start starts the controller, for the first time or again on its data, and
