@@ -5,7 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -50,41 +53,56 @@ func (in *intent) awaitLinkLocal(ctx context.Context) error {
 // untilUsable waits until keepalived can advertise its instances of IPv6, from the
 // interfaces that config, a file of this driver, names: at boot the kernel has
 // just begun to look for a duplicate of a link-local address, or has yet to make
-// one. The error says what is not usable yet.
+// one. The error says what is not usable; an interface for which waiting does not
+// help holds back no other.
 func untilUsable(ctx context.Context, config []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, linkLocalTimeout)
 	defer cancel()
+	var silent []error
+	for _, name := range advertising6(config) {
+		silent = append(silent, untilOneIsUsable(ctx, name))
+	}
+	return errors.Join(silent...)
+}
+
+func untilOneIsUsable(ctx context.Context, name string) error {
 	poll := time.NewTicker(10 * time.Millisecond)
 	defer poll.Stop()
-	for _, name := range advertising6(config) {
-		for {
-			usable, err := usable(name)
-			if err != nil {
-				return err
-			}
-			if usable {
-				break
-			}
-			select {
-			case <-poll.C:
-			case <-ctx.Done():
-				return fmt.Errorf("interface %s has no usable link-local address, which advertisements are sent from, after %v", name, linkLocalTimeout)
-			}
+	for {
+		usable, err := usable(name)
+		if err != nil || usable {
+			return err
+		}
+		select {
+		case <-poll.C:
+		case <-ctx.Done():
+			return fmt.Errorf("interface %s has no usable link-local address, which advertisements are sent from, after %v", name, linkLocalTimeout)
 		}
 	}
-	return nil
 }
 
 // usable tells whether adverts can be sent over an interface, or waiting does not
-// help: it has no carrier, or another machine has its address.
+// help: it has no carrier, or another machine has its address. The error says why
+// waiting does not help either.
 func usable(name string) (bool, error) {
 	running, list, err := linkLocal(name)
 	if err != nil || !running {
 		return true, err
 	}
+	if len(list) == 0 && !hasIPv6(name) {
+		return false, fmt.Errorf("interface %s has no link-local address, which advertisements are sent from: "+
+			"IPv6 is off there (sysctl net.ipv6.conf.%s.disable_ipv6)", name, name)
+	}
 	return slices.ContainsFunc(list, func(a netlink.Addr) bool {
 		return a.Flags&unix.IFA_F_TENTATIVE == 0 || a.Flags&unix.IFA_F_DADFAILED != 0
 	}), nil
+}
+
+// hasIPv6 tells whether an interface can have addresses of IPv6 (ip-sysctl.rst,
+// disable_ipv6). A kernel without IPv6 has no such file.
+func hasIPv6(name string) bool {
+	off, err := os.ReadFile(filepath.Join("/proc/sys/net/ipv6/conf", name, "disable_ipv6"))
+	return err == nil && strings.TrimSpace(string(off)) == "0"
 }
 
 // tentative is the link-local address of an interface that the kernel looks for
