@@ -53,16 +53,15 @@ func (a *agentService) Enrol(ctx context.Context, r *agentv1.EnrolRequest) (*age
 	return &agentv1.EnrolResponse{Certificate: certificate, Ca: a.authority.Bundle(), Cluster: id.Cluster, Uid: id.UID}, nil
 }
 
-// join makes the node part of its cluster. If it is refused the token stays good;
-// if it is not known what became of it, say because the disk is full, the token is
-// good for the same key alone, which gets the same identity: the node may be a
-// member by now.
+// join makes the node part of its cluster. If that is refused the token stays good.
+// If it fails otherwise, say because the disk is full, the token is good for the
+// same key alone, which gets the same identity: the node may be a member by now.
 func (a *agentService) join(ctx context.Context, grant *auth.Grant, id pki.NodeIdentity, key any) ([]byte, error) {
 	// Neither an agent that hangs up now nor its deadline leaves a half.
 	ctx = context.WithoutCancel(ctx)
 	certificate, err := a.authority.IssueNode(key, id)
 	if err != nil {
-		return nil, a.giveBack(ctx, grant, err)
+		return nil, err
 	}
 	if grant.Joined {
 		// Only the answer was lost; but the node may have been removed since.
@@ -70,7 +69,7 @@ func (a *agentService) join(ctx context.Context, grant *auth.Grant, id pki.NodeI
 	}
 	if grant.Replaces != "" {
 		if err := a.joinTokens.Leaves(ctx, grant.Replaces); err != nil {
-			return nil, a.giveBack(ctx, grant, err)
+			return nil, err
 		}
 	}
 	change, word, event := state.AddNode(id.Node, id.UID), "joined", "NODE_JOINED"
@@ -83,11 +82,11 @@ func (a *agentService) join(ctx context.Context, grant *auth.Grant, id pki.NodeI
 		Message: "node " + id.Node + " " + word,
 	})
 	var refused *state.Error
-	if err != nil && !errors.As(err, &refused) {
-		return nil, err
+	if errors.As(err, &refused) {
+		return nil, a.giveBack(ctx, grant, err)
 	}
 	if err != nil {
-		return nil, a.giveBack(ctx, grant, err)
+		return nil, err
 	}
 	if err := a.joinTokens.Joined(ctx, grant); err != nil {
 		return nil, err
