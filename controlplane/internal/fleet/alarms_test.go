@@ -78,6 +78,9 @@ func TestI7NoHolder(t *testing.T) {
 		a.observe(&agentv1.Observation{Instances: holding(fault)})
 		pass(time.Second)
 		l.wantAlarms("NO_HOLDER web", "NODE_DISCONNECTED lb-backup")
+		// Nor does it without a keepalived.
+		a.observe(&agentv1.Observation{Instances: foreign(false), Keepalived: &agentv1.DaemonObservation{State: agentv1.DaemonState_DAEMON_STATE_STOPPED}})
+		l.wantAlarms("NO_HOLDER web", "KEEPALIVED_DEAD lb-master", "NODE_DISCONNECTED lb-backup")
 	})
 }
 

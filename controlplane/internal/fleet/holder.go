@@ -67,7 +67,7 @@ func (c *cluster) grip(vip string) grip {
 		reported++
 		for _, i := range n.observed.instances[vip] {
 			holds[i.GetName()] = holds[i.GetName()] || i.GetHolds()
-			hearing = hearing || hears(i.GetState())
+			hearing = hearing || n.hears(i.GetState())
 		}
 	}
 	none := false
@@ -86,11 +86,12 @@ func (c *cluster) grip(vip string) grip {
 	}
 }
 
-// hears tells whether a node in that state may hear a holder that says nothing to
-// the controller. The word of a keepalived that the agent does not manage is not
-// known.
-func hears(s agentv1.VrrpState) bool {
-	return s == agentv1.VrrpState_VRRP_STATE_BACKUP || s == agentv1.VrrpState_VRRP_STATE_UNSPECIFIED
+// hears tells whether the node, with an instance in that state, may hear a holder
+// that says nothing to the controller. The word of a keepalived that the agent does
+// not manage is not known; one that is dead hears nobody.
+func (n *node) hears(s agentv1.VrrpState) bool {
+	return s == agentv1.VrrpState_VRRP_STATE_BACKUP ||
+		s == agentv1.VrrpState_VRRP_STATE_UNSPECIFIED && !dead(n.observed.keepalived)
 }
 
 // expects tells whether the node has had the chance to bring a VIP up.
