@@ -28,6 +28,7 @@ func (r *Reconciler) leave(ctx context.Context) bool {
 	r.Logger.Warn("haproxy is left with what it runs: newer changes are lost on disk", "revision", version)
 	r.Problem(fmt.Sprintf("HAProxy is left with what it runs, since on disk are only changes up to revision %d: "+
 		"the controller sends the newer ones; a change with lb-agent on this node goes back to revision %d", version, version))
+	r.watch(ctx, r.Good.Keepalived())
 	r.goOn(ctx, effective.Keepalived())
 	return true
 }

@@ -2,6 +2,7 @@ package reconcile
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -21,6 +22,9 @@ func TestI3WhatIsNewerThanTheDiskIsLeftAlone(t *testing.T) {
 				<-reconciler.Begun()
 				synctest.Wait()
 				expect(t, r, "keepalived web drained")
+				if !slices.Equal(r.watched, []string{"web"}) {
+					t.Errorf("watched is %q", r.watched)
+				}
 				if reconciler.Applied() != nil {
 					t.Error("what HAProxy does not run counts as applied")
 				}
