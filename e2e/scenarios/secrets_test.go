@@ -46,15 +46,16 @@ var secretFields = map[protoreflect.FullName]string{
 // files that operators give secrets in are outside of what is looked at.
 func inTheClear(path, secret string) bool {
 	for pattern, secrets := range map[string][]string{
-		`/data/(state\.db|\..*)$`:                               {"VRRP password", "statistics password's hash"},
-		`/data/(ca|\.ca)-key\.pem[.0-9]*$`:                      {"CA key", "next CA key"}, // by one rename
-		`/data/\.?ca-next-key\.pem[.0-9]*$`:                     {"next CA key"},
-		`/data/\.?admin\.token[.0-9]*$`:                         {"operator token"},
+		`/(data|restored)/(state\.db|\..*)$`:                    {"VRRP password", "statistics password's hash"},
+		`/(data|restored)/(ca|\.ca)-key\.pem[.0-9]*$`:           {"CA key", "next CA key"}, // by one rename
+		`/(data|restored)/\.?ca-next-key\.pem[.0-9]*$`:          {"next CA key"},
+		`/(data|restored)/\.?admin\.token[.0-9]*$`:              {"operator token"},
 		`/identity/\.?identity\.pem[.0-9]*$`:                    {"agent's key"},
 		`/\.?(good|candidate)\.pb[.0-9]*$`:                      {"VRRP password", "statistics password's hash"},
 		`keepalived.*/\.?(keepalived|candidate|check).*$`:       {"VRRP password"}, // and its dump, for an instant
 		`haproxy.*/\.?(haproxy|good|candidate|check).*\.cfg.*$`: {"statistics password's hash"},
 		`/lb-(master|backup)/join\.token$`:                      {"join token of a node"},
+		`/\.config/lbctl/token[.0-9]*$`:                         {"operator token"}, // of lbctl login
 		`/controller/curl\.header$`:                             {"operator token"}, // the test's own
 	} {
 		if slices.Contains(secrets, secret) && regexp.MustCompile(pattern).MatchString(path) {
@@ -71,11 +72,12 @@ func TestI10SecretsStayWhereTheyAre(t *testing.T) {
 	everySecretFieldIsKnown(t)
 	s := newSite(t)
 	ctx := labtest.Deadline(t, 4*time.Minute)
-	dirs := []string{s.Lab.Dir, "/tmp/keepalived.json", "/tmp/keepalived.data", "/tmp/keepalived_data.json"}
+	dirs := []string{s.Lab.Dir, "/tmp/keepalived.json", "/tmp/keepalived.data"}
 	for _, n := range s.Nodes {
 		dirs = append(dirs, n.Host.Path(n.RunDir))
 	}
-	k := &keeper{site: s, witness: newWitness(t, inTheClear, dirs...), dir: t.TempDir()}
+	own := t.TempDir()
+	k := &keeper{site: s, witness: newWitness(t, own, inTheClear, dirs...), dir: own}
 	k.loud(ctx)
 	for _, do := range []func(context.Context){
 		k.keysAndTokens, k.passwords, k.wrongPasswords, k.refusedByANode, k.requests, k.onTheNode, k.joins, k.rotationAndBackup, k.reads,
@@ -85,7 +87,7 @@ func TestI10SecretsStayWhereTheyAre(t *testing.T) {
 	for n, text := range s.logs().texts {
 		k.hears(s.logs().names[n], text)
 	}
-	k.testifies()
+	k.testifies("/tmp", "/run", "/var/tmp", "/dev/shm")
 	for _, secret := range secretFields {
 		if len(k.secrets[secret]) == 0 {
 			t.Errorf("no canary was planted as %s", secret)
@@ -251,6 +253,7 @@ func (k *keeper) keysAndTokens(ctx context.Context) {
 	}
 	k.knows("operator token", afterDot(token.GetSecret()))
 	k.does(ctx, "status", "--token-file", k.file("second.token", token.GetSecret()))
+	k.does(ctx, "login", k.Controller.GRPCAddress(), "--ca", k.Controller.CAFile(), "--token-file", filepath.Join(k.dir, "second.token"))
 	for what, wrong := range map[string]string{
 		"wrong.token": "tandem-operator." + canary(16) + "." + k.knows("wrong token", canary(20)), "no.token": k.knows("wrong token", canary(20)),
 		"spaced.token": "tandem-operator.x." + k.knows("wrong token", canary(20)) + " " + k.knows("wrong token", canary(20)),

@@ -94,6 +94,9 @@ func (k *keeper) onTheNode(ctx context.Context) {
 	// Hand-written files with a secret in every place for one.
 	proxy, vrrp := k.file("haproxy.cfg", k.planted(handProxy)), k.file("keepalived.conf", k.planted(handVRRP))
 	output := filepath.Join(k.dir, "adopted.yaml")
+	if err := os.WriteFile(output+".2", nil, 0o644); err != nil { //nolint:gosec // as somebody may have left it
+		k.site.t.Fatal(err)
+	}
 	for _, args := range [][]string{{"--peer", cluster.Backup + "=" + vrrp, "--output", output}, {"--output", output + ".2"}, {"--yes"}} {
 		args = append([]string{"adopt", "--node", cluster.Master, "--haproxy-file", proxy, "--keepalived-file", vrrp}, args...)
 		out, _ := n.Host.Command(ctx, k.Programs.Agent, append(args, "--config", n.Config)...).CombinedOutput() // right or wrong
@@ -218,7 +221,7 @@ func (k *keeper) rotationAndBackup(ctx context.Context) {
 	k.hears("the backup", text)
 	for _, args := range [][]string{
 		{"restore", "--data-dir", filepath.Join(k.dir, "r1"), "--passphrase-file", k.file("wrong.pass", k.knows("backup's passphrase", canary(20))), saved},
-		{"restore", "--data-dir", filepath.Join(k.dir, "r2"), "--passphrase-file", pass, saved},
+		{"restore", "--data-dir", filepath.Join(k.Controller.Host.Dir(), "restored"), "--passphrase-file", pass, saved},
 	} {
 		out, _ := k.Controller.Host.Command(ctx, k.Programs.Controller, args...).CombinedOutput() // right or wrong
 		k.hears("lb-controller "+args[0], out)

@@ -21,7 +21,9 @@ import (
 // hold a secret.
 type witness struct {
 	t       testing.TB
-	dirs    []string // whose files are looked at
+	begun   time.Time // what is older is another test's
+	own     string    // the directory with the secrets that are given
+	dirs    []string  // whose files are looked at
 	may     func(path, secret string) bool
 	stop    context.CancelFunc
 	stopped chan struct{}
@@ -38,11 +40,11 @@ type witness struct {
 // look is how often processes and files are looked at.
 const look = 50 * time.Millisecond
 
-func newWitness(t testing.TB, may func(path, secret string) bool, dirs ...string) *witness {
+func newWitness(t testing.TB, own string, may func(path, secret string) bool, dirs ...string) *witness {
 	t.Helper()
 	ctx, stop := context.WithCancel(context.Background())
 	w := &witness{
-		t: t, dirs: dirs, may: may, stop: stop, stopped: make(chan struct{}),
+		t: t, begun: time.Now().Add(-2 * time.Minute), own: own, dirs: dirs, may: may, stop: stop, stopped: make(chan struct{}),
 		secrets: map[string][]string{}, said: map[string][][]byte{}, seen: map[string]bool{}, open: map[string]bool{}, holders: map[string]bool{}, kept: map[string]bool{},
 	}
 	go func() {
@@ -51,7 +53,7 @@ func newWitness(t testing.TB, may func(path, secret string) bool, dirs ...string
 			select {
 			case <-tick.C:
 				w.processes()
-				w.files()
+				w.files(w.dirs...)
 			case <-ctx.Done():
 				tick.Stop()
 				return
@@ -107,14 +109,17 @@ func (w *witness) processes() {
 }
 
 // files looks for secrets in files, temporary ones among them.
-func (w *witness) files() {
-	for _, dir := range w.dirs {
+func (w *witness) files(dirs ...string) {
+	for _, dir := range dirs {
 		_ = filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
-			if err != nil || !entry.Type().IsRegular() {
+			switch {
+			case err == nil && path == w.own:
+				return fs.SkipDir
+			case err != nil || !entry.Type().IsRegular():
 				return nil //nolint:nilerr // it has gone meanwhile
 			}
 			info, err := entry.Info()
-			if err != nil || info.Size() > 32<<20 {
+			if err != nil || info.Size() > 32<<20 || info.ModTime().Before(w.begun) {
 				return nil //nolint:nilerr // the same
 			}
 			text, err := os.ReadFile(path)
@@ -146,14 +151,14 @@ func (w *witness) in(text []byte) (found []string) {
 	return found
 }
 
-// testifies ends the watch and fails the test for each secret that was given
-// away.
-func (w *witness) testifies() {
+// testifies ends the watch, looks through further directories, and fails the test
+// for each secret that was given away.
+func (w *witness) testifies(dirs ...string) {
 	w.t.Helper()
 	w.stop()
 	<-w.stopped
 	w.processes()
-	w.files()
+	w.files(append(dirs, w.dirs...)...)
 	bytesSaid := 0
 	for who, texts := range w.said {
 		for _, text := range texts {

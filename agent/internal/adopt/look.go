@@ -124,6 +124,12 @@ func (a *Answer) Write(path, node string) error {
 	}
 	text := fmt.Sprintf("%s on %s from %s and %s.\n# It holds passwords. Once both nodes have joined: lbctl apply -f FILE\n",
 		header, node, a.HAProxy.Path, a.Keepalived.Path)
+	if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
+		// It is written over with the mode that it has.
+		if err := os.Chmod(path, 0o600); err != nil {
+			return err
+		}
+	}
 	return os.WriteFile(path, append([]byte(text), manifest...), 0o600)
 }
 
