@@ -34,10 +34,7 @@ func (d *Driver) apply(ctx, run context.Context, c *haproxyv1.Config) (Result, e
 	if err != nil {
 		return Result{}, err
 	}
-	if d.rendered == nil && d.foreign() != nil {
-		d.worker = nil // which was read without knowing what is foreign
-	}
-	d.rendered = file
+	d.asked(file)
 	if kept := d.foreign(); kept != d.beside {
 		// A start without the agent needs it too.
 		if err := d.paths.keepSite(d.site()); err != nil {
@@ -68,6 +65,14 @@ func (d *Driver) apply(ctx, run context.Context, c *haproxyv1.Config) (Result, e
 	result, err := d.applyRuntime(ctx, file, p)
 	result.Finishing = len(found.OldWorkers)
 	return result, err
+}
+
+// asked takes note of the file that is asked for.
+func (d *Driver) asked(file *config.File) {
+	if d.rendered == nil && d.foreign() != nil {
+		d.worker = nil // which was read without knowing what is foreign
+	}
+	d.rendered = file
 }
 
 // applyCold starts HAProxy with the file. When it does not start, the last good

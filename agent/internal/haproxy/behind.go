@@ -134,6 +134,7 @@ func (d *Driver) RunsOther(ctx context.Context, c *haproxyv1.Config) (other bool
 		if d.process == nil {
 			return nil
 		}
+		d.asked(file)
 		if _, err := d.refresh(ctx); err != nil {
 			return &FailedError{What: "does not answer", Err: err}
 		}

@@ -51,12 +51,20 @@ func TestKeptProxies(t *testing.T) {
 	}
 	r.mu.Unlock()
 	// The model has it now.
-	r.apply(with(c, func(c *haproxyv1.Config) {
+	c = with(c, func(c *haproxyv1.Config) {
 		c.Backends[0].Name, c.Frontends[0].DefaultBackend = "hand", "hand"
 		first(c).Backend = "hand"
-	}))
+	})
+	r.apply(c)
 	r.port = front
 	if got := r.get(); got != "own" {
 		t.Errorf("the rendered listener answers %q", got)
+	}
+	// The next agent knows that, too.
+	r.stop()
+	r.startDriver(Options{Kept: func() *config.Kept { return kept }})
+	eventually(t, "the running one is found", func() bool { return r.driver.Snapshot().State == Running })
+	if other, err := r.driver.RunsOther(t.Context(), c); other || err != nil {
+		t.Errorf("what runs is taken for something else: %v, %v", other, err)
 	}
 }
