@@ -94,7 +94,8 @@ func (k *keeper) onTheNode(ctx context.Context) {
 	// Hand-written files with a secret in every place for one.
 	proxy, vrrp := k.file("haproxy.cfg", k.planted(handProxy)), k.file("keepalived.conf", k.planted(handVRRP))
 	output := filepath.Join(k.dir, "adopted.yaml")
-	if err := os.WriteFile(output+".2", nil, 0o644); err != nil { //nolint:gosec // as somebody may have left it
+	// As somebody may have left it.
+	if err := os.WriteFile(output+".2", nil, 0o644); err != nil {
 		k.site.t.Fatal(err)
 	}
 	for _, args := range [][]string{{"--peer", cluster.Backup + "=" + vrrp, "--output", output}, {"--output", output + ".2"}, {"--yes"}} {

@@ -284,6 +284,16 @@ func TestDisguisedPathsLeadNowhere(t *testing.T) {
 			}
 		}
 	}
+	// A body does not make another verb of it either.
+	const body = "Content-Length: 6\r\n\r\n{}" // with the end of the line and of the headers
+	for _, r := range routes(t) {
+		if got := stranger.say("GET", r.path, body); got != http.StatusUnauthorized {
+			t.Errorf("GET %s with a body by a stranger: %d; want 401", r.path, got)
+		}
+		if got := operator.say("GET", r.path, append(bearer(c.token), body)...); got >= http.StatusInternalServerError {
+			t.Errorf("GET %s with a body by an operator: %d", r.path, got)
+		}
+	}
 	if after := c.everything(t); after != before {
 		t.Errorf("before:\n%s\nafter:\n%s", before, after)
 	}
