@@ -124,8 +124,7 @@ func (s *site) stopHAProxy(t *testing.T) {
 func (s *site) crashHAProxy(t *testing.T) {
 	pid := s.pid(t, master, "haproxy")
 	load := s.load(t, everyNew)
-	// An old worker may have ended by the time that it is its turn.
-	s.run(t, master, "sh", "-c", "kill -KILL $(cat /sys/fs/cgroup/systemd/system.slice/haproxy.service/cgroup.procs /sys/fs/cgroup/system.slice/haproxy.service/cgroup.procs 2>/dev/null) || true")
+	s.run(t, master, "systemctl", "kill", "--kill-whom=all", "--signal=KILL", "haproxy")
 	s.held(t, backup)
 	s.well(t)
 	report := load.end()

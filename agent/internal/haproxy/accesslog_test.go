@@ -26,7 +26,8 @@ func logged(c *haproxyv1.Config, format haproxyv1.LogFormat) *haproxyv1.Config {
 	})
 }
 
-// accessLines waits for n lines of the access log.
+// accessLines waits for n whole lines of the access log. Whoever reads while lines
+// are written may see a part of them.
 func (r *rig) accessLines(n int) []string {
 	r.t.Helper()
 	var lines []string
@@ -36,7 +37,7 @@ func (r *rig) accessLines(n int) []string {
 			r.t.Fatal(err)
 		}
 		lines = strings.Split(strings.TrimSuffix(string(text), "\n"), "\n")
-		return len(lines) >= n && lines[0] != ""
+		return len(lines) >= n && strings.HasSuffix(string(text), "\n")
 	})
 	return lines
 }

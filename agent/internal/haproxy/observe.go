@@ -90,8 +90,9 @@ func (d *Driver) poll(ctx context.Context) {
 }
 
 const (
-	// grace is how long HAProxy may be silent before it counts as dead: while
-	// someone else reloads it, its master answers nobody for a moment.
+	// grace is how long HAProxy may be silent, and no worker accept a connection,
+	// before it counts as dead: while someone else reloads it, its master answers
+	// nobody for a moment.
 	grace = time.Second
 	// servingGrace is grace while a worker accepts connections: with some 10,000
 	// servers the master reads its file for seconds.
@@ -110,7 +111,7 @@ func (d *Driver) lookCalmly(ctx context.Context) error {
 		if err == nil {
 			return nil
 		}
-		if silent := time.Since(began); silent > servingGrace || silent > grace && !d.accepts(ctx) {
+		if silent := time.Since(began); silent > servingGrace || silent > grace && !d.serves(ctx) {
 			return err
 		}
 		select {
@@ -118,6 +119,28 @@ func (d *Driver) lookCalmly(ctx context.Context) error {
 			return err
 		case <-d.process.Done():
 			return err
+		case <-tick.C:
+		}
+	}
+}
+
+// serves tells whether a worker accepts connections, at some time of grace: once may
+// be just when one gives way to the next.
+func (d *Driver) serves(ctx context.Context) bool {
+	tick := time.NewTicker(waitTick)
+	defer tick.Stop()
+	for began := time.Now(); ; {
+		if d.accepts(ctx) {
+			return true
+		}
+		if time.Since(began) > grace {
+			return false
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-d.process.Done():
+			return false
 		case <-tick.C:
 		}
 	}

@@ -104,7 +104,8 @@ func (r *rig) toldDead() string {
 	return ""
 }
 
-// A master with much to read is silent for seconds while its worker serves.
+// A master with much to read is silent for seconds while its worker serves, and may
+// be so while one worker gives way to the next.
 func TestSilentMasterIsNoDeathWhileAWorkerServes(t *testing.T) {
 	r := newRig(t)
 	r.apply(r.config(newWeb(t, "web1").backend(1)))
@@ -117,12 +118,26 @@ func TestSilentMasterIsNoDeathWhileAWorkerServes(t *testing.T) {
 	master, worker := found.Master.PID, found.Workers[0].PID
 	t.Cleanup(func() { send(worker, unix.SIGCONT); send(master, unix.SIGCONT) })
 	send(master, unix.SIGSTOP)
-	for silent := time.After(pollInterval + answerTimeout + 2*grace); silent != nil; {
-		select {
-		case <-silent:
-			silent = nil
-		case r.driver.kick <- struct{}{}:
+	poll := func(during time.Duration) {
+		for end := time.After(during); ; {
+			select {
+			case <-end:
+				return
+			case r.driver.kick <- struct{}{}:
+			}
 		}
+	}
+	poll(pollInterval + answerTimeout + 2*grace)
+	stats := r.driver.paths.stats
+	for range 8 {
+		if err := os.Rename(stats, stats+".away"); err != nil {
+			t.Fatal(err)
+		}
+		poll(grace / 2)
+		if err := os.Rename(stats+".away", stats); err != nil {
+			t.Fatal(err)
+		}
+		poll(grace / 4)
 	}
 	if told := r.toldDead(); told != "" {
 		t.Errorf("told dead: %s", told)

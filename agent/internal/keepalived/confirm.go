@@ -167,6 +167,10 @@ func (d *Driver) ask(ctx context.Context, c *control) ([]dumped, error) {
 		if err != nil {
 			return nil, err
 		}
+		// What it said before it answered explains the answer.
+		if err := d.hearOut(ctx); err != nil {
+			return nil, err
+		}
 		fresh := false
 		if err := d.do(ctx, func(o *observer) { fresh = o.merge(said, notices, time.Now()) }); err != nil {
 			return nil, err

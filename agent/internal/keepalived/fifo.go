@@ -68,6 +68,39 @@ func readNotices(ctx context.Context, r io.Reader, out chan<- notice, bad func(e
 	}
 }
 
+// ownLine is what the driver itself writes into the FIFO, behind all that keepalived
+// has said so far. No instance has an empty name.
+const (
+	ownLine = `INSTANCE "" ` + ownWord + " 0\n"
+	ownWord = "HEARD"
+)
+
+// hearOut returns when the observer has taken what keepalived has said through the
+// FIFO until now. It is called by whoever has the control. After a call that was
+// given up the next one may return early.
+func (d *Driver) hearOut(ctx context.Context) error {
+	reached := make(chan struct{})
+	if err := d.do(ctx, func(o *observer) { o.reached = reached }); err != nil {
+		return err
+	}
+	if deadline, ok := ctx.Deadline(); ok {
+		if err := d.fifo.SetWriteDeadline(deadline); err != nil {
+			return err
+		}
+	}
+	if _, err := d.fifo.WriteString(ownLine); err != nil {
+		return fmt.Errorf("notify FIFO: %w", err)
+	}
+	select {
+	case <-reached:
+		return nil
+	case <-d.ended:
+		return errEnded
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // openFIFO makes the FIFO, where it does not exist, and opens it for reading
 // and writing, so that it neither blocks nor ends when keepalived does. What
 // was said while nobody listened is old and returned apart.

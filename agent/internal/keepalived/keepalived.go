@@ -79,6 +79,7 @@ type Driver struct {
 
 	control  chan *control // holds the one control while nobody uses it
 	observer *observer     // Run's goroutine only
+	fifo     *os.File      // of notices; set before Run's goroutines begin
 	mail     chan task
 	kick     chan struct{} // depth one
 	ended    chan struct{} // closed when Run has returned

@@ -23,9 +23,10 @@ type observer struct {
 	version   string
 	startTime time.Time
 	message   string
-	watched   []watched // what keepalived has from the driver
-	wanted    []watched // what the newest target has, see Watch
-	notices   uint64    // count, to tell whether a dump is older than a notice
+	watched   []watched     // what keepalived has from the driver
+	wanted    []watched     // what the newest target has, see Watch
+	notices   uint64        // count, to tell whether a dump is older than a notice
+	reached   chan struct{} // closed by the next ownLine; nil: nobody waits for one
 	notes     []string
 	noted     map[string]time.Time // last note about an instance
 	adopted   bool                 // the process is older than this agent
@@ -122,6 +123,13 @@ func (o *observer) find(name string) *watched {
 
 // notice takes a line of the FIFO.
 func (o *observer) notice(n notice, now time.Time) {
+	if n.word == ownWord && n.instance == "" {
+		if o.reached != nil {
+			close(o.reached)
+			o.reached = nil
+		}
+		return
+	}
 	o.notices++
 	w := o.find(n.instance)
 	if w == nil {

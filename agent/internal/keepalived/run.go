@@ -27,6 +27,7 @@ func (d *Driver) Run(ctx context.Context) error {
 		return fmt.Errorf("keepalived driver: %w", err)
 	}
 	d.observer.miss(old)
+	d.fifo = fifo
 	notices := make(chan notice, 64)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.observe(ctx, notices) })
