@@ -98,7 +98,7 @@ func expected(c *keepalivedv1.Config) []string {
 		add("track_file / score")
 		add("track_file / away.%s", i.GetName())
 		track("away." + i.GetName())
-		if i.GetFailBack() != keepalivedv1.FailBack_FAIL_BACK_AUTOMATIC {
+		if i.GetFailBack() == keepalivedv1.FailBack_FAIL_BACK_NEVER || i.GetFailBackDelay().AsDuration() > 0 {
 			add("track_file / standby.%s", i.GetName())
 			track("standby." + i.GetName())
 		}
@@ -164,6 +164,9 @@ func anyConfig(t *rapid.T) *keepalivedv1.Config {
 			AdvertInterval: durationpb.New(time.Duration(rapid.IntRange(1, 4095).Draw(t, "advert")) * 10 * time.Millisecond),
 			Anchor:         text("anchor", address),
 			FailBack:       keepalivedv1.FailBack(rapid.IntRange(1, 3).Draw(t, "fail back")),
+		}
+		if i.GetFailBack() == keepalivedv1.FailBack_FAIL_BACK_DELAYED {
+			i.FailBackDelay = durationpb.New(time.Duration(rapid.IntRange(0, 3600).Draw(t, "delay")) * time.Second)
 		}
 		for range rapid.IntRange(0, 3).Draw(t, "addresses") {
 			i.Addresses = append(i.Addresses, text("address", address))

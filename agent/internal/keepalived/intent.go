@@ -41,8 +41,11 @@ func (i *instance) addresses() []netip.Prefix {
 	return append([]netip.Prefix{i.anchor}, i.extra...)
 }
 
-// sticky tells whether the instance has a track file of its own.
-func (i *instance) sticky() bool { return i.failBack != keepalivedv1.FailBack_FAIL_BACK_AUTOMATIC }
+// sticky tells whether the instance stands back for a holder, for a while at least,
+// and so has a track file for that.
+func (i *instance) sticky() bool {
+	return i.failBack == keepalivedv1.FailBack_FAIL_BACK_NEVER || i.failBack == keepalivedv1.FailBack_FAIL_BACK_DELAYED && i.delay > 0
+}
 
 // between returns the intent without those addresses that the old one has in
 // another instance, or with another prefix length, and whether there are any.
