@@ -32,6 +32,8 @@ type pair struct {
 	labhost string
 	vips    []netip.Addr
 	backend string // one of them, as pool/backend
+	// heard gets what lb-agent says; nil: nobody does.
+	heard func(who string, said []byte)
 	// original holds the hand-written files of each node, by path.
 	original map[string]map[string]handwritten
 }
@@ -95,6 +97,9 @@ func readFile(t *testing.T, path string) handwritten {
 func (p *pair) agent(ctx context.Context, node string, args ...string) (string, error) {
 	n := p.Nodes[node]
 	out, err := n.Host.Command(ctx, p.Programs.Agent, append(args, "--config", n.Config)...).CombinedOutput()
+	if p.heard != nil {
+		p.heard("lb-agent "+strings.Join(args, " "), out)
+	}
 	if err != nil {
 		err = fmt.Errorf("lb-agent %s on %s: %w: %s", strings.Join(args, " "), node, err, out)
 	}
