@@ -130,6 +130,10 @@ func (l *Log) Run(ctx context.Context) error {
 	for {
 		connection, err := listener.Accept()
 		if ctx.Err() != nil {
+			if err == nil {
+				// HAProxy would put into it what waits for the next agent.
+				_ = connection.Close()
+			}
 			return nil
 		}
 		if err != nil {
