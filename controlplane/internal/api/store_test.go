@@ -103,7 +103,7 @@ func TestRestoredChangesNothing(t *testing.T) {
 		}
 	}
 	shown, err := tandemv1.NewFleetServiceClient(conn).GetStatus(c.admin(t), &tandemv1.GetStatusRequest{Name: "clusters/default"})
-	if err != nil || !strings.Contains(shown.GetAlarms()[0].GetMessage(), "joined after the backup: lb-backup") {
+	if err != nil || !strings.Contains(shown.GetAlarms()[0].GetMessage(), "removed or replaced before it: lb-backup") {
 		t.Errorf("%v, %v; want the node that is not known here", shown.GetAlarms(), err)
 	}
 	service := tandemv1.NewStoreServiceClient(conn)

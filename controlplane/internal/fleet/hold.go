@@ -44,7 +44,8 @@ func (c *cluster) release() {
 const maxUnknown = 100
 
 // Unknown notes a node with a certificate of this controller, which a restored
-// store that waits does not know: it has joined after the backup.
+// store that waits does not know: it joined after the backup, or was removed or
+// replaced before it.
 func (f *Fleet) Unknown(id Identity) {
 	c, err := f.cluster(id.Cluster)
 	if err != nil {
@@ -105,7 +106,8 @@ func (c *cluster) suspectRestored(add addSuspect) {
 	}
 	cure := confirmCure
 	if len(c.unknown) > 0 {
-		message += ". Not known to it, as they have joined after the backup: " + strings.Join(slices.Sorted(maps.Keys(c.unknown)), ", ")
+		message += ". Not known to it, as they joined after the backup, or were removed or replaced before it: " +
+			strings.Join(slices.Sorted(maps.Keys(c.unknown)), ", ")
 		cure += unknownCure
 	}
 	add("RESTORED", state.ClusterName(c.id).String(), 0, message, cure)

@@ -62,7 +62,7 @@ func TestRestoredWaits(t *testing.T) {
 		synctest.Wait()
 		l.wantAlarms("RESTORED default")
 		alarm = l.status().GetAlarms()[0]
-		if !strings.HasSuffix(alarm.GetMessage(), "have joined after the backup: lb-e, lb-f") || !strings.Contains(alarm.GetCure(), "lbctl node token create") {
+		if !strings.HasSuffix(alarm.GetMessage(), "joined after the backup, or were removed or replaced before it: lb-e, lb-f") || !strings.Contains(alarm.GetCure(), "lbctl node token create") {
 			t.Errorf("nodes that joined after the backup: %s; %s", alarm.GetMessage(), alarm.GetCure())
 		}
 		l.ledger.confirm()
