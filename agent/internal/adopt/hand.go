@@ -97,16 +97,21 @@ func (t *Takeover) release(ctx context.Context) error {
 
 // releaseStarted is release for daemons that no service manager looks after.
 func (t *Takeover) releaseStarted(ctx context.Context) error {
-	if err := t.releaseHAProxy(ctx); err != nil {
+	if err := t.startOriginal(ctx); err != nil {
 		return fmt.Errorf("haproxy is not released: %w", err)
 	}
+	// Before Tandem's HAProxy goes, and with it the health of this node.
 	if err := t.releaseKeepalived(ctx); err != nil {
 		return fmt.Errorf("keepalived is not released: %w", err)
+	}
+	if err := t.finishOurs(ctx); err != nil {
+		return fmt.Errorf("haproxy is not released: %w", err)
 	}
 	return nil
 }
 
-func (t *Takeover) releaseHAProxy(ctx context.Context) error {
+// startOriginal starts HAProxy as it was found, beside Tandem's.
+func (t *Takeover) startOriginal(ctx context.Context) error {
 	was := &t.state.HAProxy
 	if err := putBack(was.File, t.ownProxyFile()); err != nil {
 		return err
@@ -132,6 +137,11 @@ func (t *Takeover) releaseHAProxy(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%s does not listen: %w", strings.Join(was.Args, " "), err)
 	}
+	return nil
+}
+
+// finishOurs has Tandem's HAProxy finish.
+func (t *Takeover) finishOurs(ctx context.Context) error {
 	mine, err := running.HAProxies()
 	if err != nil {
 		return err

@@ -120,11 +120,13 @@ func (t *Takeover) releaseUnits(ctx context.Context) error {
 			return fmt.Errorf("keepalived is not released: %w", err)
 		}
 	}
-	if err := t.releaseProxyUnit(ctx, proxy); err != nil {
-		return fmt.Errorf("haproxy is not released: %w", err)
-	}
+	// A keepalived that goes on is released before Tandem's HAProxy goes, and with it
+	// the health of this node.
 	if err := t.releaseVRRPUnit(ctx); err != nil {
 		return fmt.Errorf("keepalived is not released: %w", err)
+	}
+	if err := t.releaseProxyUnit(ctx, proxy); err != nil {
+		return fmt.Errorf("haproxy is not released: %w", err)
 	}
 	if err := t.Units.Disclaim(ctx); err != nil {
 		return err

@@ -99,6 +99,7 @@ type Driver struct {
 	turn    atomic.Int64                   // when Run's goroutine last began something, in Unix nanoseconds
 
 	newest newestWorker
+	left   atomic.Pointer[daemon.Process] // whose end is nobody's death
 
 	// What follows belongs to Run's goroutine.
 	group   *errgroup.Group

@@ -40,6 +40,7 @@ func (d *Driver) LetGo(ctx context.Context) (pid int, err error) {
 
 func (d *Driver) letGo() (pid int, err error) {
 	process := d.process
+	d.left.Store(process)
 	err = d.forget()
 	if process == nil {
 		return 0, err
@@ -56,7 +57,8 @@ func (d *Driver) Quit(ctx context.Context) error {
 		if process == nil {
 			return d.forget()
 		}
-		d.process = nil // its end is none
+		d.process = nil
+		d.left.Store(process)
 		err := d.runner.Stop(ctx, process)
 		process.Close()
 		return errors.Join(err, d.forget())

@@ -139,6 +139,9 @@ func (d *Driver) watch(ctx context.Context, p *daemon.Process) {
 			return nil
 		case <-p.Done():
 		}
+		if d.left.Load() == p {
+			return nil
+		}
 		// Everyone is told before anything is done about it.
 		d.newest.set(0)
 		d.board.setDaemon(Daemon{State: Stopped, Message: end(p)})
