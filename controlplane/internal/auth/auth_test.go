@@ -350,3 +350,30 @@ func TestJoinTokenExpiresAndIsSwept(t *testing.T) {
 		}
 	})
 }
+
+// A record that cannot be read is good for no join, and keeps nobody from making
+// tokens or from removing a node.
+func TestADamagedJoinTokenIsInNobodysWay(t *testing.T) {
+	s := records(t)
+	hash := sha256.Sum256([]byte("ca"))
+	tokens := auth.NewJoinTokens(s, hashOf(hash))
+	order := auth.Order{Operator: "alice", Cluster: "default", Node: "lb-master"}
+	token, err := tokens.Create(t.Context(), order)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := credential(t, token.GetToken(), hash)
+	id, _, _ := strings.Cut(shown, ".")
+	if err := s.Put(t.Context(), "join-tokens", id, []byte("{")); err != nil {
+		t.Fatal(err)
+	}
+	if grant, err := tokens.Redeem(t.Context(), "lb-master", shown, []byte("key")); err == nil {
+		t.Errorf("it gives %+v", grant)
+	}
+	if err := tokens.Leaves(t.Context(), "uid"); err != nil {
+		t.Errorf("a node cannot leave: %v", err)
+	}
+	if _, err := tokens.Create(t.Context(), order); err != nil {
+		t.Errorf("no other token can be made: %v", err)
+	}
+}

@@ -230,7 +230,7 @@ func (j *JoinTokens) Leaves(ctx context.Context, uid string) error {
 	for id, value := range values {
 		record, err := decode[joinRecord](joinBucket, id, value)
 		if err != nil {
-			return err
+			continue // no join is made with it
 		}
 		if record.Use == nil || record.Use.UID != uid || record.Use.Joined {
 			continue
@@ -259,6 +259,7 @@ func (j *JoinTokens) settle(ctx context.Context, g *Grant, record joinRecord) er
 }
 
 // sweep forgets tokens that have ended, and used ones of which no repeat counts.
+// One whose record cannot be read is left: nobody can use it.
 func (j *JoinTokens) sweep(ctx context.Context) error {
 	values, err := j.records.List(ctx, joinBucket)
 	if err != nil {
@@ -266,10 +267,7 @@ func (j *JoinTokens) sweep(ctx context.Context) error {
 	}
 	for id, value := range values {
 		record, err := decode[joinRecord](joinBucket, id, value)
-		if err != nil {
-			return err
-		}
-		if !ended(record.end()) {
+		if err != nil || !ended(record.end()) {
 			continue
 		}
 		if err := j.records.Delete(ctx, joinBucket, id); err != nil && !errors.Is(err, store.ErrNotFound) {
