@@ -245,6 +245,9 @@ func (p *pair) takeOver(targets ...string) {
 		p.mustAgent(ctx, node, "release", "--yes")
 		p.holds(ctx, master)
 		p.isBack(node)
+		if _, err := p.Until(ctx, "word of the release", unwell(node, "since lb-agent release")); err != nil {
+			t.Fatal(err)
+		}
 	}
 	stop()
 	// The agents that come after tell it, too.
@@ -312,6 +315,16 @@ func problem(node, text string) cluster.Condition {
 	return func(s *tandemv1.ClusterStatus) error {
 		if failure := cluster.FindNode(s, node).GetFailure(); !strings.Contains(failure, text) {
 			return fmt.Errorf("%s says %q", node, failure)
+		}
+		return nil
+	}
+}
+
+// unwell holds when a node tells that as a problem.
+func unwell(node, text string) cluster.Condition {
+	return func(s *tandemv1.ClusterStatus) error {
+		if problems := strings.Join(cluster.FindNode(s, node).GetProblems(), "\n"); !strings.Contains(problems, text) {
+			return fmt.Errorf("%s tells %q", node, problems)
 		}
 		return nil
 	}

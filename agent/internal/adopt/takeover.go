@@ -30,6 +30,9 @@ type Options struct {
 	Units Units
 	// Logger must not be nil.
 	Logger hclog.Logger
+	// Problem tells that the node serves files of its own since it was given back,
+	// "" when it does not. It must not block, nor be nil.
+	Problem func(text string)
 }
 
 // Units are the packages' units of both daemons, which are Tandem's or not.
@@ -81,6 +84,7 @@ func New(o Options) (*Takeover, error) {
 		}
 	}
 	t.foreign = !t.is(taken)
+	t.tell()
 	return t, nil
 }
 
@@ -158,6 +162,7 @@ func (t *Takeover) look(ctx context.Context) error {
 	news := t.state == nil || t.state.Phase != next.Phase
 	if news {
 		t.state = next
+		t.tell()
 	}
 	switch {
 	case t.is(unwanted):
@@ -185,6 +190,7 @@ func (t *Takeover) settle(err error, done phase) error {
 		problem = err.Error()
 	} else {
 		t.state.Phase = done
+		t.tell()
 	}
 	if err == nil || t.state.Problem != problem {
 		t.state.Problem = problem
@@ -216,7 +222,18 @@ func (t *Takeover) held(ctx context.Context) error {
 		}
 	}
 	t.foreign = false
+	t.tell()
 	return nil
+}
+
+// tell tells of a release as long as it lasts. What was in effect before counts as
+// applied still.
+func (t *Takeover) tell() {
+	if t.foreign && t.is(released) {
+		t.Problem("HAProxy and keepalived serve files of their own since lb-agent release: lb-agent adopt --yes takes them over again")
+		return
+	}
+	t.Problem("")
 }
 
 // Proxy is the HAProxy driver behind the takeover.

@@ -137,6 +137,7 @@ func (n *node) drivers(ctx context.Context, s *settings.Settings, good *target.T
 	}
 	n.takeover, err = adopt.New(adopt.Options{
 		StateDir: s.StateDir, Node: s.Node, Networks: s.Networks, Units: both, Logger: n.logger.Named("takeover"),
+		Problem: func(text string) { n.report.Problem("takeover", text) },
 	})
 	if err != nil {
 		return err
