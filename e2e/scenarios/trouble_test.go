@@ -228,10 +228,11 @@ func TestDamagedJournalIsMadeGood(t *testing.T) {
 			t.Fatal(err)
 		}
 		s.until(10*time.Second, "word that HAProxy is left alone", func(ctx context.Context) error {
-			if text := s.lbAgent(ctx, n, "status"); !strings.Contains(squeezed(text), "HAProxy is left with what it runs") {
-				return fmt.Errorf("lb-agent status says:\n%s", text)
+			out, err := n.LbAgent(ctx, "status")
+			if err == nil && !strings.Contains(squeezed(string(out)), "HAProxy is left with what it runs") {
+				err = fmt.Errorf("lb-agent status says:\n%s", out)
 			}
-			return nil
+			return err
 		})
 		if now, err := runtime(ctx, n); err != nil || now.Servers["web_servers/web2"].Weight != 6 {
 			t.Errorf("web2 is %+v (%v), want the weight 6 that it had", now.Servers["web_servers/web2"], err)
