@@ -93,9 +93,9 @@ func (p *Process) Stop(ctx context.Context) error {
 // Close stops watching the process, which goes on.
 func (p *Process) Close() { p.fd.Close() }
 
-// Forget is Close for good: the process goes on, and no Adopt finds it.
+// Forget has no Adopt find the process, which goes on and is watched still: a child
+// of this process has to be waited for.
 func (p *Process) Forget() error {
-	p.Close()
 	if p.pidFile == "" {
 		return nil
 	}

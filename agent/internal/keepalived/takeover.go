@@ -63,6 +63,7 @@ func (d *Driver) TakeOver(ctx context.Context, config *keepalivedv1.Config, f Fo
 	c.started, c.silent = time.Now(), 0
 	if err := d.staysPut(ctx, c, in); err != nil {
 		err = errors.Join(err, c.process.Forget())
+		c.process.Close()
 		c.process = nil
 		return Result{}, &FailedError{err}
 	}
@@ -152,6 +153,7 @@ func (d *Driver) handBack(ctx context.Context, c *control, restore func() error)
 	err = errors.Join(err, d.reload(ctx, c, d.answer))
 	err = errors.Join(err, d.do(ctx, func(o *observer) { o.detach(StateIdle, "", time.Now()); o.watched = nil; o.look() }))
 	err = errors.Join(err, c.process.Forget())
+	c.process.Close()
 	c.process, c.intent = nil, nil
 	if removed := os.Remove(d.paths.config); !errors.Is(removed, fs.ErrNotExist) {
 		err = errors.Join(err, removed)
