@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
@@ -32,6 +33,18 @@ func (e *exitError) Unwrap() error { return e.err }
 // usagef is an error of the command line.
 func usagef(format string, args ...any) error {
 	return &exitError{exitUsage, fmt.Errorf(format, args...)}
+}
+
+// noSuchCommand makes what is no command an error of usage.
+func noSuchCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	hint := ""
+	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
+		hint = fmt.Sprintf(": did you mean %s?", strings.Join(near, " or "))
+	}
+	return usagef("unknown command %q for %q%s\nsee \"%s --help\"", args[0], cmd.CommandPath(), hint, cmd.CommandPath())
 }
 
 // arguments makes a wrong number of arguments an error of usage.

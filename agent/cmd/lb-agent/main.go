@@ -37,6 +37,10 @@ func root() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Version:       version,
+		Args:          noSuchCommand,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+
+		SuggestionsMinimumDistance: 2, // letters
 	}
 	cmd.AddCommand(run(), hook(), adoptCommand(), releaseCommand(), &cobra.Command{
 		Use:   "version",

@@ -138,3 +138,16 @@ func TestUsage(t *testing.T) {
 		}
 	}
 }
+
+func TestNoSuchCommand(t *testing.T) {
+	for typed, want := range map[string]string{
+		"statsu": "unknown command \"statsu\" for \"lb-agent\": did you mean status?\nsee \"lb-agent --help\"",
+		"xyzzy":  "unknown command \"xyzzy\" for \"lb-agent\"\nsee \"lb-agent --help\"",
+	} {
+		cmd := root()
+		cmd.SetArgs([]string{typed})
+		if text, code := outcome(cmd.Execute()); code != exitUsage || text != want {
+			t.Errorf("%s: %q, %d; want %q, %d", typed, text, code, want, exitUsage)
+		}
+	}
+}
