@@ -174,11 +174,13 @@ func New(ctx context.Context, opts Options) (*Driver, error) {
 		return nil, fmt.Errorf("keepalived driver: %w", err)
 	}
 	d.observer = &observer{
-		log:    opts.Logger,
-		scores: scores,
-		wake:   d.wake,
-		state:  StateIdle,
-		noted:  make(map[string]time.Time),
+		log:        opts.Logger,
+		scores:     scores,
+		wake:       d.wake,
+		interfaces: opts.Networks,
+		left:       c.record,
+		state:      StateIdle,
+		noted:      make(map[string]time.Time),
 	}
 	if c.process != nil {
 		d.observer.adopt(c.process)

@@ -41,18 +41,11 @@ func onInterface(name string) (map[netip.Addr]bool, error) {
 	var link netlink.Link // nil: all
 	if name != "" {
 		var err error
-		link, err = netlink.LinkByName(name)
-		if errors.As(err, &netlink.LinkNotFoundError{}) {
-			return nil, nil
-		}
-		if err != nil {
-			return nil, fmt.Errorf("interface %s: %w", name, err)
+		if link, err = linkOf(name); link == nil {
+			return nil, err
 		}
 	}
-	list, err := netlink.AddrList(link, netlink.FAMILY_ALL)
-	for errors.Is(err, netlink.ErrDumpInterrupted) {
-		list, err = netlink.AddrList(link, netlink.FAMILY_ALL)
-	}
+	list, err := listAddresses(link)
 	if err != nil {
 		return nil, fmt.Errorf("addresses of %s: %w", cmp.Or(name, "all interfaces"), err)
 	}
@@ -66,6 +59,27 @@ func onInterface(name string) (map[netip.Addr]bool, error) {
 		}
 	}
 	return have, nil
+}
+
+// linkOf returns an interface, nil when there is none of that name.
+func linkOf(name string) (netlink.Link, error) {
+	link, err := netlink.LinkByName(name)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("interface %s: %w", name, err)
+	}
+	return link, nil
+}
+
+// listAddresses returns those of a link, or of all links without one.
+func listAddresses(link netlink.Link) ([]netlink.Addr, error) {
+	list, err := netlink.AddrList(link, netlink.FAMILY_ALL)
+	for errors.Is(err, netlink.ErrDumpInterrupted) {
+		list, err = netlink.AddrList(link, netlink.FAMILY_ALL)
+	}
+	return list, err
 }
 
 // loopback is the index of that interface in every network namespace

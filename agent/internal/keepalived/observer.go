@@ -18,6 +18,10 @@ type observer struct {
 	scores *scores
 	wake   func() // asks the keeper to look after keepalived
 
+	interfaces map[string]string // by network
+	networks   []NetworkStatus   // the node's own addresses
+	left       []place           // what keepalived may have from before the last expect
+
 	process   *daemon.Process // nil: none
 	state     State
 	version   string
@@ -44,7 +48,10 @@ type watched struct {
 // were there before stays.
 func (o *observer) expect(in *intent, now time.Time) error {
 	old := o.watched
-	o.watched = nil
+	o.watched, o.left = nil, nil
+	for n := range old {
+		o.left = append(o.left, old[n].places()...) // still there until keepalived lets go
+	}
 	for _, i := range in.instances {
 		w := watched{i, InstanceStatus{Name: i.name, VIP: i.vip, State: InstanceUnknown}}
 		for _, was := range old {
@@ -201,9 +208,12 @@ func (o *observer) kernel(address netip.Addr) {
 			o.lookAt(w)
 		}
 	}
+	if !o.virtual(address) {
+		o.lookAround()
+	}
 }
 
-// look asks the kernel about all instances.
+// look asks the kernel about all instances, and about the node's own addresses.
 func (o *observer) look() {
 	for n := range o.watched {
 		o.lookAt(&o.watched[n])
@@ -211,6 +221,7 @@ func (o *observer) look() {
 	for _, w := range o.apart() {
 		o.lookAt(w)
 	}
+	o.lookAround()
 }
 
 func (o *observer) lookAt(w *watched) {
@@ -250,6 +261,7 @@ func (o *observer) snapshot() *Snapshot {
 		Score:     o.scores.total(),
 		Health:    o.scores.health(),
 		Drain:     o.scores.drained(),
+		Networks:  o.networks,
 	}
 	now := time.Now()
 	for _, w := range o.statuses() {

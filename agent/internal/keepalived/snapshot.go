@@ -53,6 +53,9 @@ type Snapshot struct {
 	// Instances in order of their names: those that keepalived has from the
 	// driver, and those that Watch was told of.
 	Instances []InstanceStatus
+	// Networks in order of their names, with the node's own addresses. They are
+	// shared: whoever gets them does not change them.
+	Networks []NetworkStatus
 }
 
 // InstanceStatus is one VRRP instance.
@@ -81,7 +84,7 @@ type Event struct {
 	// Instance that changed, as it is now.
 	Instance *InstanceStatus
 	// Daemon tells that anything but an instance's state changed: State,
-	// StartTime, Version, Message, Score, or which instances there are.
+	// StartTime, Version, Message, Score, Networks, or which instances there are.
 	Daemon *Snapshot
 	// Transition of an instance, told for each one; Instance is told once for
 	// what has come to the same.
@@ -96,6 +99,7 @@ func changes(old, now *Snapshot, at time.Time) []Event {
 	sameInstance := func(a, b InstanceStatus) bool { return a.Name == b.Name && a.VIP == b.VIP }
 	if old.State != now.State || old.Version != now.Version || old.Message != now.Message ||
 		!old.StartTime.Equal(now.StartTime) || old.Score != now.Score ||
+		!slices.EqualFunc(old.Networks, now.Networks, NetworkStatus.equal) ||
 		!slices.EqualFunc(old.Instances, now.Instances, sameInstance) {
 		events = append(events, Event{Time: at, Daemon: now})
 	}

@@ -2,6 +2,7 @@ package keepalived
 
 import (
 	"context"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -32,11 +33,21 @@ func anywhere(config *keepalivedv1.Config) []watched {
 			continue
 		}
 		wanted = append(wanted, watched{
-			instance{name: i.GetName(), vip: i.GetVip(), anchor: anchor},
+			instance{name: i.GetName(), vip: i.GetVip(), anchor: anchor, extra: further(i)},
 			InstanceStatus{Name: i.GetName(), VIP: i.GetVip(), State: InstanceUnknown},
 		})
 	}
 	return wanted
+}
+
+// further returns the addresses beside the anchor, those that can be read.
+func further(i *keepalivedv1.Instance) (all []netip.Prefix) {
+	for _, text := range i.GetAddresses() {
+		if a, err := parseAddress("addresses", text); err == nil {
+			all = append(all, a)
+		}
+	}
+	return all
 }
 
 // apart returns the wanted instances that keepalived does not have from the

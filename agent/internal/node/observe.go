@@ -65,6 +65,20 @@ func (n *node) fromKeepalived(event keepalived.Event) {
 	}
 	n.report.Instances(instances)
 	n.report.Score(int32(s.Score))
+	n.report.Networks(networks(s.Networks))
+}
+
+// networks are the node's own addresses in the controller's words.
+func networks(all []keepalived.NetworkStatus) *agentv1.NetworkSet {
+	set := &agentv1.NetworkSet{}
+	for _, s := range all {
+		o := &agentv1.NetworkObservation{Network: s.Network}
+		for _, a := range s.Addresses {
+			o.Addresses = append(o.Addresses, a.String())
+		}
+		set.Networks = append(set.Networks, o)
+	}
+	return set
 }
 
 // fileWritten reports whether HAProxy's file says what is in effect.

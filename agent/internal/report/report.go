@@ -38,6 +38,7 @@ type state struct {
 	problems            map[string]string
 	unsaved             map[string]bool // keys of problems
 	local               []*agentv1.LocalChange
+	networks            *agentv1.NetworkSet // nil: not known yet
 }
 
 // New returns an empty report whose events end with the agent. bootID scopes
@@ -164,6 +165,15 @@ func stateOf(all []*agentv1.InstanceObservation, name string) agentv1.VrrpState 
 // Score reports what is added to keepalived's priorities.
 func (r *Report) Score(score int32) {
 	r.update(func() { r.state.score, r.changed.Score = score, proto.Int32(score) })
+}
+
+// Networks reports the node's own addresses.
+func (r *Report) Networks(all *agentv1.NetworkSet) {
+	r.update(func() {
+		if !proto.Equal(r.state.networks, all) {
+			r.state.networks, r.changed.Networks = all, all
+		}
+	})
 }
 
 // Reloads reports how often HAProxy was reloaded.

@@ -75,6 +75,7 @@ func (r *Report) present() *agentv1.Observation {
 		Reloads:       proto.Uint64(r.state.reloads),
 		NotPersistent: proto.Bool(len(r.state.unsaved) > 0),
 		LocalChanges:  &agentv1.LocalChangeSet{Changes: r.state.local},
+		Networks:      r.state.networks,
 	}
 }
 

@@ -44,7 +44,7 @@ func BenchmarkOneWeightOf10000(b *testing.B) {
 	for b.Loop() {
 		c := configs[1+i%2]
 		for _, id := range []string{"lb-master", "lb-backup"} {
-			target, err := compiler.Node(Target{c, c}, id)
+			target, err := compiler.Node(Target{Structure: c, Runtime: c}, id)
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -63,7 +63,7 @@ func BenchmarkCold10000(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		var compiler Compiler
-		if _, err := compiler.Node(Target{c, c}, "lb-master"); err != nil {
+		if _, err := compiler.Node(Target{Structure: c, Runtime: c}, "lb-master"); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"fmt"
 
 	"github.com/tandem-lb/tandem/controlplane/internal/state"
+	keepalivedv1 "github.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1"
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 )
 
@@ -22,6 +23,9 @@ var ErrNoNode = errors.New("the node is not part of the cluster")
 // overrides, drains).
 type Target struct {
 	Structure, Runtime *state.Config
+	// Peers are the own addresses of all nodes that have told theirs. A node gets
+	// those of the others, if it is one of them: its agent knows the field then.
+	Peers []*keepalivedv1.Peer
 }
 
 // Config is the resolved configuration of one node. It never changes, and

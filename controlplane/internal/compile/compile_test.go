@@ -79,7 +79,7 @@ func guide(t testing.TB) *state.Config {
 func node(t testing.TB, c *state.Config, id string) *Config {
 	t.Helper()
 	var compiler Compiler
-	got, err := compiler.Node(Target{c, c}, id)
+	got, err := compiler.Node(Target{Structure: c, Runtime: c}, id)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -249,7 +249,7 @@ func TestStructureAndRuntimeApart(t *testing.T) {
 func TestUnknownNode(t *testing.T) {
 	var compiler Compiler
 	c := guide(t)
-	if _, err := compiler.Node(Target{c, c}, "nobody"); !errors.Is(err, ErrNoNode) {
+	if _, err := compiler.Node(Target{Structure: c, Runtime: c}, "nobody"); !errors.Is(err, ErrNoNode) {
 		t.Errorf("error = %v, want ErrNoNode", err)
 	}
 }
@@ -289,7 +289,7 @@ func TestMemoryNeverShows(t *testing.T) {
 	var old Compiler
 	before := (*Config)(nil)
 	for i, c := range append(history, back...) {
-		got, err := old.Node(Target{c, c}, "lb-master")
+		got, err := old.Node(Target{Structure: c, Runtime: c}, "lb-master")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -356,11 +356,11 @@ func TestUnchangedIsShared(t *testing.T) {
 		state.DeleteBackend("web_servers", "web1", ""),
 		state.UpdateBackend(&tandemv1.Backend{Name: "clusters/default/pools/web_servers/backends/web2", Address: "192.168.1.99", Port: 81}, nil))
 	var compiler Compiler
-	before, err := compiler.Node(Target{a, a}, "lb-master")
+	before, err := compiler.Node(Target{Structure: a, Runtime: a}, "lb-master")
 	if err != nil {
 		t.Fatal(err)
 	}
-	after, err := compiler.Node(Target{b, b}, "lb-master")
+	after, err := compiler.Node(Target{Structure: b, Runtime: b}, "lb-master")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -23,7 +23,8 @@ type proxy struct {
 
 // proxyMemo remembers the last proxy and what it was made of.
 type proxyMemo struct {
-	target  Target
+	structure, runtime *state.Config
+
 	last    *proxy
 	cluster *tandemv1.Cluster
 	vips    []*tandemv1.Vip
@@ -34,7 +35,7 @@ type proxyMemo struct {
 }
 
 func (m *proxyMemo) compile(t Target) (*proxy, error) {
-	if t == m.target {
+	if t.Structure == m.structure && t.Runtime == m.runtime {
 		return m.last, nil
 	}
 	last, err := m.compileAnew(t)
@@ -42,7 +43,8 @@ func (m *proxyMemo) compile(t Target) (*proxy, error) {
 		*m = proxyMemo{} // half of it may be of t
 		return nil, err
 	}
-	m.target, m.cluster, m.vips, m.last = t, t.Structure.Cluster(), t.Structure.Vips(), last
+	m.structure, m.runtime, m.last = t.Structure, t.Runtime, last
+	m.cluster, m.vips = t.Structure.Cluster(), t.Structure.Vips()
 	return last, nil
 }
 

@@ -50,6 +50,7 @@ type vrrpMemo struct {
 	node     *tandemv1.Node
 	cluster  *tandemv1.Cluster
 	vips     []*tandemv1.Vip
+	peers    []*keepalivedv1.Peer
 	password string
 	parts    []*part
 }
@@ -60,11 +61,11 @@ func (m *vrrpMemo) compile(t Target, node string, n *tandemv1.Node) ([]*part, er
 	if state.EffectiveVrrpVersion(c) == 2 {
 		password = c.Secret("vrrp/auth")
 	}
-	if m.parts != nil && m.node == n && m.cluster == c.Cluster() && sameSlice(m.vips, c.Vips()) && m.password == password {
+	if m.parts != nil && m.node == n && m.cluster == c.Cluster() && sameSlice(m.vips, c.Vips()) && sameSlice(m.peers, t.Peers) && m.password == password {
 		return m.parts, nil
 	}
 	global := seal(&agentv1.Resource{Key: "keepalived/global", Body: &agentv1.Resource_KeepalivedGlobal{
-		KeepalivedGlobal: &keepalivedv1.Global{RouterId: node, Drain: n.GetDrain()},
+		KeepalivedGlobal: &keepalivedv1.Global{RouterId: node, Drain: n.GetDrain(), Peers: others(t.Peers, node)},
 	}})
 	var instances []*agentv1.Resource
 	for _, v := range c.Vips() {
@@ -79,12 +80,21 @@ func (m *vrrpMemo) compile(t Target, node string, n *tandemv1.Node) ([]*part, er
 		}
 	}
 	slices.SortFunc(instances, func(a, b *agentv1.Resource) int { return strings.Compare(a.GetKey(), b.GetKey()) })
-	m.node, m.cluster, m.vips, m.password = n, c.Cluster(), c.Vips(), password
+	m.node, m.cluster, m.vips, m.peers, m.password = n, c.Cluster(), c.Vips(), t.Peers, password
 	m.parts = []*part{
 		newPart("keepalived/global", []*agentv1.Resource{global}),
 		newPart(instancePrefix, instances),
 	}
 	return m.parts, nil
+}
+
+// others returns the peers of a node: none if it is not one of them itself.
+func others(all []*keepalivedv1.Peer, node string) []*keepalivedv1.Peer {
+	own := func(p *keepalivedv1.Peer) bool { return p.GetNode() == node }
+	if !slices.ContainsFunc(all, own) {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(all), own)
 }
 
 // vipInstances returns one instance for each address family of a VIP.

@@ -51,11 +51,9 @@ func (c *cluster) attach(ctx context.Context, s *session, id Identity, hello *ag
 	}
 	n := c.nodes[id.Node]
 	if n == nil || n.uid != id.UID {
-		if n != nil && n.session != nil {
-			n.session.cancel(ErrRevoked)
-			c.forget(n)
+		if n != nil {
+			c.drop(n)
 		}
-		delete(c.nodes, id.Node)
 		n = c.addNode(head.Node(id.Node), head)
 	}
 	now := time.Now()

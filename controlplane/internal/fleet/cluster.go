@@ -15,6 +15,7 @@ import (
 	"github.com/tandem-lb/tandem/controlplane/internal/rollout"
 	"github.com/tandem-lb/tandem/controlplane/internal/state"
 	"github.com/tandem-lb/tandem/controlplane/internal/store"
+	keepalivedv1 "github.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1"
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
 )
@@ -28,7 +29,10 @@ type cluster struct {
 	started time.Time
 	stir    mailbox[struct{}] // something that alarms depend on has changed
 
-	compiler compile.Compiler // used by run only
+	moved mailbox[struct{}] // a node's own addresses have changed
+
+	compiler compile.Compiler     // used by run only
+	peers    []*keepalivedv1.Peer // likewise
 
 	mu       sync.Mutex
 	closed   bool
@@ -83,6 +87,7 @@ func newCluster(o *Options, head *state.Config) *cluster {
 		id: head.ID(), options: o, log: o.Logger.With("cluster", head.ID()),
 		started:  time.Now(),
 		stir:     newMailbox[struct{}](),
+		moved:    newMailbox[struct{}](),
 		head:     head,
 		restored: o.Ledger.Restored(),
 		unknown:  make(map[string]bool),
@@ -111,13 +116,22 @@ func (c *cluster) run(ctx context.Context) {
 	confirmed := c.options.Ledger.Confirmed()
 	alarm := time.NewTimer(0)
 	defer alarm.Stop()
+	moved, again := c.moved, time.NewTimer(peersEvery)
+	defer again.Stop()
 	for {
 		select {
 		case head, ok := <-sub.C:
 			if !ok {
 				return
 			}
+			c.gather(head)
 			c.publish(head)
+		case <-moved:
+			c.settle(ctx)
+			moved = nil
+			again.Reset(peersEvery)
+		case <-again.C:
+			moved = c.moved
 		case <-confirmed:
 			confirmed = nil
 			c.release()
@@ -138,7 +152,7 @@ func (c *cluster) publish(head *state.Config) {
 	var failure error
 	for _, n := range head.Nodes() {
 		id := lastID(n.GetName())
-		target, err := c.compiler.Node(rollout.Target(head, id), id)
+		target, err := c.compiler.Node(rollout.Target(head, c.peers), id)
 		if err != nil {
 			failure = err
 			c.log.Error("cannot compile a node's configuration", "node", id, "revision", head.Revision(), "error", err)
@@ -183,12 +197,20 @@ func (c *cluster) dropNodes() {
 		if x != nil && x.GetUid() == n.uid || n.since > c.head.Revision() {
 			continue
 		}
-		if n.session != nil {
-			n.session.cancel(ErrRevoked)
-			c.forget(n)
-		}
-		delete(c.nodes, id)
+		c.drop(n)
 		c.mark(key{kindNode, id})
+	}
+}
+
+// drop forgets a node that is no member, and cuts it off. The lock is held.
+func (c *cluster) drop(n *node) {
+	if n.session != nil {
+		n.session.cancel(ErrRevoked)
+		c.forget(n)
+	}
+	delete(c.nodes, n.id)
+	if c.options.Addresses.note(n.uid, nil) {
+		c.moved.put(struct{}{})
 	}
 }
 

@@ -63,6 +63,8 @@ type Options struct {
 	Events Events
 	// Holds remembers which nodes are held; nil: none is after a restart.
 	Holds *Holds
+	// Addresses remembers the nodes' own addresses; nil: in memory only.
+	Addresses *Addresses
 	// Logger; nil: none.
 	Logger hclog.Logger
 	// Version of the controller, told to agents.
@@ -90,6 +92,9 @@ func New(o Options) *Fleet {
 	}
 	if o.Outdated == nil {
 		o.Outdated = func(*agentv1.IdentityState) bool { return false }
+	}
+	if o.Addresses == nil {
+		o.Addresses = newAddresses(nil)
 	}
 	f := &Fleet{options: o, log: o.Logger, clusters: make(map[string]*cluster)}
 	for _, id := range o.Ledger.Clusters() {

@@ -101,6 +101,9 @@ func (c *cluster) observeNode(s *session, o *agentv1.Observation) {
 	if l := o.GetLocalChanges(); l != nil {
 		now.local = boundedLocal(l)
 	}
+	if o.GetNetworks() != nil {
+		c.observeNetworks(n, o.GetNetworks())
+	}
 	if o.GetInstances() != nil || o.GetWhole() {
 		c.observeInstances(n, o.GetInstances().GetInstances())
 	}

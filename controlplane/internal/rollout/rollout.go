@@ -5,10 +5,12 @@ package rollout
 import (
 	"github.com/tandem-lb/tandem/controlplane/internal/compile"
 	"github.com/tandem-lb/tandem/controlplane/internal/state"
+	keepalivedv1 "github.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1"
 )
 
-// Target returns what a node shall have now that head is the newest
-// configuration of its cluster: the newest structure, on all nodes at once.
-func Target(head *state.Config, _ string) compile.Target {
-	return compile.Target{Structure: head, Runtime: head}
+// Target returns what the nodes shall have now that head is the newest
+// configuration of their cluster: the newest structure, on all nodes at once.
+// peers are the nodes' own addresses.
+func Target(head *state.Config, peers []*keepalivedv1.Peer) compile.Target {
+	return compile.Target{Structure: head, Runtime: head, Peers: peers}
 }

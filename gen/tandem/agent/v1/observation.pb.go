@@ -293,6 +293,8 @@ type Observation struct {
 	// not_persistent, when it changed: what is in effect would not survive a
 	// reboot of the node. A problem says why.
 	NotPersistent *bool `protobuf:"varint,11,opt,name=not_persistent,json=notPersistent,proto3,oneof" json:"not_persistent,omitempty"`
+	// networks: always all of them, when any changed.
+	Networks      *NetworkSet `protobuf:"bytes,25,opt,name=networks,proto3" json:"networks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -404,6 +406,116 @@ func (x *Observation) GetNotPersistent() bool {
 	return false
 }
 
+func (x *Observation) GetNetworks() *NetworkSet {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+// NetworkSet is all networks that the node has an interface for.
+type NetworkSet struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// networks in order of their names.
+	Networks      []*NetworkObservation `protobuf:"bytes,1,rep,name=networks,proto3" json:"networks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkSet) Reset() {
+	*x = NetworkSet{}
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkSet) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkSet) ProtoMessage() {}
+
+func (x *NetworkSet) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkSet.ProtoReflect.Descriptor instead.
+func (*NetworkSet) Descriptor() ([]byte, []int) {
+	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *NetworkSet) GetNetworks() []*NetworkObservation {
+	if x != nil {
+		return x.Networks
+	}
+	return nil
+}
+
+// NetworkObservation is what the node has on one network.
+type NetworkObservation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// network is its name.
+	Network string `protobuf:"bytes,1,opt,name=network,proto3" json:"network,omitempty"`
+	// addresses of the interface that are the node's own, without prefix length:
+	// no VIPs, and none that the kernel does not use yet or not for long. In the
+	// kernel's order; at most 16.
+	Addresses     []string `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NetworkObservation) Reset() {
+	*x = NetworkObservation{}
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NetworkObservation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NetworkObservation) ProtoMessage() {}
+
+func (x *NetworkObservation) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NetworkObservation.ProtoReflect.Descriptor instead.
+func (*NetworkObservation) Descriptor() ([]byte, []int) {
+	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *NetworkObservation) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *NetworkObservation) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
 // InstanceSet is all VRRP instances that the node is to have. Of those that
 // keepalived does not have from the agent, as before a takeover, only the address
 // is known.
@@ -417,7 +529,7 @@ type InstanceSet struct {
 
 func (x *InstanceSet) Reset() {
 	*x = InstanceSet{}
-	mi := &file_tandem_agent_v1_observation_proto_msgTypes[1]
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -429,7 +541,7 @@ func (x *InstanceSet) String() string {
 func (*InstanceSet) ProtoMessage() {}
 
 func (x *InstanceSet) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_observation_proto_msgTypes[1]
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -442,7 +554,7 @@ func (x *InstanceSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceSet.ProtoReflect.Descriptor instead.
 func (*InstanceSet) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{1}
+	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *InstanceSet) GetInstances() []*InstanceObservation {
@@ -463,7 +575,7 @@ type ProblemSet struct {
 
 func (x *ProblemSet) Reset() {
 	*x = ProblemSet{}
-	mi := &file_tandem_agent_v1_observation_proto_msgTypes[2]
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -475,7 +587,7 @@ func (x *ProblemSet) String() string {
 func (*ProblemSet) ProtoMessage() {}
 
 func (x *ProblemSet) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_observation_proto_msgTypes[2]
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -488,7 +600,7 @@ func (x *ProblemSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProblemSet.ProtoReflect.Descriptor instead.
 func (*ProblemSet) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{2}
+	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ProblemSet) GetProblems() []string {
@@ -509,7 +621,7 @@ type LocalChangeSet struct {
 
 func (x *LocalChangeSet) Reset() {
 	*x = LocalChangeSet{}
-	mi := &file_tandem_agent_v1_observation_proto_msgTypes[3]
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -521,7 +633,7 @@ func (x *LocalChangeSet) String() string {
 func (*LocalChangeSet) ProtoMessage() {}
 
 func (x *LocalChangeSet) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_observation_proto_msgTypes[3]
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -534,7 +646,7 @@ func (x *LocalChangeSet) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocalChangeSet.ProtoReflect.Descriptor instead.
 func (*LocalChangeSet) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{3}
+	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *LocalChangeSet) GetChanges() []*LocalChange {
@@ -568,7 +680,7 @@ type LocalChange struct {
 
 func (x *LocalChange) Reset() {
 	*x = LocalChange{}
-	mi := &file_tandem_agent_v1_observation_proto_msgTypes[4]
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -580,7 +692,7 @@ func (x *LocalChange) String() string {
 func (*LocalChange) ProtoMessage() {}
 
 func (x *LocalChange) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_observation_proto_msgTypes[4]
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -593,7 +705,7 @@ func (x *LocalChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocalChange.ProtoReflect.Descriptor instead.
 func (*LocalChange) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{4}
+	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *LocalChange) GetAuthor() string {
@@ -677,7 +789,7 @@ type LocalBackend struct {
 
 func (x *LocalBackend) Reset() {
 	*x = LocalBackend{}
-	mi := &file_tandem_agent_v1_observation_proto_msgTypes[5]
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -689,7 +801,7 @@ func (x *LocalBackend) String() string {
 func (*LocalBackend) ProtoMessage() {}
 
 func (x *LocalBackend) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_observation_proto_msgTypes[5]
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -702,7 +814,7 @@ func (x *LocalBackend) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocalBackend.ProtoReflect.Descriptor instead.
 func (*LocalBackend) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{5}
+	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *LocalBackend) GetPool() string {
@@ -750,7 +862,7 @@ type DaemonObservation struct {
 
 func (x *DaemonObservation) Reset() {
 	*x = DaemonObservation{}
-	mi := &file_tandem_agent_v1_observation_proto_msgTypes[6]
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -762,7 +874,7 @@ func (x *DaemonObservation) String() string {
 func (*DaemonObservation) ProtoMessage() {}
 
 func (x *DaemonObservation) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_observation_proto_msgTypes[6]
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -775,7 +887,7 @@ func (x *DaemonObservation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DaemonObservation.ProtoReflect.Descriptor instead.
 func (*DaemonObservation) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{6}
+	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *DaemonObservation) GetState() DaemonState {
@@ -827,7 +939,7 @@ type BackendObservation struct {
 
 func (x *BackendObservation) Reset() {
 	*x = BackendObservation{}
-	mi := &file_tandem_agent_v1_observation_proto_msgTypes[7]
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -839,7 +951,7 @@ func (x *BackendObservation) String() string {
 func (*BackendObservation) ProtoMessage() {}
 
 func (x *BackendObservation) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_observation_proto_msgTypes[7]
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -852,7 +964,7 @@ func (x *BackendObservation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackendObservation.ProtoReflect.Descriptor instead.
 func (*BackendObservation) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{7}
+	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *BackendObservation) GetPool() string {
@@ -916,7 +1028,7 @@ type InstanceObservation struct {
 
 func (x *InstanceObservation) Reset() {
 	*x = InstanceObservation{}
-	mi := &file_tandem_agent_v1_observation_proto_msgTypes[8]
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -928,7 +1040,7 @@ func (x *InstanceObservation) String() string {
 func (*InstanceObservation) ProtoMessage() {}
 
 func (x *InstanceObservation) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_observation_proto_msgTypes[8]
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -941,7 +1053,7 @@ func (x *InstanceObservation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InstanceObservation.ProtoReflect.Descriptor instead.
 func (*InstanceObservation) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{8}
+	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *InstanceObservation) GetName() string {
@@ -983,7 +1095,7 @@ var File_tandem_agent_v1_observation_proto protoreflect.FileDescriptor
 
 const file_tandem_agent_v1_observation_proto_rawDesc = "" +
 	"\n" +
-	"!tandem/agent/v1/observation.proto\x12\x0ftandem.agent.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdb\x04\n" +
+	"!tandem/agent/v1/observation.proto\x12\x0ftandem.agent.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x94\x05\n" +
 	"\vObservation\x12\x14\n" +
 	"\x05whole\x18\x01 \x01(\bR\x05whole\x12<\n" +
 	"\ahaproxy\x18\x02 \x01(\v2\".tandem.agent.v1.DaemonObservationR\ahaproxy\x12B\n" +
@@ -998,11 +1110,18 @@ const file_tandem_agent_v1_observation_proto_rawDesc = "" +
 	"\areloads\x18\t \x01(\x04H\x01R\areloads\x88\x01\x01\x12D\n" +
 	"\rlocal_changes\x18\n" +
 	" \x01(\v2\x1f.tandem.agent.v1.LocalChangeSetR\flocalChanges\x12*\n" +
-	"\x0enot_persistent\x18\v \x01(\bH\x02R\rnotPersistent\x88\x01\x01B\b\n" +
+	"\x0enot_persistent\x18\v \x01(\bH\x02R\rnotPersistent\x88\x01\x01\x127\n" +
+	"\bnetworks\x18\x19 \x01(\v2\x1b.tandem.agent.v1.NetworkSetR\bnetworksB\b\n" +
 	"\x06_scoreB\n" +
 	"\n" +
 	"\b_reloadsB\x11\n" +
-	"\x0f_not_persistent\"Q\n" +
+	"\x0f_not_persistent\"M\n" +
+	"\n" +
+	"NetworkSet\x12?\n" +
+	"\bnetworks\x18\x01 \x03(\v2#.tandem.agent.v1.NetworkObservationR\bnetworks\"L\n" +
+	"\x12NetworkObservation\x12\x18\n" +
+	"\anetwork\x18\x01 \x01(\tR\anetwork\x12\x1c\n" +
+	"\taddresses\x18\x02 \x03(\tR\taddresses\"Q\n" +
 	"\vInstanceSet\x12B\n" +
 	"\tinstances\x18\x01 \x03(\v2$.tandem.agent.v1.InstanceObservationR\tinstances\"(\n" +
 	"\n" +
@@ -1082,45 +1201,49 @@ func file_tandem_agent_v1_observation_proto_rawDescGZIP() []byte {
 }
 
 var file_tandem_agent_v1_observation_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_tandem_agent_v1_observation_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_tandem_agent_v1_observation_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_tandem_agent_v1_observation_proto_goTypes = []any{
 	(AdminState)(0),               // 0: tandem.agent.v1.AdminState
 	(DaemonState)(0),              // 1: tandem.agent.v1.DaemonState
 	(ServerState)(0),              // 2: tandem.agent.v1.ServerState
 	(VrrpState)(0),                // 3: tandem.agent.v1.VrrpState
 	(*Observation)(nil),           // 4: tandem.agent.v1.Observation
-	(*InstanceSet)(nil),           // 5: tandem.agent.v1.InstanceSet
-	(*ProblemSet)(nil),            // 6: tandem.agent.v1.ProblemSet
-	(*LocalChangeSet)(nil),        // 7: tandem.agent.v1.LocalChangeSet
-	(*LocalChange)(nil),           // 8: tandem.agent.v1.LocalChange
-	(*LocalBackend)(nil),          // 9: tandem.agent.v1.LocalBackend
-	(*DaemonObservation)(nil),     // 10: tandem.agent.v1.DaemonObservation
-	(*BackendObservation)(nil),    // 11: tandem.agent.v1.BackendObservation
-	(*InstanceObservation)(nil),   // 12: tandem.agent.v1.InstanceObservation
-	(*timestamppb.Timestamp)(nil), // 13: google.protobuf.Timestamp
+	(*NetworkSet)(nil),            // 5: tandem.agent.v1.NetworkSet
+	(*NetworkObservation)(nil),    // 6: tandem.agent.v1.NetworkObservation
+	(*InstanceSet)(nil),           // 7: tandem.agent.v1.InstanceSet
+	(*ProblemSet)(nil),            // 8: tandem.agent.v1.ProblemSet
+	(*LocalChangeSet)(nil),        // 9: tandem.agent.v1.LocalChangeSet
+	(*LocalChange)(nil),           // 10: tandem.agent.v1.LocalChange
+	(*LocalBackend)(nil),          // 11: tandem.agent.v1.LocalBackend
+	(*DaemonObservation)(nil),     // 12: tandem.agent.v1.DaemonObservation
+	(*BackendObservation)(nil),    // 13: tandem.agent.v1.BackendObservation
+	(*InstanceObservation)(nil),   // 14: tandem.agent.v1.InstanceObservation
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
 }
 var file_tandem_agent_v1_observation_proto_depIdxs = []int32{
-	10, // 0: tandem.agent.v1.Observation.haproxy:type_name -> tandem.agent.v1.DaemonObservation
-	10, // 1: tandem.agent.v1.Observation.keepalived:type_name -> tandem.agent.v1.DaemonObservation
-	11, // 2: tandem.agent.v1.Observation.backends:type_name -> tandem.agent.v1.BackendObservation
-	5,  // 3: tandem.agent.v1.Observation.instances:type_name -> tandem.agent.v1.InstanceSet
-	6,  // 4: tandem.agent.v1.Observation.problems:type_name -> tandem.agent.v1.ProblemSet
-	7,  // 5: tandem.agent.v1.Observation.local_changes:type_name -> tandem.agent.v1.LocalChangeSet
-	12, // 6: tandem.agent.v1.InstanceSet.instances:type_name -> tandem.agent.v1.InstanceObservation
-	8,  // 7: tandem.agent.v1.LocalChangeSet.changes:type_name -> tandem.agent.v1.LocalChange
-	13, // 8: tandem.agent.v1.LocalChange.time:type_name -> google.protobuf.Timestamp
-	9,  // 9: tandem.agent.v1.LocalChange.backend:type_name -> tandem.agent.v1.LocalBackend
-	0,  // 10: tandem.agent.v1.LocalBackend.state:type_name -> tandem.agent.v1.AdminState
-	1,  // 11: tandem.agent.v1.DaemonObservation.state:type_name -> tandem.agent.v1.DaemonState
-	13, // 12: tandem.agent.v1.DaemonObservation.start_time:type_name -> google.protobuf.Timestamp
-	2,  // 13: tandem.agent.v1.BackendObservation.state:type_name -> tandem.agent.v1.ServerState
-	13, // 14: tandem.agent.v1.BackendObservation.since:type_name -> google.protobuf.Timestamp
-	3,  // 15: tandem.agent.v1.InstanceObservation.state:type_name -> tandem.agent.v1.VrrpState
-	16, // [16:16] is the sub-list for method output_type
-	16, // [16:16] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	12, // 0: tandem.agent.v1.Observation.haproxy:type_name -> tandem.agent.v1.DaemonObservation
+	12, // 1: tandem.agent.v1.Observation.keepalived:type_name -> tandem.agent.v1.DaemonObservation
+	13, // 2: tandem.agent.v1.Observation.backends:type_name -> tandem.agent.v1.BackendObservation
+	7,  // 3: tandem.agent.v1.Observation.instances:type_name -> tandem.agent.v1.InstanceSet
+	8,  // 4: tandem.agent.v1.Observation.problems:type_name -> tandem.agent.v1.ProblemSet
+	9,  // 5: tandem.agent.v1.Observation.local_changes:type_name -> tandem.agent.v1.LocalChangeSet
+	5,  // 6: tandem.agent.v1.Observation.networks:type_name -> tandem.agent.v1.NetworkSet
+	6,  // 7: tandem.agent.v1.NetworkSet.networks:type_name -> tandem.agent.v1.NetworkObservation
+	14, // 8: tandem.agent.v1.InstanceSet.instances:type_name -> tandem.agent.v1.InstanceObservation
+	10, // 9: tandem.agent.v1.LocalChangeSet.changes:type_name -> tandem.agent.v1.LocalChange
+	15, // 10: tandem.agent.v1.LocalChange.time:type_name -> google.protobuf.Timestamp
+	11, // 11: tandem.agent.v1.LocalChange.backend:type_name -> tandem.agent.v1.LocalBackend
+	0,  // 12: tandem.agent.v1.LocalBackend.state:type_name -> tandem.agent.v1.AdminState
+	1,  // 13: tandem.agent.v1.DaemonObservation.state:type_name -> tandem.agent.v1.DaemonState
+	15, // 14: tandem.agent.v1.DaemonObservation.start_time:type_name -> google.protobuf.Timestamp
+	2,  // 15: tandem.agent.v1.BackendObservation.state:type_name -> tandem.agent.v1.ServerState
+	15, // 16: tandem.agent.v1.BackendObservation.since:type_name -> google.protobuf.Timestamp
+	3,  // 17: tandem.agent.v1.InstanceObservation.state:type_name -> tandem.agent.v1.VrrpState
+	18, // [18:18] is the sub-list for method output_type
+	18, // [18:18] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_tandem_agent_v1_observation_proto_init() }
@@ -1129,18 +1252,18 @@ func file_tandem_agent_v1_observation_proto_init() {
 		return
 	}
 	file_tandem_agent_v1_observation_proto_msgTypes[0].OneofWrappers = []any{}
-	file_tandem_agent_v1_observation_proto_msgTypes[4].OneofWrappers = []any{
+	file_tandem_agent_v1_observation_proto_msgTypes[6].OneofWrappers = []any{
 		(*LocalChange_Drain)(nil),
 		(*LocalChange_Backend)(nil),
 	}
-	file_tandem_agent_v1_observation_proto_msgTypes[5].OneofWrappers = []any{}
+	file_tandem_agent_v1_observation_proto_msgTypes[7].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tandem_agent_v1_observation_proto_rawDesc), len(file_tandem_agent_v1_observation_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   9,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -140,7 +140,10 @@ type Global struct {
 	// router_id names the node in keepalived's logs.
 	RouterId string `protobuf:"bytes,1,opt,name=router_id,json=routerId,proto3" json:"router_id,omitempty"`
 	// drain keeps the VIPs away while another node can hold them.
-	Drain         bool `protobuf:"varint,2,opt,name=drain,proto3" json:"drain,omitempty"`
+	Drain bool `protobuf:"varint,2,opt,name=drain,proto3" json:"drain,omitempty"`
+	// peers are the other nodes of the cluster, those whose agents have told their
+	// addresses; empty when not known.
+	Peers         []*Peer `protobuf:"bytes,3,rep,name=peers,proto3" json:"peers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -189,6 +192,78 @@ func (x *Global) GetDrain() bool {
 	return false
 }
 
+func (x *Global) GetPeers() []*Peer {
+	if x != nil {
+		return x.Peers
+	}
+	return nil
+}
+
+// Peer is what another node has on one network.
+type Peer struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// node is its id.
+	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// network that the addresses are on.
+	Network string `protobuf:"bytes,2,opt,name=network,proto3" json:"network,omitempty"`
+	// addresses that are the node's own, without prefix length: no VIPs; the
+	// link-local ones too, without a zone. In the kernel's order.
+	Addresses     []string `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Peer) Reset() {
+	*x = Peer{}
+	mi := &file_tandem_agent_keepalived_v1_keepalived_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Peer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Peer) ProtoMessage() {}
+
+func (x *Peer) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_agent_keepalived_v1_keepalived_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Peer.ProtoReflect.Descriptor instead.
+func (*Peer) Descriptor() ([]byte, []int) {
+	return file_tandem_agent_keepalived_v1_keepalived_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Peer) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Peer) GetNetwork() string {
+	if x != nil {
+		return x.Network
+	}
+	return ""
+}
+
+func (x *Peer) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
 // Instance is one VRRP instance: one VIP in one address family.
 type Instance struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -222,7 +297,7 @@ type Instance struct {
 
 func (x *Instance) Reset() {
 	*x = Instance{}
-	mi := &file_tandem_agent_keepalived_v1_keepalived_proto_msgTypes[2]
+	mi := &file_tandem_agent_keepalived_v1_keepalived_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -234,7 +309,7 @@ func (x *Instance) String() string {
 func (*Instance) ProtoMessage() {}
 
 func (x *Instance) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_keepalived_v1_keepalived_proto_msgTypes[2]
+	mi := &file_tandem_agent_keepalived_v1_keepalived_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -247,7 +322,7 @@ func (x *Instance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instance.ProtoReflect.Descriptor instead.
 func (*Instance) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_keepalived_v1_keepalived_proto_rawDescGZIP(), []int{2}
+	return file_tandem_agent_keepalived_v1_keepalived_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Instance) GetName() string {
@@ -341,10 +416,15 @@ const file_tandem_agent_keepalived_v1_keepalived_proto_rawDesc = "" +
 	"+tandem/agent/keepalived/v1/keepalived.proto\x12\x1atandem.agent.keepalived.v1\x1a\x1egoogle/protobuf/duration.proto\"\x88\x01\n" +
 	"\x06Config\x12:\n" +
 	"\x06global\x18\x01 \x01(\v2\".tandem.agent.keepalived.v1.GlobalR\x06global\x12B\n" +
-	"\tinstances\x18\x02 \x03(\v2$.tandem.agent.keepalived.v1.InstanceR\tinstances\";\n" +
+	"\tinstances\x18\x02 \x03(\v2$.tandem.agent.keepalived.v1.InstanceR\tinstances\"s\n" +
 	"\x06Global\x12\x1b\n" +
 	"\trouter_id\x18\x01 \x01(\tR\brouterId\x12\x14\n" +
-	"\x05drain\x18\x02 \x01(\bR\x05drain\"\xbe\x03\n" +
+	"\x05drain\x18\x02 \x01(\bR\x05drain\x126\n" +
+	"\x05peers\x18\x03 \x03(\v2 .tandem.agent.keepalived.v1.PeerR\x05peers\"R\n" +
+	"\x04Peer\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
+	"\anetwork\x18\x02 \x01(\tR\anetwork\x12\x1c\n" +
+	"\taddresses\x18\x03 \x03(\tR\taddresses\"\xbe\x03\n" +
 	"\bInstance\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03vip\x18\x02 \x01(\tR\x03vip\x12\x18\n" +
@@ -379,25 +459,27 @@ func file_tandem_agent_keepalived_v1_keepalived_proto_rawDescGZIP() []byte {
 }
 
 var file_tandem_agent_keepalived_v1_keepalived_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tandem_agent_keepalived_v1_keepalived_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
+var file_tandem_agent_keepalived_v1_keepalived_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_tandem_agent_keepalived_v1_keepalived_proto_goTypes = []any{
 	(FailBack)(0),               // 0: tandem.agent.keepalived.v1.FailBack
 	(*Config)(nil),              // 1: tandem.agent.keepalived.v1.Config
 	(*Global)(nil),              // 2: tandem.agent.keepalived.v1.Global
-	(*Instance)(nil),            // 3: tandem.agent.keepalived.v1.Instance
-	(*durationpb.Duration)(nil), // 4: google.protobuf.Duration
+	(*Peer)(nil),                // 3: tandem.agent.keepalived.v1.Peer
+	(*Instance)(nil),            // 4: tandem.agent.keepalived.v1.Instance
+	(*durationpb.Duration)(nil), // 5: google.protobuf.Duration
 }
 var file_tandem_agent_keepalived_v1_keepalived_proto_depIdxs = []int32{
 	2, // 0: tandem.agent.keepalived.v1.Config.global:type_name -> tandem.agent.keepalived.v1.Global
-	3, // 1: tandem.agent.keepalived.v1.Config.instances:type_name -> tandem.agent.keepalived.v1.Instance
-	4, // 2: tandem.agent.keepalived.v1.Instance.advert_interval:type_name -> google.protobuf.Duration
-	0, // 3: tandem.agent.keepalived.v1.Instance.fail_back:type_name -> tandem.agent.keepalived.v1.FailBack
-	4, // 4: tandem.agent.keepalived.v1.Instance.fail_back_delay:type_name -> google.protobuf.Duration
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	4, // 1: tandem.agent.keepalived.v1.Config.instances:type_name -> tandem.agent.keepalived.v1.Instance
+	3, // 2: tandem.agent.keepalived.v1.Global.peers:type_name -> tandem.agent.keepalived.v1.Peer
+	5, // 3: tandem.agent.keepalived.v1.Instance.advert_interval:type_name -> google.protobuf.Duration
+	0, // 4: tandem.agent.keepalived.v1.Instance.fail_back:type_name -> tandem.agent.keepalived.v1.FailBack
+	5, // 5: tandem.agent.keepalived.v1.Instance.fail_back_delay:type_name -> google.protobuf.Duration
+	6, // [6:6] is the sub-list for method output_type
+	6, // [6:6] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_tandem_agent_keepalived_v1_keepalived_proto_init() }
@@ -411,7 +493,7 @@ func file_tandem_agent_keepalived_v1_keepalived_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tandem_agent_keepalived_v1_keepalived_proto_rawDesc), len(file_tandem_agent_keepalived_v1_keepalived_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   3,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
