@@ -1,6 +1,7 @@
 package keepalived
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -34,6 +35,7 @@ type instance struct {
 	extra     []netip.Prefix
 	failBack  keepalivedv1.FailBack
 	delay     time.Duration
+	peered    bool // another node is known on its network
 }
 
 // addresses are the anchor and all others.
@@ -133,6 +135,9 @@ func resolve(c *keepalivedv1.Config, networks map[string]string) (*intent, error
 		if resolved.iface, err = interfaceOf(i.GetNetwork(), networks); err != nil {
 			return nil, &FailedError{fmt.Errorf("VIP %s: %w", resolved.vip, err)}
 		}
+		resolved.peered = slices.ContainsFunc(c.GetGlobal().GetPeers(), func(p *keepalivedv1.Peer) bool {
+			return cmp.Or(p.GetNetwork(), front) == cmp.Or(i.GetNetwork(), front)
+		})
 		in.instances = append(in.instances, *resolved)
 	}
 	slices.SortFunc(in.instances, func(a, b instance) int { return strings.Compare(a.name, b.name) })
@@ -142,11 +147,12 @@ func resolve(c *keepalivedv1.Config, networks map[string]string) (*intent, error
 	return in, nil
 }
 
-// interfaceOf finds the interface of a network; empty means "front".
+// front is the network of an instance that names none.
+const front = "front"
+
+// interfaceOf finds the interface of a network; empty means front.
 func interfaceOf(network string, networks map[string]string) (string, error) {
-	if network == "" {
-		network = "front"
-	}
+	network = cmp.Or(network, front)
 	name, ok := networks[network]
 	if !ok {
 		return "", fmt.Errorf("network %q has no interface on this node (known: %s): "+

@@ -72,12 +72,13 @@ func (e *Event) networks() []NetworkStatus {
 // The peers' addresses change nothing that keepalived is told, so that it is not
 // reloaded for them.
 func TestPeersAreNoReload(t *testing.T) {
-	in, err := resolve(web("lb-master", 230), map[string]string{"front": "eth0"})
+	c := web("lb-master", 230)
+	c.Global.Peers = nil
+	in, err := resolve(c, map[string]string{"front": "eth0"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	before := render(in, layout{})
-	c := web("lb-master", 230)
 	c.Global.Peers = peersOf("10.9.0.2", "fe80::2")
 	if in, err = resolve(c, map[string]string{"front": "eth0"}); err != nil {
 		t.Fatal(err)

@@ -171,6 +171,9 @@ func (o *observer) note(instance, text string, now time.Time) {
 func (o *observer) change(w *watched, state InstanceState, priority int, now time.Time) {
 	w.State, w.Priority = state, priority
 	o.scores.role(w.name, state, now)
+	if !o.handsOn() {
+		o.scores.released()
+	}
 	o.writeScores(now)
 	o.lookAt(w)
 }
@@ -233,9 +236,15 @@ func (o *observer) lookAt(w *watched) {
 	w.Holds = have[w.anchor.Addr()]
 }
 
+// handsOn tells whether this node holds a VIP, by keepalived's word, that another one
+// may take.
+func (o *observer) handsOn() bool {
+	return slices.ContainsFunc(o.watched, func(w watched) bool { return w.State == InstanceMaster && w.peered })
+}
+
 // setHealth changes the score at once.
 func (o *observer) setHealth(healthy bool, now time.Time) error {
-	o.scores.healthy = healthy
+	o.scores.setHealth(healthy, o.handsOn(), now)
 	return o.scores.write(now)
 }
 

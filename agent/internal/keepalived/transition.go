@@ -1,6 +1,7 @@
 package keepalived
 
 import (
+	"cmp"
 	"net"
 	"strings"
 	"time"
@@ -27,6 +28,9 @@ const (
 	noticeLost = "found so, its notice was lost"
 )
 
+// proxyTrouble is the reason of a holder that gives up because its proxy is dead.
+const proxyTrouble = "HAProxy does not work"
+
 // step notes that an instance goes into another state.
 func (o *observer) step(w *watched, state InstanceState, priority int, reason string) {
 	if w.State != state {
@@ -38,12 +42,14 @@ func (o *observer) step(w *watched, state InstanceState, priority int, reason st
 // as this node knows.
 func (o *observer) why(w *watched, state InstanceState, now time.Time) string {
 	switch {
-	case state == InstanceFault:
+	case state == InstanceFault && o.scores.healthy:
 		return linkTrouble(w.iface)
+	case state == InstanceFault:
+		return cmp.Or(linkTrouble(w.iface), proxyTrouble)
 	case state != InstanceBackup || w.State != InstanceMaster:
 		return ""
 	case !o.scores.healthy:
-		return "HAProxy does not work"
+		return proxyTrouble
 	case o.scores.away[w.name].value(now) != 0:
 		return "a failover was asked for"
 	case o.scores.drain:

@@ -28,7 +28,7 @@ func TestTransitionsTellTheStory(t *testing.T) {
 	waitMaster(t, 2*time.Second, "web", "10.9.0.100", b, a)
 	a.setHealth(true)
 	waitMaster(t, 2*time.Second, "web", "10.9.0.100", a, b)
-	want := "web=backup/230, web=master/230, web=backup/130(HAProxy does not work), web=master/230"
+	want := "web=backup/230, web=master/230, web=fault/230(HAProxy does not work), web=backup/130, web=master/230"
 	if got := a.steps(); got != want {
 		t.Errorf("%s: %s\nwant %s", a.name, got, want)
 	}

@@ -1,0 +1,179 @@
+package keepalived
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	keepalivedv1 "github.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1"
+)
+
+// A holder whose proxy dies gives its VIPs up for a moment, and is a candidate
+// again as soon as they are gone.
+func TestADeadProxyReleasesForAMoment(t *testing.T) {
+	start := time.Unix(1000, 0)
+	for name, test := range map[string]struct {
+		holds     bool
+		after     time.Duration
+		do        func(*scores, time.Time)
+		first, at int
+	}{
+		"a standby releases nothing":       {false, 0, func(*scores, time.Time) {}, -100, -100},
+		"until keepalived has given up":    {true, 3 * time.Millisecond, func(s *scores, _ time.Time) { s.released() }, -254, -100},
+		"not longer than the limit":        {true, releaseLimit, func(*scores, time.Time) {}, -254, -100},
+		"until then":                       {true, releaseLimit - time.Millisecond, func(*scores, time.Time) {}, -254, -254},
+		"told twice that it is dead":       {true, releaseLimit, func(s *scores, now time.Time) { s.setHealth(false, true, now) }, -254, -100},
+		"not when the proxy is well again": {true, time.Millisecond, func(s *scores, now time.Time) { s.setHealth(true, true, now) }, -254, 0},
+		"not beyond the end of keepalived": {true, time.Millisecond, func(s *scores, now time.Time) { s.forget(now) }, -254, -100},
+	} {
+		dir := t.TempDir()
+		s, err := newScores(paths{trackDir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.setHealth(true, false, start)
+		s.setHealth(false, test.holds, start)
+		if err := s.write(start); err != nil {
+			t.Fatal(err)
+		}
+		if got := score(t, dir, "score"); got != test.first {
+			t.Errorf("%s: begins with %d, want %d", name, got, test.first)
+		}
+		if due := s.next(start); test.holds != due.Equal(start.Add(releaseLimit)) {
+			t.Errorf("%s: the next change is due at %v", name, due)
+		}
+		now := start.Add(test.after)
+		test.do(s, now)
+		if err := s.write(now); err != nil {
+			t.Fatal(err)
+		}
+		if got := score(t, dir, "score"); got != test.at {
+			t.Errorf("%s: then %d, want %d", name, got, test.at)
+		}
+		if s.total() == releaseScore {
+			t.Errorf("%s: the node's score is shown as %d", name, s.total())
+		}
+	}
+}
+
+// I8: both proxies die at the same moment. Both nodes give up, and one of them has
+// the VIP again.
+func TestI8BothProxiesDieAtOnce(t *testing.T) {
+	t.Parallel()
+	a, b := newCluster(t)
+	a.setHealth(false)
+	b.setHealth(false) // the new holder perhaps, or not yet
+	took := waitMaster(t, 5*time.Second, "web", "10.9.0.100", a, b)
+	t.Logf("the better node holds the VIP again after %v", took)
+	for _, n := range []*node{a, b} {
+		if got := n.known().Score; got != unhealthyScore {
+			t.Errorf("%s: score %d, want %d", n.name, got, unhealthyScore)
+		}
+	}
+}
+
+// I8: an agent that dies while its node gives the VIP up leaves keepalived in
+// FAULT. Whoever comes next ends that, before anything is applied.
+func TestI8AReleaseOutlivesNoAgent(t *testing.T) {
+	t.Parallel()
+	a, b := newCluster(t)
+	file := filepath.Join("keepalived", "track", scoreFile)
+	for _, n := range []*node{b, a} {
+		n.killAgent()
+		if err := os.WriteFile(filepath.Join(n.options.RunDir, file), []byte("-254\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	within(t, 5*time.Second, "nobody holds the VIP", func() bool { return !a.has("10.9.0.100") && !b.has("10.9.0.100") })
+	a.startAgent()
+	within(t, 5*time.Second, "the VIP is up", func() bool { return a.has("10.9.0.100") })
+	h, err := NewHooks(b.options.StateDir, b.options.RunDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.SetHealth(false); err != nil {
+		t.Fatal(err)
+	}
+	b.startAgent()
+	b.mustApply(web("lb-backup", 220))
+	a.mustApply(web("lb-master", 230))
+	waitMaster(t, 5*time.Second, "web", "10.9.0.100", a, b)
+	if got := score(t, filepath.Join(b.options.RunDir, "keepalived", "track"), scoreFile); got != unhealthyScore {
+		t.Errorf("%s: score %d", b.name, got)
+	}
+}
+
+// Without another node that could take the VIP it stays where it is.
+func TestADeadProxyReleasesNothingAlone(t *testing.T) {
+	t.Parallel()
+	first, _ := newPair(t)
+	a := newNode(t, "lb-master", first)
+	a.setHealth(true)
+	c := web(a.name, 230)
+	c.Global.Peers = nil
+	c.Instances[0].Network = "" // front
+	a.mustApply(c)
+	within(t, 5*time.Second, "the VIP is up", func() bool { return a.instance("web").Holds })
+	before := len(a.seen())
+	a.setHealth(false)
+	within(t, 5*time.Second, "the score counts", func() bool { return a.instance("web").Priority == 130 })
+	for _, e := range a.seen()[before:] {
+		if i := e.Instance; i != nil && !i.Holds {
+			t.Errorf("the VIP was away: %+v", i)
+		}
+	}
+	a.setHealth(true)
+	c.Global.Peers = peersOf("10.9.0.3")
+	a.mustApply(c)
+	a.setHealth(false)
+	within(t, 5*time.Second, "the VIP is let go", func() bool { return !a.has("10.9.0.100") })
+	within(t, 5*time.Second, "the VIP is up again", func() bool { return a.has("10.9.0.100") })
+}
+
+// A drain is known beside a release, too.
+func TestADrainIsKnownInARelease(t *testing.T) {
+	for _, drained := range []bool{true, false} {
+		dir := t.TempDir()
+		p := paths{trackDir: dir, drained: filepath.Join(dir, "drained")}
+		if err := mark(p.drained, drained); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, scoreFile), []byte("-254\n"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		s, err := loadScores(p)
+		if err != nil || s.drain != drained || s.healthy {
+			t.Errorf("drained %v: read %+v, %v", drained, s, err)
+		}
+	}
+}
+
+// Two VIPs of which each node holds one: a dead proxy costs its own alone.
+func TestADeadProxyLeavesThePeersVIPAlone(t *testing.T) {
+	t.Parallel()
+	first, second := newPair(t)
+	a, b := newNode(t, "lb-master", first), newNode(t, "lb-backup", second)
+	for n, priorities := range map[*node][2]uint32{a: {230, 220}, b: {220, 230}} {
+		c := web(n.name, priorities[0])
+		mail := base(func(i *keepalivedv1.Instance) {
+			i.Name, i.Vip, i.Vrid, i.Anchor, i.Priority = "mail", "mail", 52, "10.9.0.200/24", priorities[1]
+		})
+		c.Instances = append(c.Instances, mail)
+		n.setHealth(true)
+		n.mustApply(c)
+	}
+	waitMaster(t, 5*time.Second, "web", "10.9.0.100", a, b)
+	waitMaster(t, 5*time.Second, "mail", "10.9.0.200", b, a)
+	before := len(b.seen())
+	a.setHealth(false)
+	waitMaster(t, 2*time.Second, "web", "10.9.0.100", b, a)
+	for _, e := range b.seen()[before:] {
+		if e.Transition != nil && e.Transition.Name == "mail" {
+			t.Errorf("mail: %+v", e.Transition)
+		}
+	}
+	if !b.has("10.9.0.200") || a.has("10.9.0.200") {
+		t.Error("mail has moved")
+	}
+}
