@@ -302,6 +302,15 @@ func runOf(t *testing.T) (seed uint64, end time.Time) {
 			t.Fatalf("TANDEM_E2E_SEED: %v", err)
 		}
 	}
+	d := runTime(t)
+	t.Logf("seed %d, %s at most", seed, d)
+	return seed, time.Now().Add(min(d, longestRun))
+}
+
+// runTime is how long a random run may take. Without settings of "make e2e" there
+// is none.
+func runTime(t *testing.T) time.Duration {
+	t.Helper()
 	text := os.Getenv("TANDEM_E2E_DURATION")
 	if text == "" {
 		t.Skip("a long run: make e2e")
@@ -310,6 +319,5 @@ func runOf(t *testing.T) (seed uint64, end time.Time) {
 	if err != nil {
 		t.Fatalf("TANDEM_E2E_DURATION: %v", err)
 	}
-	t.Logf("seed %d, %s at most", seed, d)
-	return seed, time.Now().Add(min(d, longestRun))
+	return d
 }

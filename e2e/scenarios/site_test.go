@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	"github.com/tandem-lb/tandem/e2e/internal/cluster"
 	"github.com/tandem-lb/tandem/e2e/internal/cluster/clustertest"
@@ -177,6 +178,23 @@ func backendName(id string) string { return cluster.Name + "/pools/web_servers/b
 func (s *site) setTimeout(ctx context.Context, d time.Duration) call {
 	return func(o grpc.CallOption) error {
 		_, err := s.config.UpdateCluster(ctx, clientTimeout(d), o)
+		return err
+	}
+}
+
+// restructuring is the nth of changes that HAProxy is reloaded for on both nodes,
+// or, each tenth, keepalived.
+func (s *site) restructuring(ctx context.Context, n int) call {
+	if n%10 > 0 {
+		return s.setTimeout(ctx, time.Minute+time.Duration(n)*time.Second)
+	}
+	step := uint32(n / 10 % 10)
+	return func(o grpc.CallOption) error {
+		_, err := s.config.UpdateVip(ctx, &tandemv1.UpdateVipRequest{
+			Vip: &tandemv1.Vip{Name: cluster.Name + "/vips/web",
+				Priorities: map[string]uint32{cluster.Master: 220 + step, cluster.Backup: 210 + step}},
+			UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"priorities"}},
+		}, o)
 		return err
 	}
 }

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/protobuf/types/known/fieldmaskpb"
+	"google.golang.org/grpc"
 	"sigs.k8s.io/yaml"
 
 	"github.com/tandem-lb/tandem/e2e/internal/cluster"
@@ -180,17 +180,7 @@ func (k *soak) work(ctx context.Context, end time.Time, changes, reconnects int6
 func (k *soak) restructure(ctx context.Context) error {
 	k.structures++
 	k.changes.Add(1)
-	if k.structures%10 > 0 {
-		_, err := k.config.UpdateCluster(ctx, clientTimeout(time.Minute+time.Duration(k.structures)*time.Second))
-		return err
-	}
-	step := uint32(k.structures / 10 % 10)
-	_, err := k.config.UpdateVip(ctx, &tandemv1.UpdateVipRequest{
-		Vip: &tandemv1.Vip{Name: cluster.Name + "/vips/web",
-			Priorities: map[string]uint32{cluster.Master: 220 + step, cluster.Backup: 210 + step}},
-		UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"priorities"}},
-	})
-	return err
+	return k.restructuring(ctx, k.structures)(grpc.EmptyCallOption{})
 }
 
 // visit looks at the cluster as operators do, each time over connections and

@@ -1,0 +1,296 @@
+package scenarios
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/tandem-lb/tandem/e2e/internal/cluster"
+	"github.com/tandem-lb/tandem/e2e/internal/cluster/clustertest"
+	"github.com/tandem-lb/tandem/e2e/lab"
+	"github.com/tandem-lb/tandem/e2e/lab/labtest"
+	localv1 "github.com/tandem-lb/tandem/gen/tandem/agent/local/v1"
+	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
+)
+
+const (
+	// faultCount is how many faults a whole run has.
+	faultCount = 100
+	// recovery is how long after a fault's end exactly one node holds each VIP and
+	// every client reaches it, at the latest.
+	recovery = 5 * time.Second
+	// repair is how long after it both nodes are as good as new, at the latest, so
+	// that the next fault is the only one.
+	repair = 30 * time.Second
+	// handing is how long the VIP may take to go back to its node after that, with
+	// nobody or two that hold it, or a client that does not reach it.
+	handing = 500 * time.Millisecond
+)
+
+// faultRun is a site that stands one fault after the other.
+type faultRun struct {
+	*site
+	t       *testing.T
+	vips    []netip.Addr
+	clients []*faultClient
+	watch   *lab.AddressWatch
+	past    []pastFault
+	longest time.Duration // until all was well for clients
+}
+
+// pastFault is a fault that is over.
+type pastFault struct {
+	fault
+	index                int
+	begun, ended, mended time.Time
+}
+
+// faultTime is when a run of faults is to end. A whole run takes the time that it
+// needs.
+func faultTime(end time.Time) time.Time {
+	if time.Until(end) < longestRun-time.Minute {
+		return end
+	}
+	return end.Add(time.Hour)
+}
+
+// After each of 100 random faults exactly one node holds each VIP and clients
+// reach it, and the event log tells what happened.
+func TestRandomFaults(t *testing.T) {
+	seed, end := runOf(t)
+	s := newSite(t)
+	r := newFaultRun(t, s)
+	r.stand(s.drawFaults(seed, faultCount, true), faultTime(end))
+	r.verify()
+}
+
+// The same while the controller is dead. It hears of everything when it is back.
+func TestRandomFaultsWithoutController(t *testing.T) {
+	seed, end := runOf(t)
+	s := newSite(t)
+	r := newFaultRun(t, s)
+	if err := s.Controller.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	r.stand(s.drawFaults(seed, faultCount, false), faultTime(end))
+	if err := s.Controller.Start(labtest.Deadline(t, time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	r.verify()
+}
+
+func newFaultRun(t *testing.T, s *site) *faultRun {
+	t.Helper()
+	r := &faultRun{site: s, t: t, vips: []netip.Addr{lab.VIP.Addr()}}
+	var err error
+	hosts := []*lab.Host{s.Master().Host, s.Backup().Host}
+	if r.watch, err = lab.WatchAddresses(t.Context(), hosts, r.vips...); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := r.watch.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	r.clients = s.startFaultClients(t.Context(), t, r.vips...)
+	return r
+}
+
+// stand goes through the faults until the time is over.
+func (r *faultRun) stand(faults []fault, end time.Time) {
+	r.t.Helper()
+	for i, f := range faults {
+		if time.Now().After(end) {
+			r.t.Logf("%d of %d faults in the time given", i, len(faults))
+			break
+		}
+		r.t.Logf("fault %d: %s", i, f)
+		r.standOne(i, f)
+	}
+	r.t.Logf("%d faults; clients had their VIP at most %s after the end of one", len(r.past), r.longest.Round(time.Millisecond))
+}
+
+// standOne makes one fault and waits until nothing is left of it.
+func (r *faultRun) standOne(index int, f fault) {
+	r.t.Helper()
+	ctx := labtest.Deadline(r.t, time.Minute) // what a condition lacks is not hidden by its own deadline
+	p := pastFault{fault: f, index: index, begun: time.Now()}
+	err := f.begin(ctx)
+	if err == nil && f.end != nil {
+		wait(ctx, f.lasts)
+		err = f.end(ctx)
+	}
+	if err != nil {
+		r.t.Fatalf("fault %d, %s: %v", index, f, err)
+	}
+	p.ended = time.Now()
+	bounded, cancel := context.WithDeadline(ctx, p.ended.Add(recovery))
+	defer cancel()
+	if err := lab.Until(bounded, "each VIP to be held by one node and reached", func(context.Context) error {
+		return errors.Join(r.heldOnce(ctx), reachedBy(r.clients, p.ended))
+	}); err != nil {
+		r.t.Fatalf("fault %d, %s: %v\n%s", index, f, err, r.scene(ctx))
+	}
+	r.longest = max(r.longest, time.Since(p.ended))
+	bounded, cancel = context.WithDeadline(ctx, p.ended.Add(repair))
+	defer cancel()
+	if err := lab.Until(bounded, "both nodes to be as good as new", func(context.Context) error { return r.asGoodAsNew(ctx) }); err != nil {
+		r.t.Fatalf("fault %d, %s: %v\n%s", index, f, err, r.scene(ctx))
+	}
+	// What was well right after the fault may have been lost and found meanwhile.
+	good := time.Now()
+	bounded, cancel = context.WithDeadline(ctx, latest(p.ended.Add(recovery), good.Add(2*faultAttempt)))
+	defer cancel()
+	if err := lab.Until(bounded, "each VIP to be reached on good nodes", func(context.Context) error {
+		return errors.Join(r.heldOnce(ctx), reachedBy(r.clients, good))
+	}); err != nil {
+		r.t.Fatalf("fault %d, %s: %v\n%s", index, f, err, r.scene(ctx))
+	}
+	p.mended = time.Now()
+	r.past = append(r.past, p)
+}
+
+// heldOnce asks the kernels whether one node alone holds each VIP.
+func (r *faultRun) heldOnce(ctx context.Context) error {
+	for _, vip := range r.vips {
+		holders, err := r.Lab.Holders(ctx, vip)
+		if err != nil {
+			return err
+		}
+		if len(holders) != 1 {
+			return fmt.Errorf("%s is held by %v", vip, holders)
+		}
+	}
+	return nil
+}
+
+// asGoodAsNew asks both agents, which need no controller for an answer.
+func (r *faultRun) asGoodAsNew(ctx context.Context) error {
+	var masters []string
+	for _, name := range clustertest.Both {
+		out, err := r.Nodes[name].LbAgent(ctx, "status", "-o", "json")
+		if err != nil {
+			return err
+		}
+		status := &localv1.GetStatusResponse{}
+		if err := protojson.Unmarshal(out, status); err != nil {
+			return err
+		}
+		if score := status.GetScore().GetTotal(); score != 0 || len(status.GetLocalChanges()) > 0 {
+			return fmt.Errorf("%s has the score %d and %d local changes", name, score, len(status.GetLocalChanges()))
+		}
+		for _, vip := range status.GetVips() {
+			master := vip.GetState() == agentv1.VrrpState_VRRP_STATE_MASTER
+			if !master && vip.GetState() != agentv1.VrrpState_VRRP_STATE_BACKUP || master != vip.GetHolds() {
+				return fmt.Errorf("%s has VIP %s %s and holds it: %v", name, vip.GetVip(), vip.GetState(), vip.GetHolds())
+			}
+			if master {
+				masters = append(masters, name)
+			}
+		}
+	}
+	if !slices.Equal(masters, []string{cluster.Master}) {
+		return fmt.Errorf("%v are master", masters)
+	}
+	return nil
+}
+
+// verify holds that all was well from five seconds after each fault until the
+// next one, and that the event log tells what happened.
+func (r *faultRun) verify() {
+	r.t.Helper()
+	ctx := labtest.Deadline(r.t, time.Minute)
+	changes, err := r.watch.Changes(ctx)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	wrong := notHeldOnce(changes, time.Now())
+	for _, c := range r.clients {
+		c.mu.Lock()
+		wrong = append(wrong, c.outages...)
+		c.mu.Unlock()
+	}
+	for _, p := range r.past {
+		for _, w := range wrong {
+			from, to := latest(w.from, p.ended.Add(recovery)), earliest(w.to, p.mended)
+			if d := to.Sub(from); d > handing {
+				r.t.Errorf("fault %d, %s: for %s, longer after its end than %s: %s", p.index, p.fault, d, recovery, w.what)
+			}
+		}
+	}
+	r.verifyEvents(ctx)
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+func earliest(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// notHeldOnce returns the times in which an address was held by no node, or by
+// two.
+func notHeldOnce(changes []lab.AddressChange, now time.Time) []interval {
+	var wrong []interval
+	holders := map[netip.Addr]int{}
+	open := map[netip.Addr]interval{}
+	for _, c := range changes {
+		if was, ok := open[c.Address]; ok {
+			was.to = c.At
+			wrong = append(wrong, was)
+			delete(open, c.Address)
+		}
+		if c.Held {
+			holders[c.Address]++
+		} else {
+			holders[c.Address]--
+		}
+		if n := holders[c.Address]; n != 1 {
+			open[c.Address] = interval{c.At, now, fmt.Sprintf("%d nodes hold %s", n, c.Address)}
+		}
+	}
+	for _, still := range open {
+		wrong = append(wrong, still)
+	}
+	return wrong
+}
+
+// scene is what there is to see where a fault was not stood.
+func (r *faultRun) scene(ctx context.Context) string {
+	var b strings.Builder
+	changes, err := r.watch.Changes(ctx)
+	fmt.Fprintln(&b, "addresses, by the kernels:", err)
+	for _, c := range changes[max(0, len(changes)-20):] {
+		fmt.Fprintln(&b, " ", c)
+	}
+	for _, name := range clustertest.Both {
+		out, err := r.Nodes[name].LbAgent(ctx, "status")
+		fmt.Fprintf(&b, "lb-agent status on %s: %v\n%s", name, err, out)
+		text, err := os.ReadFile(r.Nodes[name].LogDir() + "/keepalived-state.log")
+		if err != nil {
+			fmt.Fprintln(&b, err)
+		}
+		lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+		fmt.Fprintf(&b, "keepalived-state.log of %s:\n%s\n", name, strings.Join(lines[max(0, len(lines)-8):], "\n"))
+	}
+	for _, name := range []string{"client", "client2"} {
+		out, err := r.Lab.Host(name).Output(ctx, "ip", "neighbour")
+		fmt.Fprintf(&b, "neighbours of %s: %v\n%s", name, err, out)
+	}
+	return b.String()
+}
