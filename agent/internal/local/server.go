@@ -228,9 +228,23 @@ func (s *Server) Failover(ctx context.Context, r *localv1.FailoverRequest) (*loc
 			continue
 		}
 		response.Vips = append(response.Vips, vip)
-		s.Report.Note(note(fmt.Sprintf("VIP %s was moved to another node by %s", vip, author(ctx)), r.GetReason()))
+		s.noteMoved(vip, author(ctx), r.GetReason())
 	}
 	return response, failoverStatus(response.Vips, errors.Join(failed...))
+}
+
+// FailoverFor moves a VIP to another node for an operator of the controller.
+func (s *Server) FailoverFor(ctx context.Context, c *agentv1.FailoverCommand) error {
+	lease := min(max(c.GetLease().AsDuration(), minLease), maxLease)
+	if err := s.VRRP.Failover(ctx, c.GetVip(), lease); err != nil {
+		return err
+	}
+	s.noteMoved(c.GetVip(), c.GetAuthor(), c.GetReason())
+	return nil
+}
+
+func (s *Server) noteMoved(vip, author, reason string) {
+	s.Report.Note(note(fmt.Sprintf("VIP %s was moved to another node by %s", vip, author), reason))
 }
 
 func note(sentence, reason string) string {

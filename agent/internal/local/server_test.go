@@ -260,6 +260,28 @@ func TestFailover(t *testing.T) {
 	is(t, "all of none", err, codes.FailedPrecondition, "this node holds no VIP")
 }
 
+func TestFailoverForTheController(t *testing.T) {
+	m := &machine{holds: []string{"mail", "web"}, sticks: []string{"mail"}}
+	notes := &notebook{}
+	s := New(Options{VRRP: m, Report: notes})
+	command := &agentv1.FailoverCommand{Vip: "web", Lease: durationpb.New(time.Minute), Author: "admin", Reason: "new kernel"}
+	if err := s.FailoverFor(t.Context(), command); err != nil || !slices.Equal(held(m.Snapshot()), []string{"mail"}) {
+		t.Errorf("it holds %q, %v", held(m.Snapshot()), err)
+	}
+	if want := []string{"VIP web was moved to another node by admin: new kernel"}; !slices.Equal(notes.texts, want) {
+		t.Errorf("it notes %q, want %q", notes.texts, want)
+	}
+	if err := s.FailoverFor(t.Context(), &agentv1.FailoverCommand{Vip: "mail"}); !errors.Is(err, keepalived.ErrNoTaker) || len(notes.texts) != 1 {
+		t.Errorf("without a taker: %v, notes %q", err, notes.texts)
+	}
+}
+
+// notebook is a report that keeps notes.
+type notebook struct{ texts []string }
+
+func (n *notebook) State() *agentv1.Observation { return nil }
+func (n *notebook) Note(text string)            { n.texts = append(n.texts, text) }
+
 func TestDiscard(t *testing.T) {
 	m, c, _ := serve(t)
 	change := func() {

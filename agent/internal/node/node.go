@@ -76,6 +76,7 @@ func Run(ctx context.Context, s *settings.Settings, version string, logger hclog
 		Report:      n.report,
 		Reconciler:  reconciler,
 		Drift:       here,
+		Failover:    here.FailoverFor,
 		Problem:     n.report.Problem,
 		Withdraw:    n.vrrp.Withdraw,
 		Logger:      logger.Named("uplink"),

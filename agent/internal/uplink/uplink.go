@@ -75,6 +75,9 @@ type Options struct {
 	Report        *report.Report
 	Reconciler    Reconciler
 	Drift         Drift
+	// Failover gives a VIP up to another node, for an operator of the controller,
+	// and returns when it is gone from this one.
+	Failover func(ctx context.Context, c *agentv1.FailoverCommand) error
 	// Problem tells what keeps the node from being well, one text a key; an empty
 	// text ends it.
 	Problem func(key, text string)

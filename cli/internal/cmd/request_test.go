@@ -73,6 +73,8 @@ func TestRequests(t *testing.T) {
 		"cluster show",
 		"cluster show other",
 		"cluster remove staging",
+		"vip failover web",
+		"vip failover web --to lb-backup --for 10m --reason 'new kernel'",
 		"node token create lb-master",
 		"node token create lb-master --ttl 1h",
 		"node replace lb-master",

@@ -38,7 +38,8 @@ func (a *app) vipCommand() *cobra.Command {
 over when that one fails. The first address of each family is its anchor and
 never changes.`,
 		Example: `  lbctl vip add web 192.168.1.100/24 --vrid 51
-  lbctl vip set web --priority lb-master=120 --priority lb-backup=110`,
+  lbctl vip set web --priority lb-master=120 --priority lb-backup=110
+  lbctl vip failover web`,
 	},
 		a.vipAdd(),
 		list(a, vipKind, vipsOf, func(r *tandemv1.ListVipsResponse) output.Table { return view.Vips(r.GetVips()) }),
@@ -46,6 +47,7 @@ never changes.`,
 			return s.Config.GetVip(ctx, &tandemv1.GetVipRequest{Name: full})
 		}),
 		a.vipSet(),
+		a.vipFailover(),
 		remove(a, vipKind, a.firstName(listVips), func(ctx context.Context, s *session, c *change, full string) error {
 			return send(ctx, s, c, name.ClusterOf(full), what("vip", full), "removed",
 				&tandemv1.DeleteVipRequest{Name: full, Etag: c.etag}, s.Config.DeleteVip)

@@ -32,6 +32,8 @@ const (
 	reasonNodeRemoved      = "NODE_REMOVED"
 	reasonNodeAway         = "NODE_DISCONNECTED"
 	reasonNodeFailed       = "NODE_FAILED"
+	reasonNoHolder         = "NO_HOLDER"
+	reasonNoTaker          = "NO_TAKER"
 	reasonStep             = "STEP_OUT_OF_TURN"
 	reasonNodesNotReady    = "NODES_NOT_READY"
 	reasonMethodDenied     = "METHOD_DENIED"
@@ -88,6 +90,11 @@ var known = []struct {
 	{fleet.ErrUnknownCluster, codes.NotFound, state.ReasonNotFound},
 	{fleet.ErrRevoked, codes.PermissionDenied, reasonNodeRemoved},
 	{fleet.ErrDisconnected, codes.FailedPrecondition, reasonNodeAway},
+	{fleet.ErrTooOld, codes.FailedPrecondition, reasonNodeFailed},
+	{fleet.ErrNotDone, codes.FailedPrecondition, reasonNodeFailed},
+	{fleet.ErrRefused, codes.FailedPrecondition, reasonNodeFailed},
+	{fleet.ErrNoHolder, codes.FailedPrecondition, reasonNoHolder},
+	{fleet.ErrNoTaker, codes.FailedPrecondition, reasonNoTaker},
 	{fleet.ErrBusy, codes.ResourceExhausted, reasonBusy},
 	{fleet.ErrSuperseded, codes.Aborted, reasonSuperseded},
 	{fleet.ErrVersion, codes.FailedPrecondition, reasonProtocol},

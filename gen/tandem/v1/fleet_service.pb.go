@@ -630,6 +630,155 @@ func (x *DiscardDriftResponse) GetDiscarded() []*Drift {
 	return nil
 }
 
+// FailoverVipRequest names a VIP to move.
+type FailoverVipRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// name of the VIP.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// to is the id of the node that shall hold it; empty: the best other one.
+	To string `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
+	// lease is how long the node that held it keeps away from it, 1s to 1h, or until
+	// nobody else can hold it; unset means a minute.
+	Lease *durationpb.Duration `protobuf:"bytes,3,opt,name=lease,proto3" json:"lease,omitempty"`
+	// reason is a note for the event.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FailoverVipRequest) Reset() {
+	*x = FailoverVipRequest{}
+	mi := &file_tandem_v1_fleet_service_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FailoverVipRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FailoverVipRequest) ProtoMessage() {}
+
+func (x *FailoverVipRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_v1_fleet_service_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FailoverVipRequest.ProtoReflect.Descriptor instead.
+func (*FailoverVipRequest) Descriptor() ([]byte, []int) {
+	return file_tandem_v1_fleet_service_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *FailoverVipRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *FailoverVipRequest) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *FailoverVipRequest) GetLease() *durationpb.Duration {
+	if x != nil {
+		return x.Lease
+	}
+	return nil
+}
+
+func (x *FailoverVipRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// FailoverVipResponse tells where the VIP is now.
+type FailoverVipResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// name of the VIP.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// from is the id of the node that held it.
+	From string `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	// to is the id of the node that holds it now; that of from when it was there
+	// before.
+	To string `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	// duration from the command until the holder was seen, by the controller's
+	// clock. Clients are without the VIP for a small part of it at most.
+	Duration      *durationpb.Duration `protobuf:"bytes,4,opt,name=duration,proto3" json:"duration,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FailoverVipResponse) Reset() {
+	*x = FailoverVipResponse{}
+	mi := &file_tandem_v1_fleet_service_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FailoverVipResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FailoverVipResponse) ProtoMessage() {}
+
+func (x *FailoverVipResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_v1_fleet_service_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FailoverVipResponse.ProtoReflect.Descriptor instead.
+func (*FailoverVipResponse) Descriptor() ([]byte, []int) {
+	return file_tandem_v1_fleet_service_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *FailoverVipResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *FailoverVipResponse) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *FailoverVipResponse) GetTo() string {
+	if x != nil {
+		return x.To
+	}
+	return ""
+}
+
+func (x *FailoverVipResponse) GetDuration() *durationpb.Duration {
+	if x != nil {
+		return x.Duration
+	}
+	return nil
+}
+
 // GetStatusRequest names a cluster.
 type GetStatusRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -641,7 +790,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_tandem_v1_fleet_service_proto_msgTypes[10]
+	mi := &file_tandem_v1_fleet_service_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -653,7 +802,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_v1_fleet_service_proto_msgTypes[10]
+	mi := &file_tandem_v1_fleet_service_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -666,7 +815,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_tandem_v1_fleet_service_proto_rawDescGZIP(), []int{10}
+	return file_tandem_v1_fleet_service_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *GetStatusRequest) GetName() string {
@@ -687,7 +836,7 @@ type WatchStatusRequest struct {
 
 func (x *WatchStatusRequest) Reset() {
 	*x = WatchStatusRequest{}
-	mi := &file_tandem_v1_fleet_service_proto_msgTypes[11]
+	mi := &file_tandem_v1_fleet_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -699,7 +848,7 @@ func (x *WatchStatusRequest) String() string {
 func (*WatchStatusRequest) ProtoMessage() {}
 
 func (x *WatchStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_v1_fleet_service_proto_msgTypes[11]
+	mi := &file_tandem_v1_fleet_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -712,7 +861,7 @@ func (x *WatchStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchStatusRequest.ProtoReflect.Descriptor instead.
 func (*WatchStatusRequest) Descriptor() ([]byte, []int) {
-	return file_tandem_v1_fleet_service_proto_rawDescGZIP(), []int{11}
+	return file_tandem_v1_fleet_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *WatchStatusRequest) GetName() string {
@@ -746,7 +895,7 @@ type WatchStatusResponse struct {
 
 func (x *WatchStatusResponse) Reset() {
 	*x = WatchStatusResponse{}
-	mi := &file_tandem_v1_fleet_service_proto_msgTypes[12]
+	mi := &file_tandem_v1_fleet_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -758,7 +907,7 @@ func (x *WatchStatusResponse) String() string {
 func (*WatchStatusResponse) ProtoMessage() {}
 
 func (x *WatchStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_v1_fleet_service_proto_msgTypes[12]
+	mi := &file_tandem_v1_fleet_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -771,7 +920,7 @@ func (x *WatchStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchStatusResponse.ProtoReflect.Descriptor instead.
 func (*WatchStatusResponse) Descriptor() ([]byte, []int) {
-	return file_tandem_v1_fleet_service_proto_rawDescGZIP(), []int{12}
+	return file_tandem_v1_fleet_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *WatchStatusResponse) GetChange() isWatchStatusResponse_Change {
@@ -972,7 +1121,19 @@ const file_tandem_v1_fleet_service_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tB\x03\xe0A\x02R\x04name\x12\x1a\n" +
 	"\bsubjects\x18\x02 \x03(\tR\bsubjects\"F\n" +
 	"\x14DiscardDriftResponse\x12.\n" +
-	"\tdiscarded\x18\x01 \x03(\v2\x10.tandem.v1.DriftR\tdiscarded\"+\n" +
+	"\tdiscarded\x18\x01 \x03(\v2\x10.tandem.v1.DriftR\tdiscarded\"\xa7\x03\n" +
+	"\x12FailoverVipRequest\x12\x17\n" +
+	"\x04name\x18\x01 \x01(\tB\x03\xe0A\x02R\x04name\x12\x88\x01\n" +
+	"\x02to\x18\x02 \x01(\tBx\xbaHu\xba\x01o\n" +
+	"\vfailover.to\x129must be the id of a node: 1 to 32 letters, digits, _ or -\x1a%this.matches('^[A-Za-z0-9_-]{1,32}$')\xd8\x01\x01R\x02to\x12@\n" +
+	"\x05lease\x18\x03 \x01(\v2\x19.google.protobuf.DurationB\x0f\xbaH\f\xaa\x01\t\"\x03\b\x90\x1c2\x02\b\x01R\x05lease\x12\xaa\x01\n" +
+	"\x06reason\x18\x04 \x01(\tB\x91\x01\xbaH\x8d\x01\xba\x01\x89\x01\n" +
+	"\x0ffailover.reason\x124must be at most 256 bytes without control characters\x1a@bytes(this).size() <= 256 && !this.matches('[\\\\x00-\\\\x1f\\\\x7f]')R\x06reason\"\x84\x01\n" +
+	"\x13FailoverVipResponse\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\tR\x02to\x125\n" +
+	"\bduration\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bduration\"+\n" +
 	"\x10GetStatusRequest\x12\x17\n" +
 	"\x04name\x18\x01 \x01(\tB\x03\xe0A\x02R\x04name\"-\n" +
 	"\x12WatchStatusRequest\x12\x17\n" +
@@ -987,7 +1148,7 @@ const file_tandem_v1_fleet_service_proto_rawDesc = "" +
 	"\x06synced\x18\a \x01(\bH\x00R\x06synced\x12\x1e\n" +
 	"\theartbeat\x18\b \x01(\bH\x00R\theartbeat\x12\x14\n" +
 	"\x05epoch\x18\x0f \x01(\tR\x05epochB\b\n" +
-	"\x06change2\xa5\b\n" +
+	"\x06change2\xa5\t\n" +
 	"\fFleetService\x12\x82\x01\n" +
 	"\x0fCreateJoinToken\x12!.tandem.v1.CreateJoinTokenRequest\x1a\x14.tandem.v1.JoinToken\"6\x82\xd3\xe4\x93\x020:\n" +
 	"join_token\"\"/v1/{parent=clusters/*}/joinTokens\x12\\\n" +
@@ -998,7 +1159,8 @@ const file_tandem_v1_fleet_service_proto_rawDesc = "" +
 	"\n" +
 	"DeleteNode\x12\x1c.tandem.v1.DeleteNodeRequest\x1a\x16.google.protobuf.Empty\"%\x82\xd3\xe4\x93\x02\x1f*\x1d/v1/{name=clusters/*/nodes/*}\x12z\n" +
 	"\tKeepDrift\x12\x1b.tandem.v1.KeepDriftRequest\x1a\x1c.tandem.v1.KeepDriftResponse\"2\x82\xd3\xe4\x93\x02,:\x01*\"'/v1/{name=clusters/*/nodes/*}:keepDrift\x12\x86\x01\n" +
-	"\fDiscardDrift\x12\x1e.tandem.v1.DiscardDriftRequest\x1a\x1f.tandem.v1.DiscardDriftResponse\"5\x82\xd3\xe4\x93\x02/:\x01*\"*/v1/{name=clusters/*/nodes/*}:discardDrift\x12h\n" +
+	"\fDiscardDrift\x12\x1e.tandem.v1.DiscardDriftRequest\x1a\x1f.tandem.v1.DiscardDriftResponse\"5\x82\xd3\xe4\x93\x02/:\x01*\"*/v1/{name=clusters/*/nodes/*}:discardDrift\x12~\n" +
+	"\vFailoverVip\x12\x1d.tandem.v1.FailoverVipRequest\x1a\x1e.tandem.v1.FailoverVipResponse\"0\x82\xd3\xe4\x93\x02*:\x01*\"%/v1/{name=clusters/*/vips/*}:failover\x12h\n" +
 	"\tGetStatus\x12\x1b.tandem.v1.GetStatusRequest\x1a\x18.tandem.v1.ClusterStatus\"$\x82\xd3\xe4\x93\x02\x1e\x12\x1c/v1/{name=clusters/*}/status\x12z\n" +
 	"\vWatchStatus\x12\x1d.tandem.v1.WatchStatusRequest\x1a\x1e.tandem.v1.WatchStatusResponse\"*\x82\xd3\xe4\x93\x02$\x12\"/v1/{name=clusters/*}/status:watch0\x01B\x9b\x01\n" +
 	"\rcom.tandem.v1B\x11FleetServiceProtoP\x01Z2github.com/tandem-lb/tandem/gen/tandem/v1;tandemv1\xa2\x02\x03TXX\xaa\x02\tTandem.V1\xca\x02\tTandem\\V1\xe2\x02\x15Tandem\\V1\\GPBMetadata\xea\x02\n" +
@@ -1016,7 +1178,7 @@ func file_tandem_v1_fleet_service_proto_rawDescGZIP() []byte {
 	return file_tandem_v1_fleet_service_proto_rawDescData
 }
 
-var file_tandem_v1_fleet_service_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_tandem_v1_fleet_service_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_tandem_v1_fleet_service_proto_goTypes = []any{
 	(*CreateJoinTokenRequest)(nil), // 0: tandem.v1.CreateJoinTokenRequest
 	(*GetNodeRequest)(nil),         // 1: tandem.v1.GetNodeRequest
@@ -1028,57 +1190,63 @@ var file_tandem_v1_fleet_service_proto_goTypes = []any{
 	(*KeepDriftResponse)(nil),      // 7: tandem.v1.KeepDriftResponse
 	(*DiscardDriftRequest)(nil),    // 8: tandem.v1.DiscardDriftRequest
 	(*DiscardDriftResponse)(nil),   // 9: tandem.v1.DiscardDriftResponse
-	(*GetStatusRequest)(nil),       // 10: tandem.v1.GetStatusRequest
-	(*WatchStatusRequest)(nil),     // 11: tandem.v1.WatchStatusRequest
-	(*WatchStatusResponse)(nil),    // 12: tandem.v1.WatchStatusResponse
-	(*JoinToken)(nil),              // 13: tandem.v1.JoinToken
-	(*durationpb.Duration)(nil),    // 14: google.protobuf.Duration
-	(*Node)(nil),                   // 15: tandem.v1.Node
-	(*fieldmaskpb.FieldMask)(nil),  // 16: google.protobuf.FieldMask
-	(*Drift)(nil),                  // 17: tandem.v1.Drift
-	(*NodeStatus)(nil),             // 18: tandem.v1.NodeStatus
-	(*VipStatus)(nil),              // 19: tandem.v1.VipStatus
-	(*BackendStatus)(nil),          // 20: tandem.v1.BackendStatus
-	(*Alarm)(nil),                  // 21: tandem.v1.Alarm
-	(*emptypb.Empty)(nil),          // 22: google.protobuf.Empty
-	(*ClusterStatus)(nil),          // 23: tandem.v1.ClusterStatus
+	(*FailoverVipRequest)(nil),     // 10: tandem.v1.FailoverVipRequest
+	(*FailoverVipResponse)(nil),    // 11: tandem.v1.FailoverVipResponse
+	(*GetStatusRequest)(nil),       // 12: tandem.v1.GetStatusRequest
+	(*WatchStatusRequest)(nil),     // 13: tandem.v1.WatchStatusRequest
+	(*WatchStatusResponse)(nil),    // 14: tandem.v1.WatchStatusResponse
+	(*JoinToken)(nil),              // 15: tandem.v1.JoinToken
+	(*durationpb.Duration)(nil),    // 16: google.protobuf.Duration
+	(*Node)(nil),                   // 17: tandem.v1.Node
+	(*fieldmaskpb.FieldMask)(nil),  // 18: google.protobuf.FieldMask
+	(*Drift)(nil),                  // 19: tandem.v1.Drift
+	(*NodeStatus)(nil),             // 20: tandem.v1.NodeStatus
+	(*VipStatus)(nil),              // 21: tandem.v1.VipStatus
+	(*BackendStatus)(nil),          // 22: tandem.v1.BackendStatus
+	(*Alarm)(nil),                  // 23: tandem.v1.Alarm
+	(*emptypb.Empty)(nil),          // 24: google.protobuf.Empty
+	(*ClusterStatus)(nil),          // 25: tandem.v1.ClusterStatus
 }
 var file_tandem_v1_fleet_service_proto_depIdxs = []int32{
-	13, // 0: tandem.v1.CreateJoinTokenRequest.join_token:type_name -> tandem.v1.JoinToken
-	14, // 1: tandem.v1.CreateJoinTokenRequest.ttl:type_name -> google.protobuf.Duration
-	15, // 2: tandem.v1.ListNodesResponse.nodes:type_name -> tandem.v1.Node
-	15, // 3: tandem.v1.UpdateNodeRequest.node:type_name -> tandem.v1.Node
-	16, // 4: tandem.v1.UpdateNodeRequest.update_mask:type_name -> google.protobuf.FieldMask
-	17, // 5: tandem.v1.KeepDriftResponse.kept:type_name -> tandem.v1.Drift
-	17, // 6: tandem.v1.KeepDriftResponse.gone:type_name -> tandem.v1.Drift
-	17, // 7: tandem.v1.DiscardDriftResponse.discarded:type_name -> tandem.v1.Drift
-	18, // 8: tandem.v1.WatchStatusResponse.node:type_name -> tandem.v1.NodeStatus
-	19, // 9: tandem.v1.WatchStatusResponse.vip:type_name -> tandem.v1.VipStatus
-	20, // 10: tandem.v1.WatchStatusResponse.backend:type_name -> tandem.v1.BackendStatus
-	21, // 11: tandem.v1.WatchStatusResponse.alarm:type_name -> tandem.v1.Alarm
-	0,  // 12: tandem.v1.FleetService.CreateJoinToken:input_type -> tandem.v1.CreateJoinTokenRequest
-	1,  // 13: tandem.v1.FleetService.GetNode:input_type -> tandem.v1.GetNodeRequest
-	2,  // 14: tandem.v1.FleetService.ListNodes:input_type -> tandem.v1.ListNodesRequest
-	4,  // 15: tandem.v1.FleetService.UpdateNode:input_type -> tandem.v1.UpdateNodeRequest
-	5,  // 16: tandem.v1.FleetService.DeleteNode:input_type -> tandem.v1.DeleteNodeRequest
-	6,  // 17: tandem.v1.FleetService.KeepDrift:input_type -> tandem.v1.KeepDriftRequest
-	8,  // 18: tandem.v1.FleetService.DiscardDrift:input_type -> tandem.v1.DiscardDriftRequest
-	10, // 19: tandem.v1.FleetService.GetStatus:input_type -> tandem.v1.GetStatusRequest
-	11, // 20: tandem.v1.FleetService.WatchStatus:input_type -> tandem.v1.WatchStatusRequest
-	13, // 21: tandem.v1.FleetService.CreateJoinToken:output_type -> tandem.v1.JoinToken
-	15, // 22: tandem.v1.FleetService.GetNode:output_type -> tandem.v1.Node
-	3,  // 23: tandem.v1.FleetService.ListNodes:output_type -> tandem.v1.ListNodesResponse
-	15, // 24: tandem.v1.FleetService.UpdateNode:output_type -> tandem.v1.Node
-	22, // 25: tandem.v1.FleetService.DeleteNode:output_type -> google.protobuf.Empty
-	7,  // 26: tandem.v1.FleetService.KeepDrift:output_type -> tandem.v1.KeepDriftResponse
-	9,  // 27: tandem.v1.FleetService.DiscardDrift:output_type -> tandem.v1.DiscardDriftResponse
-	23, // 28: tandem.v1.FleetService.GetStatus:output_type -> tandem.v1.ClusterStatus
-	12, // 29: tandem.v1.FleetService.WatchStatus:output_type -> tandem.v1.WatchStatusResponse
-	21, // [21:30] is the sub-list for method output_type
-	12, // [12:21] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	15, // 0: tandem.v1.CreateJoinTokenRequest.join_token:type_name -> tandem.v1.JoinToken
+	16, // 1: tandem.v1.CreateJoinTokenRequest.ttl:type_name -> google.protobuf.Duration
+	17, // 2: tandem.v1.ListNodesResponse.nodes:type_name -> tandem.v1.Node
+	17, // 3: tandem.v1.UpdateNodeRequest.node:type_name -> tandem.v1.Node
+	18, // 4: tandem.v1.UpdateNodeRequest.update_mask:type_name -> google.protobuf.FieldMask
+	19, // 5: tandem.v1.KeepDriftResponse.kept:type_name -> tandem.v1.Drift
+	19, // 6: tandem.v1.KeepDriftResponse.gone:type_name -> tandem.v1.Drift
+	19, // 7: tandem.v1.DiscardDriftResponse.discarded:type_name -> tandem.v1.Drift
+	16, // 8: tandem.v1.FailoverVipRequest.lease:type_name -> google.protobuf.Duration
+	16, // 9: tandem.v1.FailoverVipResponse.duration:type_name -> google.protobuf.Duration
+	20, // 10: tandem.v1.WatchStatusResponse.node:type_name -> tandem.v1.NodeStatus
+	21, // 11: tandem.v1.WatchStatusResponse.vip:type_name -> tandem.v1.VipStatus
+	22, // 12: tandem.v1.WatchStatusResponse.backend:type_name -> tandem.v1.BackendStatus
+	23, // 13: tandem.v1.WatchStatusResponse.alarm:type_name -> tandem.v1.Alarm
+	0,  // 14: tandem.v1.FleetService.CreateJoinToken:input_type -> tandem.v1.CreateJoinTokenRequest
+	1,  // 15: tandem.v1.FleetService.GetNode:input_type -> tandem.v1.GetNodeRequest
+	2,  // 16: tandem.v1.FleetService.ListNodes:input_type -> tandem.v1.ListNodesRequest
+	4,  // 17: tandem.v1.FleetService.UpdateNode:input_type -> tandem.v1.UpdateNodeRequest
+	5,  // 18: tandem.v1.FleetService.DeleteNode:input_type -> tandem.v1.DeleteNodeRequest
+	6,  // 19: tandem.v1.FleetService.KeepDrift:input_type -> tandem.v1.KeepDriftRequest
+	8,  // 20: tandem.v1.FleetService.DiscardDrift:input_type -> tandem.v1.DiscardDriftRequest
+	10, // 21: tandem.v1.FleetService.FailoverVip:input_type -> tandem.v1.FailoverVipRequest
+	12, // 22: tandem.v1.FleetService.GetStatus:input_type -> tandem.v1.GetStatusRequest
+	13, // 23: tandem.v1.FleetService.WatchStatus:input_type -> tandem.v1.WatchStatusRequest
+	15, // 24: tandem.v1.FleetService.CreateJoinToken:output_type -> tandem.v1.JoinToken
+	17, // 25: tandem.v1.FleetService.GetNode:output_type -> tandem.v1.Node
+	3,  // 26: tandem.v1.FleetService.ListNodes:output_type -> tandem.v1.ListNodesResponse
+	17, // 27: tandem.v1.FleetService.UpdateNode:output_type -> tandem.v1.Node
+	24, // 28: tandem.v1.FleetService.DeleteNode:output_type -> google.protobuf.Empty
+	7,  // 29: tandem.v1.FleetService.KeepDrift:output_type -> tandem.v1.KeepDriftResponse
+	9,  // 30: tandem.v1.FleetService.DiscardDrift:output_type -> tandem.v1.DiscardDriftResponse
+	11, // 31: tandem.v1.FleetService.FailoverVip:output_type -> tandem.v1.FailoverVipResponse
+	25, // 32: tandem.v1.FleetService.GetStatus:output_type -> tandem.v1.ClusterStatus
+	14, // 33: tandem.v1.FleetService.WatchStatus:output_type -> tandem.v1.WatchStatusResponse
+	24, // [24:34] is the sub-list for method output_type
+	14, // [14:24] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_tandem_v1_fleet_service_proto_init() }
@@ -1088,7 +1256,7 @@ func file_tandem_v1_fleet_service_proto_init() {
 	}
 	file_tandem_v1_node_proto_init()
 	file_tandem_v1_status_proto_init()
-	file_tandem_v1_fleet_service_proto_msgTypes[12].OneofWrappers = []any{
+	file_tandem_v1_fleet_service_proto_msgTypes[14].OneofWrappers = []any{
 		(*WatchStatusResponse_Desired)(nil),
 		(*WatchStatusResponse_Node)(nil),
 		(*WatchStatusResponse_Vip)(nil),
@@ -1104,7 +1272,7 @@ func file_tandem_v1_fleet_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tandem_v1_fleet_service_proto_rawDesc), len(file_tandem_v1_fleet_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -27,6 +27,7 @@ const (
 	FleetService_DeleteNode_FullMethodName      = "/tandem.v1.FleetService/DeleteNode"
 	FleetService_KeepDrift_FullMethodName       = "/tandem.v1.FleetService/KeepDrift"
 	FleetService_DiscardDrift_FullMethodName    = "/tandem.v1.FleetService/DiscardDrift"
+	FleetService_FailoverVip_FullMethodName     = "/tandem.v1.FleetService/FailoverVip"
 	FleetService_GetStatus_FullMethodName       = "/tandem.v1.FleetService/GetStatus"
 	FleetService_WatchStatus_FullMethodName     = "/tandem.v1.FleetService/WatchStatus"
 )
@@ -59,6 +60,11 @@ type FleetServiceClient interface {
 	// when what is desired is in effect there again. FAILED_PRECONDITION while the
 	// node is not connected: nothing is kept for its return.
 	DiscardDrift(ctx context.Context, in *DiscardDriftRequest, opts ...grpc.CallOption) (*DiscardDriftResponse, error)
+	// FailoverVip moves a VIP to another node, once, and returns when that one
+	// holds it. It changes nothing that is desired: afterwards the VIP's fail-back
+	// rules. FAILED_PRECONDITION when no other node can take it, with what is wrong
+	// with each.
+	FailoverVip(ctx context.Context, in *FailoverVipRequest, opts ...grpc.CallOption) (*FailoverVipResponse, error)
 	// GetStatus returns what really is in a cluster.
 	GetStatus(ctx context.Context, in *GetStatusRequest, opts ...grpc.CallOption) (*ClusterStatus, error)
 	// WatchStatus sends the whole status as upserts, then "synced", then every
@@ -144,6 +150,16 @@ func (c *fleetServiceClient) DiscardDrift(ctx context.Context, in *DiscardDriftR
 	return out, nil
 }
 
+func (c *fleetServiceClient) FailoverVip(ctx context.Context, in *FailoverVipRequest, opts ...grpc.CallOption) (*FailoverVipResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(FailoverVipResponse)
+	err := c.cc.Invoke(ctx, FleetService_FailoverVip_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *fleetServiceClient) GetStatus(ctx context.Context, in *GetStatusRequest, opts ...grpc.CallOption) (*ClusterStatus, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ClusterStatus)
@@ -201,6 +217,11 @@ type FleetServiceServer interface {
 	// when what is desired is in effect there again. FAILED_PRECONDITION while the
 	// node is not connected: nothing is kept for its return.
 	DiscardDrift(context.Context, *DiscardDriftRequest) (*DiscardDriftResponse, error)
+	// FailoverVip moves a VIP to another node, once, and returns when that one
+	// holds it. It changes nothing that is desired: afterwards the VIP's fail-back
+	// rules. FAILED_PRECONDITION when no other node can take it, with what is wrong
+	// with each.
+	FailoverVip(context.Context, *FailoverVipRequest) (*FailoverVipResponse, error)
 	// GetStatus returns what really is in a cluster.
 	GetStatus(context.Context, *GetStatusRequest) (*ClusterStatus, error)
 	// WatchStatus sends the whole status as upserts, then "synced", then every
@@ -236,6 +257,9 @@ func (UnimplementedFleetServiceServer) KeepDrift(context.Context, *KeepDriftRequ
 }
 func (UnimplementedFleetServiceServer) DiscardDrift(context.Context, *DiscardDriftRequest) (*DiscardDriftResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DiscardDrift not implemented")
+}
+func (UnimplementedFleetServiceServer) FailoverVip(context.Context, *FailoverVipRequest) (*FailoverVipResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method FailoverVip not implemented")
 }
 func (UnimplementedFleetServiceServer) GetStatus(context.Context, *GetStatusRequest) (*ClusterStatus, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetStatus not implemented")
@@ -390,6 +414,24 @@ func _FleetService_DiscardDrift_Handler(srv interface{}, ctx context.Context, de
 	return interceptor(ctx, in, info, handler)
 }
 
+func _FleetService_FailoverVip_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(FailoverVipRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FleetServiceServer).FailoverVip(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FleetService_FailoverVip_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FleetServiceServer).FailoverVip(ctx, req.(*FailoverVipRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _FleetService_GetStatus_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetStatusRequest)
 	if err := dec(in); err != nil {
@@ -453,6 +495,10 @@ var FleetService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DiscardDrift",
 			Handler:    _FleetService_DiscardDrift_Handler,
+		},
+		{
+			MethodName: "FailoverVip",
+			Handler:    _FleetService_FailoverVip_Handler,
 		},
 		{
 			MethodName: "GetStatus",

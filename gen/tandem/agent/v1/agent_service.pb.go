@@ -1280,6 +1280,7 @@ type Command struct {
 	//	*Command_Probe
 	//	*Command_Fence
 	//	*Command_Discard
+	//	*Command_Failover
 	Kind          isCommand_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1372,6 +1373,15 @@ func (x *Command) GetDiscard() *DiscardCommand {
 	return nil
 }
 
+func (x *Command) GetFailover() *FailoverCommand {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_Failover); ok {
+			return x.Failover
+		}
+	}
+	return nil
+}
+
 type isCommand_Kind interface {
 	isCommand_Kind()
 }
@@ -1396,6 +1406,11 @@ type Command_Discard struct {
 	Discard *DiscardCommand `protobuf:"bytes,6,opt,name=discard,proto3,oneof"`
 }
 
+type Command_Failover struct {
+	// failover moves a VIP to another node.
+	Failover *FailoverCommand `protobuf:"bytes,7,opt,name=failover,proto3,oneof"`
+}
+
 func (*Command_Check) isCommand_Kind() {}
 
 func (*Command_Probe) isCommand_Kind() {}
@@ -1403,6 +1418,8 @@ func (*Command_Probe) isCommand_Kind() {}
 func (*Command_Fence) isCommand_Kind() {}
 
 func (*Command_Discard) isCommand_Kind() {}
+
+func (*Command_Failover) isCommand_Kind() {}
 
 // CheckCommand carries a configuration to check.
 type CheckCommand struct {
@@ -1560,6 +1577,80 @@ func (x *FenceCommand) GetLease() *durationpb.Duration {
 	return nil
 }
 
+// FailoverCommand has the node give a VIP up to another one. It is done when the
+// VIP is gone from this one; when nobody takes it, it has failed and the VIP stays.
+type FailoverCommand struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// vip is its id.
+	Vip string `protobuf:"bytes,1,opt,name=vip,proto3" json:"vip,omitempty"`
+	// lease is how long this node keeps away from it.
+	Lease *durationpb.Duration `protobuf:"bytes,2,opt,name=lease,proto3" json:"lease,omitempty"`
+	// author is the operator who decided so.
+	Author string `protobuf:"bytes,3,opt,name=author,proto3" json:"author,omitempty"`
+	// reason is the author's note.
+	Reason        string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FailoverCommand) Reset() {
+	*x = FailoverCommand{}
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FailoverCommand) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FailoverCommand) ProtoMessage() {}
+
+func (x *FailoverCommand) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FailoverCommand.ProtoReflect.Descriptor instead.
+func (*FailoverCommand) Descriptor() ([]byte, []int) {
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *FailoverCommand) GetVip() string {
+	if x != nil {
+		return x.Vip
+	}
+	return ""
+}
+
+func (x *FailoverCommand) GetLease() *durationpb.Duration {
+	if x != nil {
+		return x.Lease
+	}
+	return nil
+}
+
+func (x *FailoverCommand) GetAuthor() string {
+	if x != nil {
+		return x.Author
+	}
+	return ""
+}
+
+func (x *FailoverCommand) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // DiscardCommand ends local changes; without a subject, all of them.
 type DiscardCommand struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1575,7 +1666,7 @@ type DiscardCommand struct {
 
 func (x *DiscardCommand) Reset() {
 	*x = DiscardCommand{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[17]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1587,7 +1678,7 @@ func (x *DiscardCommand) String() string {
 func (*DiscardCommand) ProtoMessage() {}
 
 func (x *DiscardCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[17]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1600,7 +1691,7 @@ func (x *DiscardCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardCommand.ProtoReflect.Descriptor instead.
 func (*DiscardCommand) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{17}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *DiscardCommand) GetDrain() bool {
@@ -1641,7 +1732,7 @@ type CommandResult struct {
 
 func (x *CommandResult) Reset() {
 	*x = CommandResult{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[18]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1653,7 +1744,7 @@ func (x *CommandResult) String() string {
 func (*CommandResult) ProtoMessage() {}
 
 func (x *CommandResult) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[18]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1666,7 +1757,7 @@ func (x *CommandResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommandResult.ProtoReflect.Descriptor instead.
 func (*CommandResult) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{18}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CommandResult) GetId() string {
@@ -1711,7 +1802,7 @@ type EventBatch struct {
 
 func (x *EventBatch) Reset() {
 	*x = EventBatch{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[19]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1723,7 +1814,7 @@ func (x *EventBatch) String() string {
 func (*EventBatch) ProtoMessage() {}
 
 func (x *EventBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[19]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1736,7 +1827,7 @@ func (x *EventBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventBatch.ProtoReflect.Descriptor instead.
 func (*EventBatch) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{19}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *EventBatch) GetBootId() string {
@@ -1779,7 +1870,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[20]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1791,7 +1882,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[20]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1804,7 +1895,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{20}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Event) GetSequence() uint64 {
@@ -1973,7 +2064,7 @@ type LocalChangeEnd struct {
 
 func (x *LocalChangeEnd) Reset() {
 	*x = LocalChangeEnd{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[21]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1985,7 +2076,7 @@ func (x *LocalChangeEnd) String() string {
 func (*LocalChangeEnd) ProtoMessage() {}
 
 func (x *LocalChangeEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[21]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1998,7 +2089,7 @@ func (x *LocalChangeEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocalChangeEnd.ProtoReflect.Descriptor instead.
 func (*LocalChangeEnd) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{21}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *LocalChangeEnd) GetChange() *LocalChange {
@@ -2028,7 +2119,7 @@ type EventAck struct {
 
 func (x *EventAck) Reset() {
 	*x = EventAck{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[22]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2040,7 +2131,7 @@ func (x *EventAck) String() string {
 func (*EventAck) ProtoMessage() {}
 
 func (x *EventAck) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[22]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2053,7 +2144,7 @@ func (x *EventAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventAck.ProtoReflect.Descriptor instead.
 func (*EventAck) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{22}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *EventAck) GetBootId() string {
@@ -2155,14 +2246,15 @@ const file_tandem_agent_v1_agent_service_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\x0e2\x1b.tandem.agent.v1.NackReasonR\x06reason\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x122\n" +
 	"\aversion\x18\x04 \x01(\v2\x18.tandem.agent.v1.VersionR\aversion\x12\x1a\n" +
-	"\bretrying\x18\x05 \x01(\bR\bretrying\"\xbb\x02\n" +
+	"\bretrying\x18\x05 \x01(\bR\bretrying\"\xfb\x02\n" +
 	"\aCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x126\n" +
 	"\bdeadline\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\x125\n" +
 	"\x05check\x18\x03 \x01(\v2\x1d.tandem.agent.v1.CheckCommandH\x00R\x05check\x125\n" +
 	"\x05probe\x18\x04 \x01(\v2\x1d.tandem.agent.v1.ProbeCommandH\x00R\x05probe\x125\n" +
 	"\x05fence\x18\x05 \x01(\v2\x1d.tandem.agent.v1.FenceCommandH\x00R\x05fence\x12;\n" +
-	"\adiscard\x18\x06 \x01(\v2\x1f.tandem.agent.v1.DiscardCommandH\x00R\adiscardB\x06\n" +
+	"\adiscard\x18\x06 \x01(\v2\x1f.tandem.agent.v1.DiscardCommandH\x00R\adiscard\x12>\n" +
+	"\bfailover\x18\a \x01(\v2 .tandem.agent.v1.FailoverCommandH\x00R\bfailoverB\x06\n" +
 	"\x04kind\"C\n" +
 	"\fCheckCommand\x123\n" +
 	"\x06config\x18\x01 \x01(\v2\x1b.tandem.agent.v1.NodeConfigR\x06config\"U\n" +
@@ -2171,7 +2263,12 @@ const file_tandem_agent_v1_agent_service_proto_rawDesc = "" +
 	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"Q\n" +
 	"\fFenceCommand\x12\x10\n" +
 	"\x03vip\x18\x01 \x01(\tR\x03vip\x12/\n" +
-	"\x05lease\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05lease\"Z\n" +
+	"\x05lease\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05lease\"\x84\x01\n" +
+	"\x0fFailoverCommand\x12\x10\n" +
+	"\x03vip\x18\x01 \x01(\tR\x03vip\x12/\n" +
+	"\x05lease\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05lease\x12\x16\n" +
+	"\x06author\x18\x03 \x01(\tR\x06author\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"Z\n" +
 	"\x0eDiscardCommand\x12\x14\n" +
 	"\x05drain\x18\x01 \x01(\bR\x05drain\x12\x1a\n" +
 	"\bbackends\x18\x02 \x03(\tR\bbackends\x12\x16\n" +
@@ -2240,7 +2337,7 @@ func file_tandem_agent_v1_agent_service_proto_rawDescGZIP() []byte {
 }
 
 var file_tandem_agent_v1_agent_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_tandem_agent_v1_agent_service_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_tandem_agent_v1_agent_service_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_tandem_agent_v1_agent_service_proto_goTypes = []any{
 	(NackReason)(0),               // 0: tandem.agent.v1.NackReason
 	(CommandOutcome)(0),           // 1: tandem.agent.v1.CommandOutcome
@@ -2261,78 +2358,81 @@ var file_tandem_agent_v1_agent_service_proto_goTypes = []any{
 	(*CheckCommand)(nil),          // 16: tandem.agent.v1.CheckCommand
 	(*ProbeCommand)(nil),          // 17: tandem.agent.v1.ProbeCommand
 	(*FenceCommand)(nil),          // 18: tandem.agent.v1.FenceCommand
-	(*DiscardCommand)(nil),        // 19: tandem.agent.v1.DiscardCommand
-	(*CommandResult)(nil),         // 20: tandem.agent.v1.CommandResult
-	(*EventBatch)(nil),            // 21: tandem.agent.v1.EventBatch
-	(*Event)(nil),                 // 22: tandem.agent.v1.Event
-	(*LocalChangeEnd)(nil),        // 23: tandem.agent.v1.LocalChangeEnd
-	(*EventAck)(nil),              // 24: tandem.agent.v1.EventAck
-	nil,                           // 25: tandem.agent.v1.Hello.InterfacesEntry
-	(*Observation)(nil),           // 26: tandem.agent.v1.Observation
-	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
-	(*Version)(nil),               // 28: tandem.agent.v1.Version
-	(*Resource)(nil),              // 29: tandem.agent.v1.Resource
-	(*durationpb.Duration)(nil),   // 30: google.protobuf.Duration
-	(*NodeConfig)(nil),            // 31: tandem.agent.v1.NodeConfig
-	(*BackendObservation)(nil),    // 32: tandem.agent.v1.BackendObservation
-	(*InstanceObservation)(nil),   // 33: tandem.agent.v1.InstanceObservation
-	(*DaemonObservation)(nil),     // 34: tandem.agent.v1.DaemonObservation
-	(*LocalChange)(nil),           // 35: tandem.agent.v1.LocalChange
+	(*FailoverCommand)(nil),       // 19: tandem.agent.v1.FailoverCommand
+	(*DiscardCommand)(nil),        // 20: tandem.agent.v1.DiscardCommand
+	(*CommandResult)(nil),         // 21: tandem.agent.v1.CommandResult
+	(*EventBatch)(nil),            // 22: tandem.agent.v1.EventBatch
+	(*Event)(nil),                 // 23: tandem.agent.v1.Event
+	(*LocalChangeEnd)(nil),        // 24: tandem.agent.v1.LocalChangeEnd
+	(*EventAck)(nil),              // 25: tandem.agent.v1.EventAck
+	nil,                           // 26: tandem.agent.v1.Hello.InterfacesEntry
+	(*Observation)(nil),           // 27: tandem.agent.v1.Observation
+	(*timestamppb.Timestamp)(nil), // 28: google.protobuf.Timestamp
+	(*Version)(nil),               // 29: tandem.agent.v1.Version
+	(*Resource)(nil),              // 30: tandem.agent.v1.Resource
+	(*durationpb.Duration)(nil),   // 31: google.protobuf.Duration
+	(*NodeConfig)(nil),            // 32: tandem.agent.v1.NodeConfig
+	(*BackendObservation)(nil),    // 33: tandem.agent.v1.BackendObservation
+	(*InstanceObservation)(nil),   // 34: tandem.agent.v1.InstanceObservation
+	(*DaemonObservation)(nil),     // 35: tandem.agent.v1.DaemonObservation
+	(*LocalChange)(nil),           // 36: tandem.agent.v1.LocalChange
 }
 var file_tandem_agent_v1_agent_service_proto_depIdxs = []int32{
 	10, // 0: tandem.agent.v1.SessionRequest.hello:type_name -> tandem.agent.v1.Hello
 	13, // 1: tandem.agent.v1.SessionRequest.ack:type_name -> tandem.agent.v1.Ack
 	14, // 2: tandem.agent.v1.SessionRequest.nack:type_name -> tandem.agent.v1.Nack
-	20, // 3: tandem.agent.v1.SessionRequest.result:type_name -> tandem.agent.v1.CommandResult
-	21, // 4: tandem.agent.v1.SessionRequest.events:type_name -> tandem.agent.v1.EventBatch
-	26, // 5: tandem.agent.v1.SessionRequest.observation:type_name -> tandem.agent.v1.Observation
+	21, // 3: tandem.agent.v1.SessionRequest.result:type_name -> tandem.agent.v1.CommandResult
+	22, // 4: tandem.agent.v1.SessionRequest.events:type_name -> tandem.agent.v1.EventBatch
+	27, // 5: tandem.agent.v1.SessionRequest.observation:type_name -> tandem.agent.v1.Observation
 	8,  // 6: tandem.agent.v1.SessionRequest.identity:type_name -> tandem.agent.v1.IdentityState
 	11, // 7: tandem.agent.v1.SessionResponse.welcome:type_name -> tandem.agent.v1.Welcome
 	12, // 8: tandem.agent.v1.SessionResponse.update:type_name -> tandem.agent.v1.Update
 	15, // 9: tandem.agent.v1.SessionResponse.command:type_name -> tandem.agent.v1.Command
-	24, // 10: tandem.agent.v1.SessionResponse.event_ack:type_name -> tandem.agent.v1.EventAck
+	25, // 10: tandem.agent.v1.SessionResponse.event_ack:type_name -> tandem.agent.v1.EventAck
 	9,  // 11: tandem.agent.v1.SessionResponse.renew:type_name -> tandem.agent.v1.RenewNow
-	27, // 12: tandem.agent.v1.IdentityState.expire_time:type_name -> google.protobuf.Timestamp
-	28, // 13: tandem.agent.v1.Hello.applied:type_name -> tandem.agent.v1.Version
-	25, // 14: tandem.agent.v1.Hello.interfaces:type_name -> tandem.agent.v1.Hello.InterfacesEntry
+	28, // 12: tandem.agent.v1.IdentityState.expire_time:type_name -> google.protobuf.Timestamp
+	29, // 13: tandem.agent.v1.Hello.applied:type_name -> tandem.agent.v1.Version
+	26, // 14: tandem.agent.v1.Hello.interfaces:type_name -> tandem.agent.v1.Hello.InterfacesEntry
 	8,  // 15: tandem.agent.v1.Hello.identity:type_name -> tandem.agent.v1.IdentityState
-	24, // 16: tandem.agent.v1.Welcome.last_event:type_name -> tandem.agent.v1.EventAck
-	27, // 17: tandem.agent.v1.Welcome.time:type_name -> google.protobuf.Timestamp
-	28, // 18: tandem.agent.v1.Update.version:type_name -> tandem.agent.v1.Version
-	29, // 19: tandem.agent.v1.Update.upserts:type_name -> tandem.agent.v1.Resource
-	28, // 20: tandem.agent.v1.Ack.version:type_name -> tandem.agent.v1.Version
-	30, // 21: tandem.agent.v1.Ack.duration:type_name -> google.protobuf.Duration
+	25, // 16: tandem.agent.v1.Welcome.last_event:type_name -> tandem.agent.v1.EventAck
+	28, // 17: tandem.agent.v1.Welcome.time:type_name -> google.protobuf.Timestamp
+	29, // 18: tandem.agent.v1.Update.version:type_name -> tandem.agent.v1.Version
+	30, // 19: tandem.agent.v1.Update.upserts:type_name -> tandem.agent.v1.Resource
+	29, // 20: tandem.agent.v1.Ack.version:type_name -> tandem.agent.v1.Version
+	31, // 21: tandem.agent.v1.Ack.duration:type_name -> google.protobuf.Duration
 	0,  // 22: tandem.agent.v1.Nack.reason:type_name -> tandem.agent.v1.NackReason
-	28, // 23: tandem.agent.v1.Nack.version:type_name -> tandem.agent.v1.Version
-	27, // 24: tandem.agent.v1.Command.deadline:type_name -> google.protobuf.Timestamp
+	29, // 23: tandem.agent.v1.Nack.version:type_name -> tandem.agent.v1.Version
+	28, // 24: tandem.agent.v1.Command.deadline:type_name -> google.protobuf.Timestamp
 	16, // 25: tandem.agent.v1.Command.check:type_name -> tandem.agent.v1.CheckCommand
 	17, // 26: tandem.agent.v1.Command.probe:type_name -> tandem.agent.v1.ProbeCommand
 	18, // 27: tandem.agent.v1.Command.fence:type_name -> tandem.agent.v1.FenceCommand
-	19, // 28: tandem.agent.v1.Command.discard:type_name -> tandem.agent.v1.DiscardCommand
-	31, // 29: tandem.agent.v1.CheckCommand.config:type_name -> tandem.agent.v1.NodeConfig
-	30, // 30: tandem.agent.v1.ProbeCommand.timeout:type_name -> google.protobuf.Duration
-	30, // 31: tandem.agent.v1.FenceCommand.lease:type_name -> google.protobuf.Duration
-	1,  // 32: tandem.agent.v1.CommandResult.outcome:type_name -> tandem.agent.v1.CommandOutcome
-	22, // 33: tandem.agent.v1.EventBatch.events:type_name -> tandem.agent.v1.Event
-	27, // 34: tandem.agent.v1.Event.time:type_name -> google.protobuf.Timestamp
-	32, // 35: tandem.agent.v1.Event.backend:type_name -> tandem.agent.v1.BackendObservation
-	33, // 36: tandem.agent.v1.Event.instance:type_name -> tandem.agent.v1.InstanceObservation
-	34, // 37: tandem.agent.v1.Event.haproxy:type_name -> tandem.agent.v1.DaemonObservation
-	34, // 38: tandem.agent.v1.Event.keepalived:type_name -> tandem.agent.v1.DaemonObservation
-	35, // 39: tandem.agent.v1.Event.local_begun:type_name -> tandem.agent.v1.LocalChange
-	23, // 40: tandem.agent.v1.Event.local_ended:type_name -> tandem.agent.v1.LocalChangeEnd
-	35, // 41: tandem.agent.v1.LocalChangeEnd.change:type_name -> tandem.agent.v1.LocalChange
-	2,  // 42: tandem.agent.v1.AgentService.Enrol:input_type -> tandem.agent.v1.EnrolRequest
-	4,  // 43: tandem.agent.v1.AgentService.Renew:input_type -> tandem.agent.v1.RenewRequest
-	6,  // 44: tandem.agent.v1.AgentService.Session:input_type -> tandem.agent.v1.SessionRequest
-	3,  // 45: tandem.agent.v1.AgentService.Enrol:output_type -> tandem.agent.v1.EnrolResponse
-	5,  // 46: tandem.agent.v1.AgentService.Renew:output_type -> tandem.agent.v1.RenewResponse
-	7,  // 47: tandem.agent.v1.AgentService.Session:output_type -> tandem.agent.v1.SessionResponse
-	45, // [45:48] is the sub-list for method output_type
-	42, // [42:45] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	20, // 28: tandem.agent.v1.Command.discard:type_name -> tandem.agent.v1.DiscardCommand
+	19, // 29: tandem.agent.v1.Command.failover:type_name -> tandem.agent.v1.FailoverCommand
+	32, // 30: tandem.agent.v1.CheckCommand.config:type_name -> tandem.agent.v1.NodeConfig
+	31, // 31: tandem.agent.v1.ProbeCommand.timeout:type_name -> google.protobuf.Duration
+	31, // 32: tandem.agent.v1.FenceCommand.lease:type_name -> google.protobuf.Duration
+	31, // 33: tandem.agent.v1.FailoverCommand.lease:type_name -> google.protobuf.Duration
+	1,  // 34: tandem.agent.v1.CommandResult.outcome:type_name -> tandem.agent.v1.CommandOutcome
+	23, // 35: tandem.agent.v1.EventBatch.events:type_name -> tandem.agent.v1.Event
+	28, // 36: tandem.agent.v1.Event.time:type_name -> google.protobuf.Timestamp
+	33, // 37: tandem.agent.v1.Event.backend:type_name -> tandem.agent.v1.BackendObservation
+	34, // 38: tandem.agent.v1.Event.instance:type_name -> tandem.agent.v1.InstanceObservation
+	35, // 39: tandem.agent.v1.Event.haproxy:type_name -> tandem.agent.v1.DaemonObservation
+	35, // 40: tandem.agent.v1.Event.keepalived:type_name -> tandem.agent.v1.DaemonObservation
+	36, // 41: tandem.agent.v1.Event.local_begun:type_name -> tandem.agent.v1.LocalChange
+	24, // 42: tandem.agent.v1.Event.local_ended:type_name -> tandem.agent.v1.LocalChangeEnd
+	36, // 43: tandem.agent.v1.LocalChangeEnd.change:type_name -> tandem.agent.v1.LocalChange
+	2,  // 44: tandem.agent.v1.AgentService.Enrol:input_type -> tandem.agent.v1.EnrolRequest
+	4,  // 45: tandem.agent.v1.AgentService.Renew:input_type -> tandem.agent.v1.RenewRequest
+	6,  // 46: tandem.agent.v1.AgentService.Session:input_type -> tandem.agent.v1.SessionRequest
+	3,  // 47: tandem.agent.v1.AgentService.Enrol:output_type -> tandem.agent.v1.EnrolResponse
+	5,  // 48: tandem.agent.v1.AgentService.Renew:output_type -> tandem.agent.v1.RenewResponse
+	7,  // 49: tandem.agent.v1.AgentService.Session:output_type -> tandem.agent.v1.SessionResponse
+	47, // [47:50] is the sub-list for method output_type
+	44, // [44:47] is the sub-list for method input_type
+	44, // [44:44] is the sub-list for extension type_name
+	44, // [44:44] is the sub-list for extension extendee
+	0,  // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_tandem_agent_v1_agent_service_proto_init() }
@@ -2363,8 +2463,9 @@ func file_tandem_agent_v1_agent_service_proto_init() {
 		(*Command_Probe)(nil),
 		(*Command_Fence)(nil),
 		(*Command_Discard)(nil),
+		(*Command_Failover)(nil),
 	}
-	file_tandem_agent_v1_agent_service_proto_msgTypes[20].OneofWrappers = []any{
+	file_tandem_agent_v1_agent_service_proto_msgTypes[21].OneofWrappers = []any{
 		(*Event_Backend)(nil),
 		(*Event_Instance)(nil),
 		(*Event_Haproxy)(nil),
@@ -2380,7 +2481,7 @@ func file_tandem_agent_v1_agent_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tandem_agent_v1_agent_service_proto_rawDesc), len(file_tandem_agent_v1_agent_service_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   24,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
