@@ -331,3 +331,32 @@ func TestStartTime(t *testing.T) {
 		}
 	}
 }
+
+// KillAll ends the children too, also those that are stopped.
+func TestKillAll(t *testing.T) {
+	dir := t.TempDir()
+	p := startForTest(t, script(dir, `sleep 1000 & echo $! >`+dir+`/child; kill -STOP $!; wait`))
+	var child int
+	eventually(t, "the child is stopped", func() bool {
+		text, err := os.ReadFile(filepath.Join(dir, "child"))
+		if err != nil {
+			return false
+		}
+		if _, err := fmt.Sscan(string(text), &child); err != nil {
+			return false
+		}
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", child))
+		return err == nil && strings.Contains(string(stat), ") T ")
+	})
+	if err := p.KillAll(); err != nil {
+		t.Fatal(err)
+	}
+	waitDone(t, p)
+	eventually(t, "the child has ended", func() bool {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", child))
+		return err != nil || strings.Contains(string(stat), ") Z ")
+	})
+	if err := p.KillAll(); err != nil {
+		t.Errorf("after its end: %v", err)
+	}
+}

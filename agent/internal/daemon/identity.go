@@ -38,16 +38,25 @@ func identify(pid int) (identity, error) {
 // startTime is field 22 of /proc/PID/stat. Field 2, the command's name in
 // parentheses, may hold spaces and parentheses itself.
 func startTime(stat string) (uint64, error) {
+	text, err := statField(stat, 22)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.ParseUint(text, 10, 64)
+}
+
+// statField is a field after the command's name, of the number that proc(5) gives it.
+func statField(stat string, number int) (string, error) {
 	end := strings.LastIndexByte(stat, ')')
 	if end < 0 {
-		return 0, errors.New("no command name")
+		return "", errors.New("no command name")
 	}
 	fields := strings.Fields(stat[end+1:])
-	const index = 22 - 3 // the first field after the name is number 3
+	index := number - 3 // the first field after the name is number 3
 	if len(fields) <= index {
-		return 0, fmt.Errorf("only %d fields", len(fields)+2)
+		return "", fmt.Errorf("only %d fields", len(fields)+2)
 	}
-	return strconv.ParseUint(fields[index], 10, 64)
+	return fields[index], nil
 }
 
 // writeIdentity keeps the identity in one line: "PID START BOOT".

@@ -34,7 +34,6 @@ func (p *Process) StartTime() time.Time {
 	if err := unix.ClockGettime(unix.CLOCK_BOOTTIME, &up); err != nil {
 		return time.Time{}
 	}
-	const tick = time.Second / 100 // USER_HZ, on every Linux
 	return time.Now().Add(time.Duration(p.identity.start)*tick - time.Duration(up.Nano()))
 }
 

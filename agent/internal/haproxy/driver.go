@@ -100,6 +100,7 @@ type Driver struct {
 
 	newest newestWorker
 	left   atomic.Pointer[daemon.Process] // whose end is nobody's death
+	hung   atomic.Bool                    // its worker answers nobody
 
 	// What follows belongs to Run's goroutine.
 	group   *errgroup.Group

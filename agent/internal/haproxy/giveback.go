@@ -69,6 +69,9 @@ func (d *Driver) Quit(ctx context.Context) error {
 func (d *Driver) forget() (err error) {
 	d.restart.off()
 	d.retry.set(false)
+	if d.process != nil {
+		d.left.Store(d.process)
+	}
 	for _, path := range []string{d.paths.file, d.paths.good} {
 		if removed := os.Remove(path); !errors.Is(removed, fs.ErrNotExist) {
 			err = errors.Join(err, removed)

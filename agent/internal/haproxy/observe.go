@@ -70,7 +70,7 @@ func (d *Driver) hear(ctx context.Context, events *net.UnixConn) error {
 
 // poll looks at what the log does not tell, or lost.
 func (d *Driver) poll(ctx context.Context) {
-	if d.process == nil {
+	if d.process == nil || d.hung.Load() {
 		return
 	}
 	err := d.lookCalmly(ctx)
@@ -79,7 +79,7 @@ func (d *Driver) poll(ctx context.Context) {
 		return // its watcher tells
 	default:
 	}
-	if err != nil && ctx.Err() == nil {
+	if err != nil && ctx.Err() == nil && !d.hung.Load() {
 		d.logger.Warn("haproxy does not answer", "error", err)
 		d.board.setDaemon(Daemon{State: Stopped, Message: "does not answer: " + err.Error()})
 	}

@@ -34,7 +34,7 @@ func (d *Driver) TakeOver(ctx context.Context, c *haproxyv1.Config, f Foreign) e
 // again, and goes on without the driver. After an error it goes on with Tandem's.
 // It needs Run.
 func (d *Driver) GiveBack(ctx context.Context, f Foreign) error {
-	return d.turnOf(ctx, func(context.Context) error { return d.handBack(ctx, f) })
+	return d.turnOf(ctx, func(run context.Context) error { return d.handBack(ctx, run, f) })
 }
 
 func (d *Driver) takeOver(ctx, run context.Context, c *haproxyv1.Config, f Foreign) error {
@@ -109,14 +109,18 @@ func (d *Driver) part(restore func() error) error {
 	return errors.Join(err, d.forget())
 }
 
-func (d *Driver) handBack(ctx context.Context, f Foreign) error {
+func (d *Driver) handBack(ctx, run context.Context, f Foreign) error {
 	if d.process == nil {
 		return &FailedError{What: "does not run"}
 	}
 	if err := f.Restore(); err != nil {
 		return err
 	}
+	process := d.process
+	d.left.Store(process) // its worker has another socket then
 	if err := d.reload(ctx); err != nil {
+		d.left.Store(nil)
+		d.group.Go(func() error { d.attend(run, process); return nil })
 		return errors.Join(fmt.Errorf("with its own file again: %w", err), f.Install(d.paths.file))
 	}
 	d.process.Close()

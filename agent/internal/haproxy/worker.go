@@ -51,8 +51,11 @@ func (d *Driver) refresh(ctx context.Context) (*runtime.Processes, error) {
 	return found, nil
 }
 
-// processLives tells whether the process has not ended yet.
+// processLives tells whether the process has not ended yet, and does not hang.
 func (d *Driver) processLives() bool {
+	if d.hung.Load() {
+		return false
+	}
 	select {
 	case <-d.process.Done():
 		return false

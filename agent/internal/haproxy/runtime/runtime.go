@@ -24,7 +24,7 @@ var ErrNoWorker = errors.New("no such worker")
 // Client asks one HAProxy. Its methods may be called from any goroutine; each
 // call is a connection of its own.
 type Client struct {
-	// Path of the master socket; for Self, of a worker's own.
+	// Path of the master socket; for Self and Alive, of a worker's own.
 	Path string
 	// Timeout bounds one call.
 	Timeout time.Duration
@@ -121,6 +121,12 @@ func (c *Client) Self(ctx context.Context) (Info, error) {
 		return Info{}, err
 	}
 	return ParseInfo(strings.NewReader(reply))
+}
+
+// Alive asks the worker that has the socket for next to nothing: any answer will do.
+func (c *Client) Alive(ctx context.Context) error {
+	_, err := c.show(ctx, "show cli level\n")
+	return err
 }
 
 // States lists the states of a worker's servers.

@@ -1,0 +1,157 @@
+package haproxy
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/tandem-lb/tandem/agent/internal/daemon"
+	"github.com/tandem-lb/tandem/agent/internal/haproxy/runtime"
+)
+
+const (
+	// askEvery is how often the newest worker is asked whether it goes on. It takes
+	// HAProxy 50 µs.
+	askEvery = 100 * time.Millisecond
+	// hungAfter is how long a worker may be silent: with askEvery it counts as dead
+	// within a second.
+	hungAfter = 700 * time.Millisecond
+	// replaceAfter is how long HAProxy may be silent until it is killed, to be
+	// started again: a machine that swaps or a debugger goes on, with all
+	// connections, and the VIP is elsewhere by then.
+	replaceAfter = 10 * time.Second
+	// pausedAfter is how late a look is when the agent did not run itself.
+	pausedAfter = 5 * askEvery
+)
+
+// silence measures for how long HAProxy has not answered although it could: neither
+// while the agent did not run itself, since who sleeps hears nothing, nor while the
+// worker waited for a processor.
+type silence struct {
+	heard  bool // it has ever answered
+	looked time.Time
+	worker daemon.Child // at the last look
+	length time.Duration
+}
+
+// answered ends it.
+func (s *silence) answered() { s.heard, s.length, s.worker = true, 0, daemon.Child{} }
+
+// look returns how long the silence lasts. It is called each askEvery, and worker is
+// asked only while there is no answer.
+func (s *silence) look(now time.Time, quiet bool, worker func() daemon.Child) time.Duration {
+	since := now.Sub(s.looked)
+	first := s.looked.IsZero()
+	s.looked = now
+	switch {
+	case first || !s.heard || !quiet:
+		return s.length
+	case since > pausedAfter:
+		// HAProxy may have been paused with the agent, and an answer may wait.
+		s.length, s.worker = 0, daemon.Child{}
+		return 0
+	}
+	more := min(since, 2*askEvery)
+	was, is := s.worker, worker()
+	s.worker = is
+	if is.Runnable {
+		// One that spins has all of it. One that has just been started has nothing
+		// to be compared with.
+		more = min(more, is.CPU-was.CPU)
+		if is.PID != was.PID {
+			more = 0
+		}
+	}
+	s.length += more
+	return s.length
+}
+
+// attend is the goroutine that asks the newest worker of a process, by its own
+// socket and so without the master, whether it goes on, until the process ends or is
+// left alone. A worker that has never answered, as one with a file of somebody else,
+// is not judged.
+func (d *Driver) attend(ctx context.Context, p *daemon.Process) {
+	defer d.hung.Store(false)
+	tick := time.NewTicker(askEvery)
+	defer tick.Stop()
+	answers := make(chan bool, 1)
+	ask := func() { go func() { answers <- d.answers(ctx) }() }
+	asked, answered := true, false
+	ask()
+	var s silence
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.Done():
+			return
+		case ok := <-answers:
+			asked = false
+			if ok {
+				answered = true
+				s.answered()
+				d.speaks()
+			}
+			continue
+		case <-tick.C:
+		}
+		if d.left.Load() == p {
+			return
+		}
+		length := s.look(time.Now(), asked || !answered, func() daemon.Child { return d.youngest(p) })
+		answered = false
+		if !asked {
+			asked = true
+			ask()
+		}
+		switch {
+		case length >= replaceAfter:
+			d.logger.Error("haproxy does not answer and is killed", "pid", p.PID(), "silent", length)
+			if err := p.KillAll(); err != nil {
+				d.logger.Error("cannot kill a haproxy that does not answer", "pid", p.PID(), "error", err)
+			}
+			s.length = 0
+		case length >= hungAfter:
+			d.silent(p)
+		}
+	}
+}
+
+// youngest is the worker that was started last.
+func (d *Driver) youngest(p *daemon.Process) daemon.Child {
+	c, err := p.Youngest()
+	if err != nil {
+		d.logger.Debug("cannot tell what haproxy's worker does", "error", err)
+	}
+	return c
+}
+
+// answers asks the newest worker whether it goes on.
+func (d *Driver) answers(ctx context.Context) bool {
+	worker := &runtime.Client{Path: d.paths.stats, Timeout: hungAfter}
+	return worker.Alive(ctx) == nil
+}
+
+// silent tells, once, that HAProxy hangs.
+func (d *Driver) silent(p *daemon.Process) {
+	if d.hung.Swap(true) {
+		return
+	}
+	// Everyone is told before anything is done about it.
+	d.board.setDaemonIf(func() bool { return p.Exit() == "" }, Daemon{
+		State: Stopped, Message: fmt.Sprintf("its worker hangs: no answer for %v; it is killed after %v", hungAfter, replaceAfter),
+	})
+	d.logger.Error("haproxy hangs", "pid", p.PID(), "silent", hungAfter)
+}
+
+// speaks ends silent: the next poll tells that HAProxy runs.
+func (d *Driver) speaks() {
+	if !d.hung.Swap(false) {
+		return
+	}
+	d.logger.Warn("haproxy answers again")
+	select {
+	case d.kick <- struct{}{}:
+	default:
+	}
+}
