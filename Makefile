@@ -96,9 +96,9 @@ fuzz: check-go ## Fuzz each target for a short while (FUZZTIME=10s)
 	scripts/fuzz.sh $(or $(FUZZTIME),10s) $(LINTED)
 
 .PHONY: bench
-bench: deps build ## Measure against the hand-written files; writes e2e/bench/results.json
+bench: deps build ## Measure against the hand-written files; writes e2e/bench/results.json (ROUNDS=5 ONLY=key,key)
 	go build -o $(CACHE)/ ./e2e/cmd/bench ./e2e/cmd/labhost
-	$(AS_ROOT) $(CACHE)/bench
+	$(AS_ROOT) $(CACHE)/bench $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY))
 
 ##@ Check (each verify-x has a fix-x)
 

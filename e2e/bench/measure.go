@@ -3,55 +3,73 @@ package bench
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
-
-	"github.com/tandem-lb/tandem/e2e/internal/probe"
-	"github.com/tandem-lb/tandem/e2e/internal/traffic"
-	"github.com/tandem-lb/tandem/e2e/lab"
 )
 
-// measurement is one figure of a side, taken once a round. It leaves the side
-// well.
+// measurement takes figures of a side, one of each row a round. It may leave the
+// side unwell.
 type measurement struct {
-	name, unit, note string
-	take             func(ctx context.Context, r *runner, s side) (float64, error)
+	key  string // what --only names it by
+	rows []row
+	take func(ctx context.Context, r *runner, s side) ([]float64, error)
 }
 
-// patience is how long an outage may last before it counts as without an end.
-const patience = 8 * time.Second
-
-// sampling opens a new connection each 5 ms: outages show to about 10 ms.
-func sampling() probe.Config {
-	return probe.Config{Target: target(lab.VIP.Addr()), Interval: 5 * time.Millisecond, Timeout: time.Second}
-}
+// row is one line of the table.
+type row struct{ name, unit, note string }
 
 // measurements in the order of a round.
 var measurements = []measurement{
-	{"HAProxy killed, it can be started again", "ms", "time without an answer to new connections, to about 10 ms", killed},
-	{"HAProxy killed, it cannot be started", "ms",
-		fmt.Sprintf("the guide's VIP never moves; its figure is where the measurement was ended (%d ms)", patience.Milliseconds()), gone},
-	{"port of the VIP's holder down", "ms", "", cut},
-	{"requests lost in 10 reloads, 50 keep-alive clients", "requests", "", reloads},
-	{"weight change until every answer follows it, both nodes", "ms",
-		"to about 15 ms; ours: one API call; the guide's: both files edited and reloaded by a script", weights},
+	{"proxy-killed", []row{ms("HAProxy killed, it can be started again", "")}, outages(killProxy)},
+	{"proxy-gone", []row{ms("HAProxy killed, it cannot be started", neverMoves)}, gone},
+	{"proxy-frozen", []row{ms("HAProxy frozen (SIGSTOP)", neverMoves)}, frozen},
+	{"vrrp-stopped", []row{ms("keepalived stopped (SIGTERM)", "")}, outages(stopVRRP)},
+	{"vrrp-killed", []row{ms("keepalived killed, all its processes", "")}, outages(killVRRP)},
+	{"node-killed", []row{ms("node of the VIP without power", ""), ms("that node back", "")}, outages(powerCut, powerBack)},
+	{"port-down", []row{ms("port of the VIP's holder down", ""), ms("that port up again", "")}, outages(cut, plug)},
+	{"mute", []row{ms("the VIP's holder sends nothing (one-way)", ""), ms("that healed", "")}, outages(mute, heal)},
+	{"deaf", []row{ms("the VIP's holder receives nothing (one-way)", ""), ms("that healed, too", "")}, outages(deaf, heal)},
+	{"planned", []row{
+		ms("planned move and back", "to about 40 ms; what was lost in it is below"),
+		lost("new connections lost in it"),
+		lost("idle connections lost in it"),
+		lost("requests in flight lost in it"),
+		lost("downloads lost in it"),
+		lost("WebSockets lost in it"),
+	}, planned},
+	{"reloads", []row{lost("requests lost in 10 reloads, 50 keep-alive clients")}, reloads},
+	{"weights", []row{{"weight change until every answer follows it, both nodes", "ms",
+		"to about 15 ms; ours: one API call; the guide's: both files edited and reloaded by a script"}}, weights},
 }
 
-// outage samples the VIP while f breaks something, until it answers again for a
-// second or patience ends, and returns the longest time without an answer.
-func (r *runner) outage(ctx context.Context, s side, f func() error) (float64, error) {
-	p, err := traffic.StartProbe(ctx, s.network().Host("client"), r.labhost, sampling())
-	if err != nil {
-		return 0, err
+// patience is how long an outage is watched at most.
+const patience = 8 * time.Second
+
+var neverMoves = fmt.Sprintf("the guide's VIP never moves; its figure is where the measurement was ended (%d ms)", patience.Milliseconds())
+
+func ms(name, note string) row { return row{name, "ms", note} }
+func lost(name string) row     { return row{name, "requests", ""} }
+
+// choose returns the measurements that are named, all if none is.
+func choose(only []string) ([]measurement, error) {
+	if len(only) == 0 {
+		return measurements, nil
 	}
-	failure := f()
-	report, err := p.Stop(ctx)
-	if failure != nil {
-		return 0, failure
+	var chosen []measurement
+	var known []string
+	for _, m := range measurements {
+		known = append(known, m.key)
+		if slices.Contains(only, m.key) {
+			chosen = append(chosen, m)
+		}
 	}
-	if err != nil {
-		return 0, err
+	for _, key := range only {
+		if !slices.Contains(known, key) {
+			return nil, fmt.Errorf("no measurement %q: there are %s", key, strings.Join(known, ", "))
+		}
 	}
-	return report.LongestGap.MS, nil
+	return chosen, nil
 }
 
 // wait lets time pass that is part of what is measured.
@@ -62,124 +80,4 @@ func wait(ctx context.Context, d time.Duration) error {
 	case <-time.After(d):
 		return nil
 	}
-}
-
-func killed(ctx context.Context, r *runner, s side) (float64, error) {
-	figure, err := r.outage(ctx, s, func() error {
-		if err := s.killProxy(ctx); err != nil {
-			return err
-		}
-		// Longer than either side takes to start it again.
-		return wait(ctx, patience/2)
-	})
-	if err != nil {
-		return 0, err
-	}
-	return figure, s.well(ctx)
-}
-
-func gone(ctx context.Context, r *runner, s side) (float64, error) {
-	figure, err := r.outage(ctx, s, func() error {
-		if err := s.forbid(ctx); err != nil {
-			return err
-		}
-		if err := s.killProxy(ctx); err != nil {
-			return err
-		}
-		return wait(ctx, patience)
-	})
-	if err != nil {
-		return 0, err
-	}
-	if err := s.permit(ctx); err != nil {
-		return 0, err
-	}
-	return min(figure, float64(patience.Milliseconds())), s.well(ctx)
-}
-
-func cut(ctx context.Context, r *runner, s side) (float64, error) {
-	host := s.network().Host(master)
-	figure, err := r.outage(ctx, s, func() error {
-		if err := host.Cut(ctx); err != nil {
-			return err
-		}
-		return held(ctx, s.network(), backup)
-	})
-	if err != nil {
-		return 0, err
-	}
-	if err := host.Plug(ctx); err != nil {
-		return 0, err
-	}
-	return figure, s.well(ctx)
-}
-
-func reloads(ctx context.Context, r *runner, s side) (float64, error) {
-	p, err := traffic.StartProbe(ctx, s.network().Host("client"), r.labhost, probe.Config{
-		Target: target(lab.VIP.Addr()), Reused: 50, Think: 20 * time.Millisecond, Timeout: 5 * time.Second,
-	})
-	if err != nil {
-		return 0, err
-	}
-	var failure error
-	for n := 0; n < 10 && failure == nil; n++ {
-		r.reloads++
-		if failure = s.reload(ctx, r.reloads); failure == nil {
-			failure = wait(ctx, 500*time.Millisecond)
-		}
-	}
-	report, err := p.Stop(ctx)
-	if failure != nil {
-		return 0, failure
-	}
-	if err != nil {
-		return 0, err
-	}
-	return float64(report.Failed()), s.well(ctx)
-}
-
-// weights takes web1 out by weight 0 and returns when the last answer of web1
-// came, counted from the beginning of the change, on the slower node.
-func weights(ctx context.Context, r *runner, s side) (float64, error) {
-	var probes []*traffic.Probe
-	for _, name := range []string{master, backup} {
-		cfg := sampling()
-		cfg.Target, cfg.Answers = target(s.network().Host(name).Address.Addr()), true
-		p, err := traffic.StartProbe(ctx, s.network().Host("client"), r.labhost, cfg)
-		if err != nil {
-			return 0, err
-		}
-		probes = append(probes, p)
-	}
-	begun := time.Now()
-	failure := s.weigh(ctx, 0)
-	if failure == nil {
-		failure = wait(ctx, time.Second)
-	}
-	var last time.Duration
-	for _, p := range probes {
-		report, err := p.Stop(ctx)
-		if err != nil {
-			return 0, err
-		}
-		last = max(last, lastAnswer(report, "web1", begun))
-	}
-	if failure != nil {
-		return 0, failure
-	}
-	if err := s.weigh(ctx, 1); err != nil {
-		return 0, err
-	}
-	return float64(last.Microseconds()) / 1000, s.well(ctx)
-}
-
-// lastAnswer is when a server gave its last answer, counted from begun.
-func lastAnswer(report *probe.Report, server string, begun time.Time) time.Duration {
-	var last time.Duration
-	for _, a := range report.Answers {
-		if a.Server == server {
-			last = max(last, a.At.Sub(begun))
-		}
-	}
-	return last
 }

@@ -2,10 +2,10 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
@@ -24,35 +24,70 @@ type ours struct {
 
 const pool = "clusters/default/pools/web_servers"
 
-// startOurs starts Tandem and applies the guide's cluster. Its listener binds
-// every address, as the guide's does, so that each node can be asked.
-func startOurs(ctx context.Context, l *lab.Lab, bin, example string) (*ours, error) {
-	programs, err := cluster.Find(bin)
+// startOurs starts Tandem on a lab of its own and applies the guide's cluster. Its
+// listener binds every address, as the guide's does, so that each node can be
+// asked.
+func startOurs(ctx context.Context, options Options) (side, error) {
+	programs, err := cluster.Find(options.Bin)
 	if err != nil {
 		return nil, err
 	}
-	c, err := cluster.Start(ctx, l, programs)
+	l, err := open(ctx, lab.Guide(), options.Labhost)
+	o := &ours{lab: l}
+	if err == nil {
+		err = o.configure(ctx, programs, options.Example)
+	}
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, o.close())
 	}
-	if err := c.Apply(ctx, example); err != nil {
-		return nil, err
-	}
-	if _, err := c.Lbctl(ctx, "listener", "set", "web_frontend", "--address", "*", "--port", strconv.Itoa(port)); err != nil {
-		return nil, err
-	}
-	var conn *grpc.ClientConn
-	if conn, err = c.Controller.Conn(); err != nil {
-		return nil, err
-	}
-	return &ours{lab: l, cluster: c, config: tandemv1.NewConfigServiceClient(conn)}, nil
+	return o, nil
 }
 
-func (o *ours) network() *lab.Lab { return o.lab }
+func (o *ours) configure(ctx context.Context, programs cluster.Programs, example string) (err error) {
+	if o.cluster, err = cluster.Start(ctx, o.lab, programs); err != nil {
+		return err
+	}
+	if err := o.cluster.Apply(ctx, example); err != nil {
+		return err
+	}
+	if _, err := o.cluster.Lbctl(ctx, "listener", "set", "web_frontend", "--address", "*", "--port", strconv.Itoa(port)); err != nil {
+		return err
+	}
+	conn, err := o.cluster.Controller.Conn()
+	if err != nil {
+		return err
+	}
+	o.config = tandemv1.NewConfigServiceClient(conn)
+	return nil
+}
 
-func (o *ours) killProxy(ctx context.Context) error { return o.cluster.Master().KillHAProxy(ctx) }
+func (o *ours) close() error {
+	var errs []error
+	if o.cluster != nil {
+		errs = append(errs, o.cluster.Close())
+	}
+	if o.lab != nil {
+		errs = append(errs, o.lab.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func (o *ours) network() *lab.Lab      { return o.lab }
+func (o *ours) settles() time.Duration { return 2 * time.Second }
+
 func (o *ours) forbid(context.Context) error        { return o.cluster.Master().Uninstall("haproxy") }
 func (o *ours) permit(context.Context) error        { return o.cluster.Master().Install("haproxy") }
+func (o *ours) powerBack(ctx context.Context) error { return o.cluster.Master().PowerBack(ctx) }
+
+func (o *ours) moveAway(ctx context.Context) error {
+	_, err := o.cluster.Lbctl(ctx, "node", "drain", master, "--no-wait")
+	return err
+}
+
+func (o *ours) moveBack(ctx context.Context) error {
+	_, err := o.cluster.Lbctl(ctx, "node", "undrain", master, "--no-wait")
+	return err
+}
 
 func (o *ours) reload(ctx context.Context, n int) error {
 	_, err := o.config.UpdatePool(ctx, &tandemv1.UpdatePoolRequest{
@@ -82,6 +117,9 @@ func (o *ours) settled(ctx context.Context) error {
 }
 
 func (o *ours) well(ctx context.Context) error {
+	if err := errors.Join(heal(ctx, o), plug(ctx, o)); err != nil { // a measurement may have been cut off
+		return err
+	}
 	if err := o.settled(ctx); err != nil {
 		return err
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"regexp"
+	"time"
 
 	"github.com/tandem-lb/tandem/e2e/bench/guide"
 	"github.com/tandem-lb/tandem/e2e/lab"
@@ -17,11 +18,39 @@ type peer struct {
 	pair *guide.Pair
 }
 
+// startPeer starts the guide's pair on a lab of its own.
+func startPeer(ctx context.Context, options Options) (side, error) {
+	l, err := open(ctx, guide.Spec(), options.Labhost)
+	p := &peer{lab: l}
+	if err == nil {
+		p.pair, err = guide.Start(ctx, l)
+	}
+	if err != nil {
+		return nil, errors.Join(err, p.close())
+	}
+	return p, nil
+}
+
+func (p *peer) close() error {
+	if p.lab == nil {
+		return nil
+	}
+	return p.lab.Close()
+}
+
 func (p *peer) network() *lab.Lab { return p.lab }
 
-func (p *peer) killProxy(ctx context.Context) error { return p.pair.Master.KillHAProxy(ctx) }
+// settles is longer than three advertisements of a second and the check script's
+// two.
+func (p *peer) settles() time.Duration { return 5 * time.Second }
+
 func (p *peer) forbid(context.Context) error        { return p.pair.Master.Break() }
 func (p *peer) permit(ctx context.Context) error    { return p.pair.Master.Mend(ctx) }
+func (p *peer) powerBack(ctx context.Context) error { return p.pair.Master.PowerBack(ctx) }
+
+// moveAway is "systemctl stop keepalived".
+func (p *peer) moveAway(ctx context.Context) error { return stopVRRP(ctx, p) }
+func (p *peer) moveBack(ctx context.Context) error { return p.pair.Master.StartKeepalived(ctx) }
 
 func (p *peer) nodes() []*guide.Node { return []*guide.Node{p.pair.Master, p.pair.Backup} }
 
@@ -57,14 +86,11 @@ func (p *peer) weigh(ctx context.Context, weight uint32) error {
 }
 
 func (p *peer) well(ctx context.Context) error {
+	if err := errors.Join(heal(ctx, p), plug(ctx, p)); err != nil { // a measurement may have been cut off
+		return err
+	}
 	for _, n := range p.nodes() {
-		if err := lab.Until(ctx, "HAProxy on "+n.Host.Name, func(context.Context) error {
-			pids, err := n.Host.Pids("haproxy")
-			if err == nil && len(pids) == 0 {
-				err = errors.New("it does not run")
-			}
-			return err
-		}); err != nil {
+		if err := n.Repair(ctx); err != nil {
 			return err
 		}
 	}

@@ -4,13 +4,12 @@
 package bench
 
 import (
-	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
 	"slices"
-	"text/tabwriter"
+	"strings"
 )
 
 // PeerName is what Tandem is measured against.
@@ -28,19 +27,71 @@ type Result struct {
 	Ratio float64 `json:"ratio"`
 	// Worst is the worst round of ours.
 	Worst float64 `json:"worst"`
-	Runs  int     `json:"runs"`
+	// PeerWorst is the worst round of the peer.
+	PeerWorst float64 `json:"peer_worst"`
+	// Runs is how many rounds of ours gave a figure.
+	Runs int `json:"runs"`
 	// Note says what a figure cannot, such as that the peer never recovers.
 	Note string `json:"note,omitempty"`
 }
 
-// summarize makes a result of the rounds' figures.
-func summarize(m measurement, ours, peer []float64) Result {
+// table collects the figures of the rounds.
+type table struct{ lines []*line }
+
+// line is a row with the figures of ours and of the peer.
+type line struct {
+	row
+	figures [2][]float64
+	missing [2]int // rounds without a figure
+}
+
+func newTable(chosen []measurement) *table {
+	t := &table{}
+	for _, m := range chosen {
+		for _, r := range m.rows {
+			t.lines = append(t.lines, &line{row: r})
+		}
+	}
+	return t
+}
+
+// add takes the figures of one round and side, one a row; none: the round gave
+// none.
+func (t *table) add(m measurement, side int, figures []float64) {
+	for i, r := range m.rows {
+		l := t.lines[slices.IndexFunc(t.lines, func(l *line) bool { return l.row == r })]
+		if len(figures) == len(m.rows) {
+			l.figures[side] = append(l.figures[side], figures[i])
+		} else {
+			l.missing[side]++
+		}
+	}
+}
+
+// results summarizes the rows of which both sides have figures.
+func (t *table) results() []Result {
+	var all []Result
+	for _, l := range t.lines {
+		if len(l.figures[0]) > 0 && len(l.figures[1]) > 0 {
+			all = append(all, l.summarize())
+		}
+	}
+	return all
+}
+
+func (l *line) summarize() Result {
+	ours, peer := l.figures[0], l.figures[1]
 	r := Result{
-		Name: m.name, Unit: m.unit, PeerName: PeerName, Note: m.note,
-		Ours: median(ours), Peer: median(peer), Worst: slices.Max(ours), Runs: len(ours),
+		Name: l.name, Unit: l.unit, PeerName: PeerName, Note: l.note, Runs: len(ours),
+		Ours: median(ours), Peer: median(peer), Worst: slices.Max(ours), PeerWorst: slices.Max(peer),
 	}
 	if r.Peer != 0 {
 		r.Ratio = r.Ours / r.Peer
+	}
+	for side, n := range l.missing {
+		if n > 0 {
+			r.Note = strings.TrimPrefix(fmt.Sprintf("%s; no figure in %d rounds of %s", r.Note, n, []string{"Tandem", PeerName}[side]), "; ")
+		}
 	}
 	return r
 }
@@ -51,25 +102,30 @@ func median(figures []float64) float64 {
 	return (sorted[(n-1)/2] + sorted[n/2]) / 2
 }
 
-// Print writes results as a table.
+// Print writes results as a table of docs/benchmarks.md, with the notes below.
 func Print(w io.Writer, results []Result) error {
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(table, "\tunit\tTandem\tworst\t%s\tratio\truns\t\n", PeerName)
+	width := 0
 	for _, r := range results {
-		ratio := cmp.Or(map[bool]string{true: "-"}[r.Ratio == 0], fmt.Sprintf("%.3f", r.Ratio))
-		fmt.Fprintf(table, "%s\t%s\t%.1f\t%.1f\t%.1f\t%s\t%d\t\n", r.Name, r.Unit, r.Ours, r.Worst, r.Peer, ratio, r.Runs)
+		width = max(width, len(r.Name))
 	}
-	if err := table.Flush(); err != nil {
-		return err
+	var b strings.Builder
+	fmt.Fprintf(&b, "| %-*s | unit     | Tandem | worst  | %s | worst  | ratio | runs |\n", width, "what", PeerName)
+	fmt.Fprintf(&b, "|%s|---|---|---|---|---|---|---|\n", strings.Repeat("-", width+2))
+	for _, r := range results {
+		ratio := "–"
+		if r.Ratio != 0 {
+			ratio = fmt.Sprintf("%.2f", r.Ratio)
+		}
+		fmt.Fprintf(&b, "| %-*s | %-8s | %6.0f | %6.0f | %*.0f | %6.0f | %5s | %4d |\n",
+			width, r.Name, r.Unit, r.Ours, r.Worst, len(PeerName), r.Peer, r.PeerWorst, ratio, r.Runs)
 	}
 	for _, r := range results {
 		if r.Note != "" {
-			if _, err := fmt.Fprintf(w, "%s: %s\n", r.Name, r.Note); err != nil {
-				return err
-			}
+			fmt.Fprintf(&b, "\n%s: %s.\n", r.Name, r.Note)
 		}
 	}
-	return nil
+	_, err := io.WriteString(w, b.String())
+	return err
 }
 
 // Write writes results to a file as JSON.

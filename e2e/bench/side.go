@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"github.com/tandem-lb/tandem/e2e/internal/traffic"
 	"github.com/tandem-lb/tandem/e2e/lab"
@@ -20,18 +21,27 @@ const (
 type side interface {
 	// network is the lab that it runs on.
 	network() *lab.Lab
-	// killProxy kills HAProxy on the master with SIGKILL; it may be started
-	// again, unless forbidden.
-	killProxy(ctx context.Context) error
+	// settles is how long the side may take until a failure shows in full, such as
+	// the time after which a silent holder is taken for dead.
+	settles() time.Duration
 	// forbid keeps HAProxy on the master from being started, permit ends that.
 	forbid(ctx context.Context) error
 	permit(ctx context.Context) error
+	// powerBack starts the master again after a power cut, by what starts at boot.
+	powerBack(ctx context.Context) error
+	// moveAway moves the VIP off the master as an operator does who plans it, and
+	// moveBack ends that. They do not wait for the VIP.
+	moveAway(ctx context.Context) error
+	moveBack(ctx context.Context) error
 	// reload makes HAProxy on both nodes reload, the n-th time.
 	reload(ctx context.Context, n int) error
 	// weigh sets the weight of web1 on both nodes.
 	weigh(ctx context.Context, weight uint32) error
-	// well waits until both HAProxy run and the master holds the VIP.
+	// well starts again what its operators would, and waits until both HAProxy run
+	// and the master holds the VIP.
 	well(ctx context.Context) error
+	// close ends it with its lab.
+	close() error
 }
 
 // held waits until a host, and no other, holds the VIP.

@@ -113,21 +113,48 @@ func startNode(ctx context.Context, h *lab.Host, keepalivedConf string) (*Node, 
 			return nil, err
 		}
 	}
-	// On a real machine the haproxy package makes this directory at boot.
-	if err := os.MkdirAll(h.Path("/run/haproxy"), 0o755); err != nil {
-		return nil, err
-	}
 	n := &Node{Host: h}
-	if err := n.Systemctl(ctx, "start"); err != nil {
-		return nil, err
+	return n, n.boot(ctx)
+}
+
+// boot starts what starts at boot.
+func (n *Node) boot(ctx context.Context) error {
+	// On a real machine the haproxy package makes this directory at boot.
+	if err := os.MkdirAll(n.Host.Path("/run/haproxy"), 0o755); err != nil {
+		return err
 	}
+	if err := n.Systemctl(ctx, "start"); err != nil {
+		return err
+	}
+	return n.StartKeepalived(ctx)
+}
+
+// StartKeepalived starts keepalived, for the first time or again.
+func (n *Node) StartKeepalived(ctx context.Context) error {
 	var err error
-	n.Keepalived, err = h.Start(ctx, lab.ProcessSpec{
+	n.Keepalived, err = n.Host.Start(ctx, lab.ProcessSpec{
 		Name: "keepalived",
 		Args: []string{"keepalived", "--dont-fork", "--log-console", "--log-detail"},
 		Env:  []string{"TMPDIR=/run"}, // the hosts share /tmp, where it would dump its state
 	})
-	return n, err
+	return err
+}
+
+// PowerBack starts the node again after a power cut of its host.
+func (n *Node) PowerBack(ctx context.Context) error {
+	if err := n.Host.PowerBack(ctx); err != nil {
+		return err
+	}
+	return n.boot(ctx)
+}
+
+// Repair starts what does not run, as the guide's administrator does in the end.
+func (n *Node) Repair(ctx context.Context) error {
+	pids, err := n.Host.Pids("keepalived")
+	if err == nil && len(pids) == 0 {
+		err = n.StartKeepalived(ctx)
+	}
+	return errors.Join(err, n.Mend(ctx))
 }
 
 // Systemctl starts, stops or reloads the node's HAProxy.
@@ -143,7 +170,8 @@ func (n *Node) KillHAProxy(ctx context.Context) error { return n.Host.KillAll(ct
 // Break makes every later start of HAProxy fail, until Mend.
 func (n *Node) Break() error { return os.WriteFile(n.Host.Path(brokenFlag), nil, 0o644) }
 
-// Mend undoes Break and starts HAProxy, unless the check script has already.
+// Mend undoes Break, if there was one, and starts HAProxy, unless the check script
+// has already.
 func (n *Node) Mend(ctx context.Context) error {
 	if err := os.Remove(n.Host.Path(brokenFlag)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
