@@ -223,10 +223,13 @@ func TestLeftoversOfAKilledNode(t *testing.T) {
 	within(t, 5*time.Second, "the new VIP is up", func() bool { return a.has("10.9.0.200") })
 }
 
-// An address that appears on a node that is not master goes again.
+// An address that appears on a node that is not master goes again, also when the
+// last change is so long ago that its time limits have passed.
 func TestStrayAddressIsRemoved(t *testing.T) {
 	t.Parallel()
 	a, b := newCluster(t)
+	changed := time.Now()
+	within(t, 2*confirmTimeout, "the change to be long ago", func() bool { return time.Since(changed) > confirmTimeout })
 	ip(t, "-n", b.namespace, "address", "add", "10.9.0.100/24", "dev", "eth0")
 	waitMaster(t, 3*time.Second, "web", "10.9.0.100", a, b)
 	within(t, 3*time.Second, "that two nodes held the VIP is told", func() bool {
