@@ -132,9 +132,13 @@ func (d *Driver) checkCandidate(ctx context.Context, binary string, data []byte)
 	return checkFile(ctx, binary, f.Name())
 }
 
-// expect tells the observer what comes, and has the track files written. Those
-// do not wait for a disk that cannot be written.
+// expect tells the observer what comes, has the track files written, and lets the
+// peers' advertisements in. The track files do not wait for a disk that cannot be
+// written.
 func (d *Driver) expect(ctx context.Context, in *intent) error {
+	if err := d.guard(ctx, in); err != nil {
+		return err
+	}
 	if err := mark(d.paths.drained, in.drain); err != nil {
 		d.log.Error("whether the node is drained is not on disk, and would be forgotten by a restart of keepalived", "drained", in.drain, "error", err)
 	}

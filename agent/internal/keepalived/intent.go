@@ -20,6 +20,7 @@ type intent struct {
 	routerID  string
 	drain     bool
 	instances []instance // in order of their names
+	peers     map[string]peer
 }
 
 // instance is one VRRP instance.
@@ -126,6 +127,10 @@ func resolve(c *keepalivedv1.Config, networks map[string]string) (*intent, error
 	if err := routerToken.check("global.router_id", in.routerID); err != nil {
 		return nil, &RefusedError{err.Error()}
 	}
+	var err error
+	if in.peers, err = resolvePeers(c.GetGlobal().GetPeers(), networks); err != nil {
+		return nil, &RefusedError{err.Error()}
+	}
 	for n, i := range c.GetInstances() {
 		field := fmt.Sprintf("instances[%d]", n)
 		resolved, err := resolveInstance(field, i)
@@ -136,7 +141,7 @@ func resolve(c *keepalivedv1.Config, networks map[string]string) (*intent, error
 			return nil, &FailedError{fmt.Errorf("VIP %s: %w", resolved.vip, err)}
 		}
 		resolved.peered = slices.ContainsFunc(c.GetGlobal().GetPeers(), func(p *keepalivedv1.Peer) bool {
-			return cmp.Or(p.GetNetwork(), front) == cmp.Or(i.GetNetwork(), front)
+			return len(p.GetAddresses()) > 0 && cmp.Or(p.GetNetwork(), front) == cmp.Or(i.GetNetwork(), front)
 		})
 		in.instances = append(in.instances, *resolved)
 	}

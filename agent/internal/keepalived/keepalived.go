@@ -254,6 +254,7 @@ func (d *Driver) Withdraw(withdrawn bool) error {
 	if ended := d.do(context.Background(), func(o *observer) { err = errors.Join(err, o.withdraw(withdrawn, time.Now())) }); ended != nil {
 		return ended
 	}
+	d.wake() // who is a stranger changes
 	return err
 }
 

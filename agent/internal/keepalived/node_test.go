@@ -359,7 +359,7 @@ func waitMaster(t *testing.T, limit time.Duration, instance, address string, mas
 // web is a configuration with one VIP, of a node that knows of another one.
 func web(router string, priority uint32) *keepalivedv1.Config {
 	return &keepalivedv1.Config{
-		Global: &keepalivedv1.Global{RouterId: router, Peers: peersOf("10.9.0.3")},
+		Global: &keepalivedv1.Global{RouterId: router, Peers: peersOf("10.9.0.1", "10.9.0.2")},
 		Instances: []*keepalivedv1.Instance{{
 			Name:           "web",
 			Vip:            "web",

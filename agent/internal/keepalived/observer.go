@@ -20,6 +20,7 @@ type observer struct {
 
 	interfaces map[string]string // by network
 	networks   []NetworkStatus   // the node's own addresses
+	unguarded  string            // why advertisements of strangers are let through
 	left       []place           // what keepalived may have from before the last expect
 
 	process   *daemon.Process // nil: none
@@ -271,6 +272,7 @@ func (o *observer) snapshot() *Snapshot {
 		Health:    o.scores.health(),
 		Drain:     o.scores.drained(),
 		Networks:  o.networks,
+		Unguarded: o.unguarded,
 	}
 	now := time.Now()
 	for _, w := range o.statuses() {

@@ -161,6 +161,10 @@ func (d *Driver) tend(ctx context.Context, c *control, told bool) error {
 		if err := mark(d.paths.drained, c.intent.drain); err != nil {
 			d.log.Debug("whether the node is drained is not on disk", "error", err) // told before
 		}
+		// Somebody may have flushed all tables.
+		if err := d.guard(ctx, c.intent); err != nil {
+			return err
+		}
 	}
 	if !c.running() {
 		err := d.find(ctx, c)

@@ -56,6 +56,9 @@ type Snapshot struct {
 	// Networks in order of their names, with the node's own addresses. They are
 	// shared: whoever gets them does not change them.
 	Networks []NetworkStatus
+	// Unguarded says why VRRP advertisements of strangers are not dropped, with the
+	// cure; empty while they are, or need not be.
+	Unguarded string
 }
 
 // InstanceStatus is one VRRP instance.
@@ -84,7 +87,7 @@ type Event struct {
 	// Instance that changed, as it is now.
 	Instance *InstanceStatus
 	// Daemon tells that anything but an instance's state changed: State,
-	// StartTime, Version, Message, Score, Networks, or which instances there are.
+	// StartTime, Version, Message, Score, Networks, Unguarded, or which instances there are.
 	Daemon *Snapshot
 	// Transition of an instance, told for each one; Instance is told once for
 	// what has come to the same.
@@ -98,7 +101,7 @@ func changes(old, now *Snapshot, at time.Time) []Event {
 	var events []Event
 	sameInstance := func(a, b InstanceStatus) bool { return a.Name == b.Name && a.VIP == b.VIP }
 	if old.State != now.State || old.Version != now.Version || old.Message != now.Message ||
-		!old.StartTime.Equal(now.StartTime) || old.Score != now.Score ||
+		!old.StartTime.Equal(now.StartTime) || old.Score != now.Score || old.Unguarded != now.Unguarded ||
 		!slices.EqualFunc(old.Networks, now.Networks, NetworkStatus.equal) ||
 		!slices.EqualFunc(old.Instances, now.Instances, sameInstance) {
 		events = append(events, Event{Time: at, Daemon: now})

@@ -11,6 +11,7 @@ import (
 
 	"github.com/tandem-lb/tandem/agent/internal/atomicfile"
 	"github.com/tandem-lb/tandem/agent/internal/daemon"
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/advertfilter"
 	keepalivedv1 "github.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1"
 )
 
@@ -150,7 +151,7 @@ func (d *Driver) handBack(ctx context.Context, c *control, restore func() error)
 	}
 	// What it holds is no more the driver's to remove.
 	err := c.writeRecord(d.paths.addresses, nil)
-	err = errors.Join(err, d.reload(ctx, c, d.answer))
+	err = errors.Join(err, advertfilter.Remove(), d.reload(ctx, c, d.answer))
 	err = errors.Join(err, d.do(ctx, func(o *observer) { o.detach(StateIdle, "", time.Now()); o.watched = nil; o.look() }))
 	err = errors.Join(err, c.process.Forget())
 	c.process.Close()

@@ -66,6 +66,7 @@ func (n *node) fromKeepalived(event keepalived.Event) {
 	n.report.Instances(instances)
 	n.report.Score(int32(s.Score))
 	n.report.Networks(networks(s.Networks))
+	n.report.Problem("vrrp guard", s.Unguarded)
 }
 
 // networks are the node's own addresses in the controller's words.

@@ -23,8 +23,9 @@ var ErrNoNode = errors.New("the node is not part of the cluster")
 // overrides, drains).
 type Target struct {
 	Structure, Runtime *state.Config
-	// Peers are the own addresses of all nodes that have told theirs. A node gets
-	// those of the others, if it is one of them: its agent knows the field then.
+	// Peers are the own addresses of all nodes; one that has told nothing is there
+	// without a network. A node gets those of the others if it has told its own: its
+	// agent knows the field then.
 	Peers []*keepalivedv1.Peer
 }
 

@@ -88,10 +88,10 @@ func (m *vrrpMemo) compile(t Target, node string, n *tandemv1.Node) ([]*part, er
 	return m.parts, nil
 }
 
-// others returns the peers of a node: none if it is not one of them itself.
+// others returns the peers of a node: none if it has told nothing itself.
 func others(all []*keepalivedv1.Peer, node string) []*keepalivedv1.Peer {
 	own := func(p *keepalivedv1.Peer) bool { return p.GetNode() == node }
-	if !slices.ContainsFunc(all, own) {
+	if !slices.ContainsFunc(all, func(p *keepalivedv1.Peer) bool { return own(p) && p.GetNetwork() != "" }) {
 		return nil
 	}
 	return slices.DeleteFunc(slices.Clone(all), own)

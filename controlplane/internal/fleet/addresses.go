@@ -83,8 +83,8 @@ func (a *Addresses) note(uid string, networks map[string][]string) bool {
 }
 
 // peers returns what the nodes of a configuration have, in the order of its
-// nodes and of the networks' names. A node whose agent has told nothing is left
-// out; one without an address on a network is not.
+// nodes and of the networks' names. A node whose agent has told nothing is there
+// without a network.
 func (a *Addresses) peers(head *state.Config) []*keepalivedv1.Peer {
 	if len(head.Nodes()) > maxPeers {
 		return nil
@@ -94,6 +94,9 @@ func (a *Addresses) peers(head *state.Config) []*keepalivedv1.Peer {
 	var all []*keepalivedv1.Peer
 	for _, n := range head.Nodes() {
 		networks := a.nodes[n.GetUid()]
+		if len(networks) == 0 {
+			all = append(all, &keepalivedv1.Peer{Node: lastID(n.GetName())})
+		}
 		for _, network := range slices.Sorted(maps.Keys(networks)) {
 			all = append(all, &keepalivedv1.Peer{Node: lastID(n.GetName()), Network: network, Addresses: networks[network]})
 		}

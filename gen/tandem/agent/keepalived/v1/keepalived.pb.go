@@ -141,8 +141,9 @@ type Global struct {
 	RouterId string `protobuf:"bytes,1,opt,name=router_id,json=routerId,proto3" json:"router_id,omitempty"`
 	// drain keeps the VIPs away while another node can hold them.
 	Drain bool `protobuf:"varint,2,opt,name=drain,proto3" json:"drain,omitempty"`
-	// peers are the other nodes of the cluster, those whose agents have told their
-	// addresses; empty when not known.
+	// peers are the other nodes of the cluster, one for each network of a node. A
+	// node whose agent has told nothing is there without network and addresses.
+	// Empty when nothing is known.
 	Peers         []*Peer `protobuf:"bytes,3,rep,name=peers,proto3" json:"peers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
