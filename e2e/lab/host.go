@@ -1,10 +1,12 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -137,7 +139,7 @@ func (h *Host) Pids(command string) ([]int, error) {
 	if err != nil {
 		return nil, err
 	}
-	var pids []int
+	started := map[int]uint64{}
 	for _, dir := range entries {
 		// A process may end between any two reads: then it is not one of ours.
 		comm, err := os.ReadFile(filepath.Join(dir, "comm"))
@@ -145,11 +147,14 @@ func (h *Host) Pids(command string) ([]int, error) {
 			continue
 		}
 		if pid, err := strconv.Atoi(filepath.Base(dir)); err == nil && !zombie(dir) {
-			pids = append(pids, pid)
+			started[pid] = startTime(dir)
 		}
 	}
-	slices.Sort(pids)
-	return pids, nil
+	// Numbers begin anew at the kernel's pid_max; those of one clock tick are in
+	// order all but then.
+	return slices.SortedFunc(maps.Keys(started), func(a, b int) int {
+		return cmp.Or(cmp.Compare(started[a], started[b]), cmp.Compare(a, b))
+	}), nil
 }
 
 // ownership returns what tells whether the process of a directory in /proc

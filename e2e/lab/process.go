@@ -123,6 +123,18 @@ func stat(dir string) [][]byte {
 	return bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
 }
 
+// startTime is when a process was started, in clock ticks since the boot; 0 if it
+// is gone (proc_pid_stat(5)).
+func startTime(dir string) uint64 {
+	const field = 22 - 3 // counted from the state, which is the third
+	fields := stat(dir)
+	if len(fields) <= field {
+		return 0
+	}
+	ticks, _ := strconv.ParseUint(string(fields[field]), 10, 64)
+	return ticks
+}
+
 func zombie(dir string) bool {
 	fields := stat(dir)
 	return len(fields) == 0 || string(fields[0]) == "Z"

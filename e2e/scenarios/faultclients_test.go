@@ -48,7 +48,7 @@ const (
 	faultAttempt = time.Second
 	// faultPause is the time between two attempts, short enough to keep an ARP
 	// entry warm.
-	faultPause = 50 * time.Millisecond
+	faultPause = 100 * time.Millisecond
 )
 
 // startFaultClients starts the three kinds of clients of each address. They end

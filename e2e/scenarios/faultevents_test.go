@@ -110,16 +110,17 @@ func eventLine(e *tandemv1.Event) string {
 // the log has an event of that node at that time, in the same order. What
 // happened while a node's agent was away nobody could see.
 func (r *faultRun) addressesTold(events []*tandemv1.Event, changes []lab.AddressChange) error {
-	next := map[string]int{}                  // by node: the first event that may tell of the next change
-	for _, c := range changes[len(r.vips):] { // those that were there at the start
+	next := map[string]int{}                      // by node and address: the first event that may tell of the next change
+	for _, c := range changes[len(activeVIPs):] { // those that were there at the start
 		if r.away(c) {
 			continue
 		}
-		found := slices.IndexFunc(events[next[c.Host]:], func(e *tandemv1.Event) bool { return tells(e, c) })
+		of := c.Host + " " + c.Address.String()
+		found := slices.IndexFunc(events[next[of]:], func(e *tandemv1.Event) bool { return tells(e, c) })
 		if found < 0 {
 			return fmt.Errorf("no event tells that %s", c)
 		}
-		next[c.Host] += found + 1
+		next[of] += found + 1
 	}
 	return nil
 }
@@ -129,6 +130,9 @@ func tells(e *tandemv1.Event, c lab.AddressChange) bool {
 	if e.GetNode() != c.Host || !strings.HasPrefix(e.GetReason(), "VIP_") || (e.GetReason() == "VIP_MASTER") != c.Held {
 		return false
 	}
+	if !slices.ContainsFunc(activeVIPs, func(v activeVIP) bool { return v.address == c.Address && e.GetSubject() == cluster.Name+"/vips/"+v.id }) {
+		return false
+	}
 	return e.GetTime().AsTime().Sub(c.At).Abs() < telling
 }
 
@@ -136,21 +140,23 @@ func tells(e *tandemv1.Event, c lab.AddressChange) bool {
 // run, or a moment ago.
 func (r *faultRun) away(c lab.AddressChange) bool {
 	return slices.ContainsFunc(r.past, func(p pastFault) bool {
-		return p.absent && p.node == c.Host && c.At.After(p.begun.Add(-telling)) && c.At.Before(p.mended)
+		return p.absent && p.at(c.Host) && c.At.After(p.begun.Add(-telling)) && c.At.Before(p.mended)
 	})
 }
 
-// isTold holds that the agent told of the fault itself, in its time.
+// isTold holds that the agents told of the fault itself, in its time.
 func (p pastFault) isTold(events []*tandemv1.Event) error {
-	wanted := p.told
-	for _, e := range events {
-		at := e.GetTime().AsTime()
-		if len(wanted) > 0 && e.GetNode() == p.node && e.GetReason() == wanted[0] && !at.Before(p.begun) && !at.After(p.mended) {
-			wanted = wanted[1:]
+	for _, node := range p.nodes {
+		wanted := p.told
+		for _, e := range events {
+			at := e.GetTime().AsTime()
+			if len(wanted) > 0 && e.GetNode() == node && e.GetReason() == wanted[0] && !at.Before(p.begun) && !at.After(p.mended) {
+				wanted = wanted[1:]
+			}
 		}
-	}
-	if len(wanted) > 0 {
-		return fmt.Errorf("no event %s of %s between %s and %s", wanted[0], p.node, p.begun.Format("15:04:05.000"), p.mended.Format("15:04:05.000"))
+		if len(wanted) > 0 {
+			return fmt.Errorf("no event %s of %s between %s and %s", wanted[0], node, p.begun.Format("15:04:05.000"), p.mended.Format("15:04:05.000"))
+		}
 	}
 	return nil
 }

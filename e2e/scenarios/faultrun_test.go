@@ -39,11 +39,22 @@ const (
 type faultRun struct {
 	*site
 	t       *testing.T
-	vips    []netip.Addr
 	clients []*faultClient
 	watch   *lab.AddressWatch
 	past    []pastFault
 	longest time.Duration // until all was well for clients
+}
+
+// activeVIP is a VIP of a pair of which each node holds one.
+type activeVIP struct {
+	id      string
+	address netip.Addr
+	home    string // who holds it when all is well
+}
+
+var activeVIPs = []activeVIP{
+	{"web", lab.VIP.Addr(), cluster.Master},
+	{"web2", netip.MustParseAddr("192.168.1.101"), cluster.Backup},
 }
 
 // pastFault is a fault that is over.
@@ -87,12 +98,24 @@ func TestRandomFaultsWithoutController(t *testing.T) {
 	r.verify()
 }
 
+// newFaultRun gives the other node a VIP as well, and has clients ask both.
 func newFaultRun(t *testing.T, s *site) *faultRun {
 	t.Helper()
-	r := &faultRun{site: s, t: t, vips: []netip.Addr{lab.VIP.Addr()}}
+	r := &faultRun{site: s, t: t}
+	ctx := labtest.Deadline(t, time.Minute)
+	second := activeVIPs[1]
+	s.lbctl(ctx, "vip", "add", second.id, second.address.String()+"/24", "--vrid", "52", "--priority", "lb-master=210", "--priority", "lb-backup=230")
+	s.lbctl(ctx, "listener", "add", "web2_frontend", "--vip", second.id, "--port", "80", "--protocol", "http", "--pool", "web_servers")
+	var addresses []netip.Addr
+	for _, v := range activeVIPs {
+		addresses = append(addresses, v.address)
+		if _, err := s.Until(ctx, v.id+" on "+v.home, cluster.HeldBy(v.id, v.home)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	var err error
 	hosts := []*lab.Host{s.Master().Host, s.Backup().Host}
-	if r.watch, err = lab.WatchAddresses(t.Context(), hosts, r.vips...); err != nil {
+	if r.watch, err = lab.WatchAddresses(t.Context(), hosts, addresses...); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -100,7 +123,7 @@ func newFaultRun(t *testing.T, s *site) *faultRun {
 			t.Error(err)
 		}
 	})
-	r.clients = s.startFaultClients(t.Context(), t, r.vips...)
+	r.clients = s.startFaultClients(t.Context(), t, addresses...)
 	return r
 }
 
@@ -112,7 +135,6 @@ func (r *faultRun) stand(faults []fault, end time.Time) {
 			r.t.Logf("%d of %d faults in the time given", i, len(faults))
 			break
 		}
-		r.t.Logf("fault %d: %s", i, f)
 		r.standOne(i, f)
 	}
 	r.t.Logf("%d faults; clients had their VIP at most %s after the end of one", len(r.past), r.longest.Round(time.Millisecond))
@@ -139,7 +161,8 @@ func (r *faultRun) standOne(index int, f fault) {
 	}); err != nil {
 		r.t.Fatalf("fault %d, %s: %v\n%s", index, f, err, r.scene(ctx))
 	}
-	r.longest = max(r.longest, time.Since(p.ended))
+	reached := time.Since(p.ended)
+	r.longest = max(r.longest, reached)
 	bounded, cancel = context.WithDeadline(ctx, p.ended.Add(repair))
 	defer cancel()
 	if err := lab.Until(bounded, "both nodes to be as good as new", func(context.Context) error { return r.asGoodAsNew(ctx) }); err != nil {
@@ -155,18 +178,19 @@ func (r *faultRun) standOne(index int, f fault) {
 		r.t.Fatalf("fault %d, %s: %v\n%s", index, f, err, r.scene(ctx))
 	}
 	p.mended = time.Now()
+	r.t.Logf("fault %d: %s: clients %s, nodes %s after its end", index, f, reached.Round(time.Millisecond), good.Sub(p.ended).Round(time.Millisecond))
 	r.past = append(r.past, p)
 }
 
 // heldOnce asks the kernels whether one node alone holds each VIP.
 func (r *faultRun) heldOnce(ctx context.Context) error {
-	for _, vip := range r.vips {
-		holders, err := r.Lab.Holders(ctx, vip)
+	for _, v := range activeVIPs {
+		holders, err := r.Lab.Holders(ctx, v.address)
 		if err != nil {
 			return err
 		}
 		if len(holders) != 1 {
-			return fmt.Errorf("%s is held by %v", vip, holders)
+			return fmt.Errorf("%s is held by %v", v.address, holders)
 		}
 	}
 	return nil
@@ -174,7 +198,6 @@ func (r *faultRun) heldOnce(ctx context.Context) error {
 
 // asGoodAsNew asks both agents, which need no controller for an answer.
 func (r *faultRun) asGoodAsNew(ctx context.Context) error {
-	var masters []string
 	for _, name := range clustertest.Both {
 		out, err := r.Nodes[name].LbAgent(ctx, "status", "-o", "json")
 		if err != nil {
@@ -187,18 +210,27 @@ func (r *faultRun) asGoodAsNew(ctx context.Context) error {
 		if score := status.GetScore().GetTotal(); score != 0 || len(status.GetLocalChanges()) > 0 {
 			return fmt.Errorf("%s has the score %d and %d local changes", name, score, len(status.GetLocalChanges()))
 		}
-		for _, vip := range status.GetVips() {
-			master := vip.GetState() == agentv1.VrrpState_VRRP_STATE_MASTER
-			if !master && vip.GetState() != agentv1.VrrpState_VRRP_STATE_BACKUP || master != vip.GetHolds() {
-				return fmt.Errorf("%s has VIP %s %s and holds it: %v", name, vip.GetVip(), vip.GetState(), vip.GetHolds())
-			}
-			if master {
-				masters = append(masters, name)
+		for _, v := range activeVIPs {
+			if err := v.isHome(name, status.GetVips()); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
 			}
 		}
 	}
-	if !slices.Equal(masters, []string{cluster.Master}) {
-		return fmt.Errorf("%v are master", masters)
+	return nil
+}
+
+// isHome tells what a node has of a VIP that it should not have.
+func (v activeVIP) isHome(node string, has []*localv1.VipStatus) error {
+	want := agentv1.VrrpState_VRRP_STATE_BACKUP
+	if v.home == node {
+		want = agentv1.VrrpState_VRRP_STATE_MASTER
+	}
+	i := slices.IndexFunc(has, func(s *localv1.VipStatus) bool { return s.GetVip() == v.id })
+	if i < 0 {
+		return fmt.Errorf("no VIP %s", v.id)
+	}
+	if s := has[i]; s.GetState() != want || s.GetHolds() != (v.home == node) {
+		return fmt.Errorf("VIP %s is %s, its address is held: %v", v.id, s.GetState(), s.GetHolds())
 	}
 	return nil
 }

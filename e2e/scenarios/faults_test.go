@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -14,47 +16,78 @@ import (
 	"github.com/tandem-lb/tandem/e2e/lab"
 )
 
-// fault is one thing that goes wrong at a node, for a while.
+// fault is one thing that goes wrong for a while, at one node or at both.
 type fault struct {
 	kind string
-	node string
+	// nodes it happens at; none: at no node.
+	nodes []string
 	// lasts is the time between begin and end.
 	lasts time.Duration
 	begin func(context.Context) error
 	// end undoes it; nil: it is over when begin returns.
 	end func(context.Context) error
-	// absent says that the agent does not run meanwhile, so that nobody can tell
-	// what happens to the node.
+	// absent says that the agents do not run meanwhile, so that nobody can tell
+	// what happens to the nodes.
 	absent bool
-	// told are reasons of events that the node's agent must log, in this order.
+	// told are reasons of events that the agents must log, in this order.
 	told []string
 }
 
 func (f fault) String() string {
-	if f.end == nil {
-		return fmt.Sprintf("%s on %s", f.kind, f.node)
+	text := f.kind
+	if len(f.nodes) > 0 {
+		text += " on " + strings.Join(f.nodes, " and ")
 	}
-	return fmt.Sprintf("%s on %s for %s", f.kind, f.node, f.lasts)
+	if f.end != nil {
+		text += " for " + f.lasts.String()
+	}
+	return text
 }
+
+// kind makes a fault at a node. It has drawn all that there is to draw.
+type kind func(node string) fault
 
 // drawFaults draws faults. The same seed gives the same ones.
 func (s *site) drawFaults(seed uint64, n int, controller bool) []fault {
 	random := rand.New(rand.NewPCG(seed, 5))
-	kinds := []func(string, *rand.Rand) fault{
+	atNodes := []func(*rand.Rand) kind{
 		s.kill, s.kill, s.freeze, s.freeze, s.killAgent, s.freezeAgent, s.cut, s.deaf, s.mute, s.drain, s.reload, s.powerCut,
 	}
-	if controller {
-		kinds = append(kinds, s.killController, s.restructure)
+	elsewhere := []func(*rand.Rand) fault{s.killController, s.restructure}
+	if !controller {
+		elsewhere = nil
 	}
 	var faults []fault
 	for range n {
-		node := clustertest.Both[random.IntN(2)]
+		var f fault
 		lasts := time.Duration(100+random.IntN(2900)) * time.Millisecond
-		f := kinds[random.IntN(len(kinds))](node, random)
-		f.node, f.lasts = node, lasts
+		if i := random.IntN(len(atNodes) + len(elsewhere)); i < len(elsewhere) {
+			f = elsewhere[i](random)
+		} else {
+			make := atNodes[i-len(elsewhere)](random)
+			first := clustertest.Both[random.IntN(2)]
+			f = make(first)
+			f.nodes = []string{first}
+			if random.IntN(5) == 0 {
+				f = both(make)
+			}
+		}
+		f.lasts = lasts
 		faults = append(faults, f)
 	}
 	return faults
+}
+
+// both is the same fault at both nodes, one right after the other.
+func both(make kind) fault {
+	a, b := make(clustertest.Both[0]), make(clustertest.Both[1])
+	f := a
+	f.nodes = clustertest.Both
+	f.begin = func(ctx context.Context) error { return errors.Join(a.begin(ctx), b.begin(ctx)) }
+	if a.end != nil {
+		f.end = func(ctx context.Context) error { return errors.Join(a.end(ctx), b.end(ctx)) }
+	}
+	return f
 }
 
 // part is some of a daemon's processes: the first is the one that started the
@@ -99,104 +132,135 @@ func signalPids(pids []int, sig syscall.Signal) error {
 	return errors.Join(errs...)
 }
 
-func (s *site) kill(node string, random *rand.Rand) fault {
+func (s *site) kill(random *rand.Rand) kind {
 	daemon, of := drawPart(random)
-	f := fault{kind: fmt.Sprintf("SIGKILL of %s (%s)", daemon, of)}
+	var told []string
 	switch {
 	case daemon == "haproxy" && of != children:
-		f.told = []string{"HAPROXY_STOPPED", "HAPROXY_RUNNING"}
+		told = []string{"HAPROXY_STOPPED", "HAPROXY_RUNNING"}
 	case daemon == "keepalived" && of != children:
-		f.told = []string{"KEEPALIVED_STOPPED", "KEEPALIVED_RUNNING"}
+		told = []string{"KEEPALIVED_STOPPED", "KEEPALIVED_RUNNING"}
 	}
-	f.begin = func(context.Context) error {
-		_, err := signal(s.Nodes[node].Host, daemon, of, syscall.SIGKILL)
-		return err
+	return func(node string) fault {
+		return fault{
+			kind: fmt.Sprintf("SIGKILL of %s (%s)", daemon, of), told: told,
+			begin: func(context.Context) error {
+				_, err := signal(s.Nodes[node].Host, daemon, of, syscall.SIGKILL)
+				return err
+			},
+		}
 	}
-	return f
 }
 
-func (s *site) freeze(node string, random *rand.Rand) fault {
+func (s *site) freeze(random *rand.Rand) kind {
 	daemon, of := drawPart(random)
-	var frozen []int
-	return fault{
-		kind: fmt.Sprintf("SIGSTOP of %s (%s)", daemon, of),
-		begin: func(context.Context) (err error) {
-			frozen, err = signal(s.Nodes[node].Host, daemon, of, syscall.SIGSTOP)
-			return err
-		},
-		end: func(context.Context) error { return signalPids(frozen, syscall.SIGCONT) },
+	return func(node string) fault {
+		var frozen []int
+		return fault{
+			kind: fmt.Sprintf("SIGSTOP of %s (%s)", daemon, of),
+			begin: func(context.Context) (err error) {
+				frozen, err = signal(s.Nodes[node].Host, daemon, of, syscall.SIGSTOP)
+				return err
+			},
+			end: func(context.Context) error { return signalPids(frozen, syscall.SIGCONT) },
+		}
 	}
 }
 
-func (s *site) killAgent(node string, _ *rand.Rand) fault {
-	return fault{
-		kind: "SIGKILL of the agent", absent: true,
-		begin: func(context.Context) error { return s.Nodes[node].KillAgent() },
-		end:   func(ctx context.Context) error { return s.Nodes[node].StartAgent(ctx) },
+func (s *site) killAgent(*rand.Rand) kind {
+	return func(node string) fault {
+		return fault{
+			kind: "SIGKILL of the agent", absent: true,
+			begin: func(context.Context) error { return s.Nodes[node].KillAgent() },
+			end:   func(ctx context.Context) error { return s.Nodes[node].StartAgent(ctx) },
+		}
 	}
 }
 
-func (s *site) freezeAgent(node string, _ *rand.Rand) fault {
-	return fault{
-		kind: "SIGSTOP of the agent", absent: true,
-		begin: func(context.Context) error { return s.Nodes[node].Agent().Signal(syscall.SIGSTOP) },
-		end:   func(context.Context) error { return s.Nodes[node].Agent().Signal(syscall.SIGCONT) },
+func (s *site) freezeAgent(*rand.Rand) kind {
+	return func(node string) fault {
+		return fault{
+			kind: "SIGSTOP of the agent", absent: true,
+			begin: func(context.Context) error { return s.Nodes[node].Agent().Signal(syscall.SIGSTOP) },
+			end:   func(context.Context) error { return s.Nodes[node].Agent().Signal(syscall.SIGCONT) },
+		}
 	}
 }
 
-func (s *site) cut(node string, _ *rand.Rand) fault {
-	return fault{kind: "port down", begin: s.Nodes[node].Host.Cut, end: s.Nodes[node].Host.Plug}
+func (s *site) cut(*rand.Rand) kind {
+	return func(node string) fault {
+		return fault{kind: "port down", begin: s.Nodes[node].Host.Cut, end: s.Nodes[node].Host.Plug}
+	}
 }
 
 // deaf lets a node send and not receive.
-func (s *site) deaf(node string, _ *rand.Rand) fault { return s.drop(node, lab.In, "nothing received") }
+func (s *site) deaf(*rand.Rand) kind { return s.drop(lab.In, "nothing received") }
 
 // mute lets a node receive and not send.
-func (s *site) mute(node string, _ *rand.Rand) fault { return s.drop(node, lab.Out, "nothing sent") }
+func (s *site) mute(*rand.Rand) kind { return s.drop(lab.Out, "nothing sent") }
 
-func (s *site) drop(node string, d lab.Direction, kind string) fault {
-	host := s.Nodes[node].Host
-	return fault{
-		kind:  kind,
-		begin: func(ctx context.Context) error { return host.Drop(ctx, d, "") },
-		end:   host.Undrop,
+func (s *site) drop(d lab.Direction, what string) kind {
+	return func(node string) fault {
+		host := s.Nodes[node].Host
+		return fault{
+			kind:  what,
+			begin: func(ctx context.Context) error { return host.Drop(ctx, d, "") },
+			end:   host.Undrop,
+		}
 	}
 }
 
 // drain is done at the node, which needs no controller.
-func (s *site) drain(node string, _ *rand.Rand) fault {
-	n := s.Nodes[node]
-	return fault{
-		kind: "drain", told: []string{"LOCAL_CHANGE_BEGUN", "LOCAL_CHANGE_ENDED"},
-		begin: func(ctx context.Context) error {
-			_, err := n.LbAgent(ctx, "drain", "--reason", "a random fault")
-			return err
-		},
-		end: func(ctx context.Context) error { _, err := n.LbAgent(ctx, "undrain"); return err },
+func (s *site) drain(*rand.Rand) kind {
+	return func(node string) fault {
+		n := s.Nodes[node]
+		return fault{
+			kind: "drain", told: []string{"LOCAL_CHANGE_BEGUN", "LOCAL_CHANGE_ENDED"},
+			begin: func(ctx context.Context) error {
+				_, err := n.LbAgent(ctx, "drain", "--reason", "a random fault")
+				return err
+			},
+			end: func(ctx context.Context) error { _, err := n.LbAgent(ctx, "undrain"); return err },
+		}
 	}
 }
 
 // reload reloads a daemon as its administrator does by hand.
-func (s *site) reload(node string, random *rand.Rand) fault {
+func (s *site) reload(random *rand.Rand) kind {
 	daemon, sig := "haproxy", syscall.SIGUSR2
 	if random.IntN(2) == 0 {
 		daemon, sig = "keepalived", syscall.SIGHUP
 	}
+	return func(node string) fault {
+		return fault{
+			kind:  "reload of " + daemon,
+			begin: func(context.Context) error { _, err := signal(s.Nodes[node].Host, daemon, parent, sig); return err },
+		}
+	}
+}
+
+func (s *site) powerCut(*rand.Rand) kind {
+	return func(node string) fault {
+		return fault{kind: "power off", absent: true, begin: s.Nodes[node].PowerCut, end: s.Nodes[node].PowerBack}
+	}
+}
+
+func (s *site) killController(*rand.Rand) fault {
 	return fault{
-		kind:  "reload of " + daemon,
-		begin: func(context.Context) error { _, err := signal(s.Nodes[node].Host, daemon, parent, sig); return err },
+		kind:  "SIGKILL of the controller",
+		begin: func(context.Context) error { return s.Controller.Kill() },
+		end:   s.Controller.Start,
 	}
 }
 
 // restructure makes a change that a daemon of both nodes is reloaded for.
-func (s *site) restructure(_ string, random *rand.Rand) fault {
-	n := 10 + random.IntN(500)*10 // of keepalived
-	kind := "a change that reloads keepalived"
+func (s *site) restructure(random *rand.Rand) fault {
+	n, what := 10+random.IntN(500)*10, "a change that reloads keepalived"
 	if random.IntN(2) == 0 {
-		n, kind = n+1, "a change that reloads HAProxy"
+		n, what = n+1, "a change that reloads HAProxy"
 	}
 	return fault{
-		kind: kind,
+		kind: what,
 		begin: func(ctx context.Context) error {
 			revision, err := revisionOf(ctx, func(ctx context.Context, o ...grpc.CallOption) error { return s.restructuring(ctx, n)(o[0]) })
 			if err == nil {
@@ -207,14 +271,5 @@ func (s *site) restructure(_ string, random *rand.Rand) fault {
 	}
 }
 
-func (s *site) powerCut(node string, _ *rand.Rand) fault {
-	return fault{kind: "power off", absent: true, begin: s.Nodes[node].PowerCut, end: s.Nodes[node].PowerBack}
-}
-
-func (s *site) killController(string, *rand.Rand) fault {
-	return fault{
-		kind:  "SIGKILL of the controller",
-		begin: func(context.Context) error { return s.Controller.Kill() },
-		end:   s.Controller.Start,
-	}
-}
+// at tells whether a fault happens at a node.
+func (f fault) at(node string) bool { return slices.Contains(f.nodes, node) }
