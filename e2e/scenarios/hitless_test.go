@@ -63,6 +63,7 @@ func TestI11NoChangeCostsARequest(t *testing.T) {
 		}
 		enough(t, report)
 	})
+	untroubled(ctx, t, s.Cluster)
 }
 
 // reloadChange is the nth of changes that need a reload each: of a timeout, of

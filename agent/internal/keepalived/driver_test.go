@@ -25,6 +25,9 @@ func newCluster(t *testing.T) (a, b *node) {
 		}
 	}
 	waitMaster(t, 5*time.Second, "web", "10.9.0.100", a, b)
+	within(t, 5*time.Second, "the backup alone hears another node", func() bool {
+		return len(b.instance("web").Wire.Advertisers) == 1 && len(a.instance("web").Wire.Advertisers) == 0
+	})
 	return a, b
 }
 
@@ -271,6 +274,7 @@ func TestManyReloads(t *testing.T) {
 	if len(b.seen()) != peers {
 		t.Errorf("the VIP moved: %+v", b.seen()[peers:])
 	}
+	foundNothing(t, a, b)
 	for _, pid := range before {
 		if attr, err := unix.SchedGetAttr(pid, 0); err != nil || attr.Policy != unix.SCHED_RR {
 			t.Errorf("process %d has %+v, %v; want real-time priority", pid, attr, err)

@@ -19,8 +19,8 @@ import (
 type intent struct {
 	routerID  string
 	drain     bool
-	instances []instance // in order of their names
-	peers     map[string]peer
+	instances []instance      // in order of their names
+	peers     map[string]peer // the other nodes, by their ids
 }
 
 // instance is one VRRP instance.

@@ -20,6 +20,7 @@ import (
 
 	"github.com/tandem-lb/tandem/agent/internal/daemon"
 	"github.com/tandem-lb/tandem/agent/internal/keepalived/neighbor"
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/wire"
 )
 
 // Options of a Driver.
@@ -181,6 +182,7 @@ func New(ctx context.Context, opts Options) (*Driver, error) {
 		left:       c.record,
 		state:      StateIdle,
 		noted:      make(map[string]time.Time),
+		wire:       wire.New(opts.Logger.Named("wire")),
 	}
 	if c.process != nil {
 		d.observer.adopt(c.process)
@@ -237,12 +239,10 @@ func (d *Driver) Alive(ctx context.Context) error { return d.do(ctx, func(*obser
 // SetHealth tells whether the proxy on this node works. The score changes
 // before it returns, and keepalived sees it within milliseconds. Until the
 // first call the node counts as unhealthy, except that after a restart of the
-// agent beside a running keepalived the last value stays. A proxy that works counts
-// in full from proven on, at once with the zero time: until then any node whose proxy
-// is proven goes before, and this one before those without a proxy.
-func (d *Driver) SetHealth(healthy bool, proven time.Time) error {
+// agent beside a running keepalived the last value stays.
+func (d *Driver) SetHealth(healthy bool) error {
 	var err error
-	if ended := d.do(context.Background(), func(o *observer) { err = o.setHealth(healthy, proven, time.Now()) }); ended != nil {
+	if ended := d.do(context.Background(), func(o *observer) { err = o.setHealth(healthy, time.Now()) }); ended != nil {
 		return ended
 	}
 	return err

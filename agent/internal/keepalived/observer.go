@@ -9,6 +9,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/tandem-lb/tandem/agent/internal/daemon"
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/wire"
 )
 
 // observer knows what keepalived and the kernel say and owns the scores. One
@@ -28,12 +29,14 @@ type observer struct {
 	version   string
 	startTime time.Time
 	message   string
-	watched   []watched     // what keepalived has from the driver
-	wanted    []watched     // what the newest target has, see Watch
-	notices   uint64        // count, to tell whether a dump is older than a notice
-	reached   chan struct{} // closed by the next ownLine; nil: nobody waits for one
+	watched   []watched // what keepalived has from the driver
+	wanted    []watched // what the newest target has, see Watch
+	wire      *wire.Listener
+	peers     map[string]peer // as the configuration has them
+	notices   uint64          // count, to tell whether a dump is older than a notice
+	reached   chan struct{}   // closed by the next ownLine; nil: nobody waits for one
 	notes     []string
-	noted     map[string]time.Time // last note about an instance
+	noted     map[string]time.Time // last note about something
 	adopted   bool                 // the process is older than this agent
 
 	transitions []Transition // not told yet
@@ -57,7 +60,7 @@ func (o *observer) expect(in *intent, now time.Time) error {
 		w := watched{i, InstanceStatus{Name: i.name, VIP: i.vip, State: InstanceUnknown}}
 		for _, was := range old {
 			if was.name == i.name {
-				w.State, w.Priority = was.State, was.Priority
+				w.State, w.Priority, w.Wire = was.State, was.Priority, was.Wire
 			}
 		}
 		o.watched = append(o.watched, w)
@@ -67,9 +70,12 @@ func (o *observer) expect(in *intent, now time.Time) error {
 			o.step(w, InstanceInit, 0, "removed from the configuration")
 		}
 	}
+	o.peers = in.peers
 	o.scores.drain = in.drain
 	o.scores.set(in.instances, now)
 	o.look()
+	o.listen()
+	o.hear(now) // by what the peers are now
 	return o.scores.renew(now)
 }
 
@@ -161,11 +167,12 @@ func (o *observer) notice(n notice, now time.Time) {
 // noteEvery limits notes: keepalived repeats itself with every advert.
 const noteEvery = 10 * time.Second
 
-func (o *observer) note(instance, text string, now time.Time) {
-	if last, ok := o.noted[instance]; ok && now.Sub(last) < noteEvery {
+// note tells something, once in a while for each key. Keys are few.
+func (o *observer) note(key, text string, now time.Time) {
+	if last, ok := o.noted[key]; ok && now.Sub(last) < noteEvery {
 		return
 	}
-	o.noted[instance] = now
+	o.noted[key] = now
 	o.notes = append(o.notes, text)
 }
 
@@ -234,7 +241,10 @@ func (o *observer) lookAt(w *watched) {
 		o.log.Warn("cannot tell whether the VIP is held", "vip", w.vip, "error", err)
 		return
 	}
-	w.Holds = have[w.anchor.Addr()]
+	if holds := have[w.anchor.Addr()]; holds != w.Holds {
+		w.Holds = holds
+		o.listen()
+	}
 }
 
 // handsOn tells whether this node holds a VIP, by keepalived's word, that another one
@@ -244,8 +254,8 @@ func (o *observer) handsOn() bool {
 }
 
 // setHealth changes the score at once.
-func (o *observer) setHealth(healthy bool, proven, now time.Time) error {
-	o.scores.setHealth(healthy, proven, o.handsOn(), now)
+func (o *observer) setHealth(healthy bool, now time.Time) error {
+	o.scores.setHealth(healthy, o.handsOn(), now)
 	return o.scores.write(now)
 }
 
@@ -263,19 +273,18 @@ func (o *observer) writeScores(now time.Time) {
 
 // snapshot of the present.
 func (o *observer) snapshot() *Snapshot {
-	now := time.Now()
 	s := &Snapshot{
 		State:     o.state,
 		Version:   o.version,
 		StartTime: o.startTime,
 		Message:   o.message,
-		Score:     o.scores.total(now),
-		Health:    o.scores.health(now),
+		Score:     o.scores.total(),
+		Health:    o.scores.health(),
 		Drain:     o.scores.drained(),
-		Trial:     o.scores.onTrial(now),
 		Networks:  o.networks,
 		Unguarded: o.unguarded,
 	}
+	now := time.Now()
 	for _, w := range o.statuses() {
 		if b := o.scores.standby[w.Name]; b != nil {
 			w.FailBack = b.value(now)

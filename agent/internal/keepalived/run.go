@@ -32,6 +32,7 @@ func (d *Driver) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.observe(ctx, notices) })
 	g.Go(func() error { return d.keep(ctx) })
+	g.Go(func() error { return d.observer.wire.Run(ctx) })
 	g.Go(func() error {
 		err := readNotices(ctx, fifo, notices, func(err error) { d.log.Warn("notify FIFO", "error", err) })
 		if ctx.Err() != nil {
@@ -95,6 +96,8 @@ func (d *Driver) observe(ctx context.Context, notices <-chan notice) error {
 			} else if address, ok := netip.AddrFromSlice(u.LinkAddress.IP); ok {
 				o.kernel(address.Unmap())
 			}
+		case <-o.wire.Changed():
+			o.hear(time.Now())
 		case <-o.done():
 			o.ended(time.Now())
 		case <-due.C:

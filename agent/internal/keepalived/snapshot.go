@@ -1,6 +1,7 @@
 package keepalived
 
 import (
+	"reflect"
 	"slices"
 	"time"
 )
@@ -50,8 +51,6 @@ type Snapshot struct {
 	Score int
 	// Health and Drain are the parts of Score.
 	Health, Drain int
-	// Trial tells that the proxy works and is not trusted yet, see SetHealth.
-	Trial bool
 	// Instances in order of their names: those that keepalived has from the
 	// driver, and those that Watch was told of.
 	Instances []InstanceStatus
@@ -75,6 +74,8 @@ type InstanceStatus struct {
 	// Holds tells whether the kernel has the anchor address now, whatever
 	// keepalived says.
 	Holds bool
+	// Wire is what reaches the interface.
+	Wire Wire
 	// FailBack is what the fail-back policy adds to the priority, 0 or below.
 	FailBack int
 	// Failover is what a failover by hand adds to it until FailoverEnd; 0:
@@ -89,8 +90,7 @@ type Event struct {
 	// Instance that changed, as it is now.
 	Instance *InstanceStatus
 	// Daemon tells that anything but an instance's state changed: State,
-	// StartTime, Version, Message, Score, Trial, Networks, Unguarded, or which
-	// instances there are.
+	// StartTime, Version, Message, Score, Networks, Unguarded, or which instances there are.
 	Daemon *Snapshot
 	// Transition of an instance, told for each one; Instance is told once for
 	// what has come to the same.
@@ -104,13 +104,14 @@ func changes(old, now *Snapshot, at time.Time) []Event {
 	var events []Event
 	sameInstance := func(a, b InstanceStatus) bool { return a.Name == b.Name && a.VIP == b.VIP }
 	if old.State != now.State || old.Version != now.Version || old.Message != now.Message ||
-		!old.StartTime.Equal(now.StartTime) || old.Score != now.Score || old.Trial != now.Trial || old.Unguarded != now.Unguarded ||
+		!old.StartTime.Equal(now.StartTime) || old.Score != now.Score || old.Unguarded != now.Unguarded ||
 		!slices.EqualFunc(old.Networks, now.Networks, NetworkStatus.equal) ||
 		!slices.EqualFunc(old.Instances, now.Instances, sameInstance) {
 		events = append(events, Event{Time: at, Daemon: now})
 	}
 	for n := range now.Instances {
-		if i := &now.Instances[n]; !slices.Contains(old.Instances, *i) {
+		i := &now.Instances[n]
+		if !slices.ContainsFunc(old.Instances, func(was InstanceStatus) bool { return reflect.DeepEqual(was, *i) }) {
 			events = append(events, Event{Time: at, Instance: i})
 		}
 	}

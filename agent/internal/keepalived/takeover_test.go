@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -128,7 +129,7 @@ func (h *byHand) isForeign() {
 	if text, err := os.ReadFile(h.File); err != nil || string(text) != handwritten {
 		h.t.Errorf("its file is %q, %v", text, err)
 	}
-	if s := h.known(); s.State != StateIdle || len(s.Instances) != 1 || s.Instances[0] != (InstanceStatus{Name: "web", VIP: "web", State: InstanceUnknown, Holds: true}) {
+	if s := h.known(); s.State != StateIdle || len(s.Instances) != 1 || !reflect.DeepEqual(s.Instances[0], InstanceStatus{Name: "web", VIP: "web", State: InstanceUnknown, Holds: true}) {
 		h.t.Errorf("the driver knows of %+v", s)
 	}
 	// What it holds is not the next agent's to remove.

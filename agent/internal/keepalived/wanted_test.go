@@ -1,6 +1,7 @@
 package keepalived
 
 import (
+	"reflect"
 	"testing"
 	"time"
 
@@ -30,7 +31,7 @@ func TestWatchedIsToldByTheKernel(t *testing.T) {
 	c.Instances = append(c.Instances, broken)
 	n.watch(c)
 	want := InstanceStatus{Name: "web", VIP: "web", State: InstanceUnknown}
-	if s := n.known(); len(s.Instances) != 1 || s.Instances[0] != want {
+	if s := n.known(); len(s.Instances) != 1 || !reflect.DeepEqual(s.Instances[0], want) {
 		t.Errorf("without the address: %+v", s.Instances)
 	}
 	for _, device := range []string{"eth0", "eth9"} {

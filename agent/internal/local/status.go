@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"slices"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -23,7 +24,7 @@ func (s *Server) GetStatus(context.Context, *localv1.GetStatusRequest) (*localv1
 		Score:        &localv1.Score{Total: int32(vrrp.Score), Health: int32(vrrp.Health), Drain: int32(vrrp.Drain)},
 		Backends:     state.GetBackends(),
 		LocalChanges: s.Changes.All(),
-		Problems:     state.GetProblems().GetProblems(),
+		Problems:     slices.Clone(state.GetProblems().GetProblems()),
 		Reloads:      state.GetReloads(),
 		Process:      process(),
 	}
@@ -32,6 +33,9 @@ func (s *Server) GetStatus(context.Context, *localv1.GetStatusRequest) (*localv1
 	}
 	for _, i := range state.GetInstances().GetInstances() {
 		response.Vips = append(response.Vips, vipStatus(i, vrrp))
+		for _, f := range i.GetFindings() {
+			response.Problems = append(response.Problems, "VIP "+i.GetVip()+": "+f.GetText())
+		}
 	}
 	return response, nil
 }

@@ -14,9 +14,9 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 
 	"github.com/tandem-lb/tandem/agent/internal/adopt"
-	"github.com/tandem-lb/tandem/agent/internal/alive"
 	"github.com/tandem-lb/tandem/agent/internal/cache"
 	"github.com/tandem-lb/tandem/agent/internal/daemon"
 	"github.com/tandem-lb/tandem/agent/internal/drift"
@@ -37,11 +37,11 @@ import (
 // Run runs the agent until ctx ends or a part of it cannot go on. HAProxy and
 // keepalived stay as they are when it returns.
 func Run(ctx context.Context, s *settings.Settings, version string, logger hclog.Logger) error {
-	release, err := alive.Hold(ctx, s.StateDir)
+	unlock, err := lock(s.StateDir)
 	if err != nil {
 		return err
 	}
-	defer release()
+	defer unlock()
 	bootID, err := newBootID()
 	if err != nil {
 		return err
@@ -97,7 +97,6 @@ type node struct {
 	proxy    *haproxy.Driver
 	vrrp     *keepalived.Driver
 	takeover *adopt.Takeover
-	trial    trial // of HAProxy; only fromHAProxy uses it
 	logger   hclog.Logger
 	parts    []func(context.Context) error // of Run
 }
@@ -219,6 +218,22 @@ func (n *node) good(store *cache.Cache) (good *target.Target, behind bool) {
 		return nil, false
 	}
 	return good, behind
+}
+
+// lock keeps a second agent away from the state directory.
+func lock(dir string) (unlock func(), err error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	path := filepath.Join(dir, "lock")
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY, 0o600) // works on a read-only file system, too
+	if err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("state directory %s: another lb-agent uses it: stop that one, or set another state_dir", dir), file.Close())
+	}
+	return func() { _ = file.Close() }, nil
 }
 
 // newBootID is the kernel's boot id and a random part: see Hello.boot_id.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/tandem-lb/tandem/agent/internal/haproxy"
 	"github.com/tandem-lb/tandem/agent/internal/keepalived"
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/wire"
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 )
 
@@ -16,7 +17,9 @@ import (
 func (n *node) fromHAProxy(event haproxy.Event) {
 	switch e := event.(type) {
 	case haproxy.DaemonChanged:
-		n.setHealth(e.State == haproxy.Running)
+		if err := n.vrrp.SetHealth(e.State == haproxy.Running); err != nil {
+			n.logger.Error("score not written", "error", err)
+		}
 		n.report.HAProxy(&agentv1.DaemonObservation{
 			State: proxyStates[e.State], Version: e.Version, StartTime: timestamp(e.StartTime), Message: e.Message,
 		})
@@ -39,26 +42,6 @@ func (n *node) fromHAProxy(event haproxy.Event) {
 	}
 }
 
-// setHealth tells keepalived, and then people, whether HAProxy serves.
-func (n *node) setHealth(serves bool) {
-	var proven time.Time
-	if now := time.Now(); serves {
-		proven = n.trial.serves(now)
-	} else {
-		n.trial.ended(now)
-	}
-	if err := n.vrrp.SetHealth(serves, proven); err != nil {
-		n.logger.Error("score not written", "error", err)
-	}
-	if text := n.trial.problem(); text != "" && time.Now().Before(proven) || !serves {
-		n.report.Problem(trialProblem, text)
-	}
-}
-
-// trialProblem is the key of what trial.problem says. It is taken back when keepalived
-// tells that the trial is over.
-const trialProblem = "haproxy's trial"
-
 // fromKeepalived takes what the keepalived driver notices.
 func (n *node) fromKeepalived(event keepalived.Event) {
 	if event.Transition != nil {
@@ -75,17 +58,16 @@ func (n *node) fromKeepalived(event keepalived.Event) {
 	})
 	instances := make([]*agentv1.InstanceObservation, 0, len(s.Instances))
 	for _, i := range s.Instances {
-		instances = append(instances, &agentv1.InstanceObservation{
+		o := &agentv1.InstanceObservation{
 			Name: i.Name, Vip: i.VIP, State: instanceStates[i.State],
 			Priority: uint32(max(0, i.Priority)),
 			Holds:    i.Holds,
-		})
+		}
+		fromWire(o, &i.Wire)
+		instances = append(instances, o)
 	}
 	n.report.Instances(instances)
 	n.report.Score(int32(s.Score))
-	if s.Health == 0 && !s.Trial {
-		n.report.Problem(trialProblem, "")
-	}
 	n.report.Networks(networks(s.Networks))
 	n.report.Problem("vrrp guard", s.Unguarded)
 }
@@ -101,6 +83,19 @@ func networks(all []keepalived.NetworkStatus) *agentv1.NetworkSet {
 		set.Networks = append(set.Networks, o)
 	}
 	return set
+}
+
+// fromWire fills in what reaches the interface.
+func fromWire(o *agentv1.InstanceObservation, w *keepalived.Wire) {
+	o.Listens, o.Mac, o.Gateway, o.Asked = w.Listens, w.MAC, gatewayStates[w.Gateway], w.Asked
+	for _, a := range w.Advertisers {
+		o.Advertisers = append(o.Advertisers, &agentv1.Advertiser{
+			Address: a.Address.String(), Mac: a.MAC, Node: a.Node, Priority: uint32(a.Priority),
+		})
+	}
+	for _, f := range w.Findings {
+		o.Findings = append(o.Findings, &agentv1.Finding{Kind: findingKinds[f.Kind], Who: f.Who, Text: f.Text})
+	}
 }
 
 // fileWritten reports whether HAProxy's file says what is in effect.
@@ -139,6 +134,17 @@ var vrrpDaemonStates = map[keepalived.State]agentv1.DaemonState{
 	keepalived.StateStopped: agentv1.DaemonState_DAEMON_STATE_STOPPED,
 	keepalived.StateMissing: agentv1.DaemonState_DAEMON_STATE_MISSING,
 	keepalived.StateIdle:    agentv1.DaemonState_DAEMON_STATE_IDLE,
+}
+
+var gatewayStates = map[wire.Gateway]agentv1.GatewayState{
+	wire.GatewayAnswers: agentv1.GatewayState_GATEWAY_STATE_ANSWERS,
+	wire.GatewaySilent:  agentv1.GatewayState_GATEWAY_STATE_SILENT,
+}
+
+var findingKinds = map[keepalived.FindingKind]agentv1.FindingKind{
+	keepalived.FindingMismatch:  agentv1.FindingKind_FINDING_KIND_ADVERT_MISMATCH,
+	keepalived.FindingForeign:   agentv1.FindingKind_FINDING_KIND_FOREIGN_SPEAKER,
+	keepalived.FindingDuplicate: agentv1.FindingKind_FINDING_KIND_DUPLICATE_ADDRESS,
 }
 
 var instanceStates = map[keepalived.InstanceState]agentv1.VrrpState{

@@ -27,11 +27,14 @@ const (
 	// settling is how long after its own start the controller waits for agents
 	// before it judges anyone dead.
 	settling = 15 * time.Second
+	// lingering is how long an alarm that anybody on the nodes' network can raise
+	// stays raised at least after its cause: what comes and goes is one alarm.
+	lingering = 3 * time.Second
 )
 
 // alarm reasons, the worst first.
 var alarmReasons = []string{
-	"RESTORED", "TWO_HOLDERS", "NO_HOLDER", "HOLDER_UNKNOWN", "PROXY_DEAD", "KEEPALIVED_DEAD", "CLONED_NODE", "NODE_AHEAD", "APPLY_FAILED", "NODE_DISCONNECTED", "DRIFT", "ADVERTISED_VIP",
+	"RESTORED", "TWO_HOLDERS", "NO_HOLDER", "HOLDER_UNKNOWN", "PROXY_DEAD", "KEEPALIVED_DEAD", "DUPLICATE_ADDRESS", "FOREIGN_VRRP_SPEAKER", "ADVERT_MISMATCH", "PEER_SILENT", "CLONED_NODE", "NODE_AHEAD", "APPLY_FAILED", "NODE_DISCONNECTED", "DRIFT", "ADVERTISED_VIP",
 }
 
 // suspect is an alarm, raised or about to be.
@@ -40,6 +43,23 @@ type suspect struct {
 	from   time.Time
 	delay  time.Duration
 	raised bool
+	gone   time.Time // since when its cause is over; zero: it is not
+}
+
+// lingers is how long the alarm of a cause that is over stays raised.
+func (s *suspect) lingers(now time.Time) time.Duration {
+	switch s.alarm.GetReason() {
+	case "DUPLICATE_ADDRESS", "FOREIGN_VRRP_SPEAKER":
+	default:
+		return 0
+	}
+	if !s.raised {
+		return 0
+	}
+	if s.gone.IsZero() {
+		s.gone = now
+	}
+	return lingering - now.Sub(s.gone)
 }
 
 // judge raises and clears alarms. It returns how long nothing can change by
@@ -48,8 +68,13 @@ func (c *cluster) judge(now time.Time) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	found := c.suspicions(now)
+	var next time.Duration
 	for k, s := range c.suspects {
 		if found[k] == nil {
+			if wait := s.lingers(now); wait > 0 {
+				next = min(wait, cmp.Or(next, wait))
+				continue
+			}
 			delete(c.suspects, k)
 			if s.raised {
 				c.mark(key{kindAlarm, k})
@@ -57,9 +82,11 @@ func (c *cluster) judge(now time.Time) time.Duration {
 			}
 		}
 	}
-	var next time.Duration
 	for k, f := range found {
 		s := c.suspects[k]
+		if s != nil {
+			s.gone = time.Time{}
+		}
 		if s == nil {
 			s = f
 			s.from = now
@@ -121,6 +148,7 @@ func (c *cluster) suspicions(now time.Time) map[string]*suspect {
 	}
 	for _, v := range c.head.Vips() {
 		c.suspectVip(v, add)
+		c.suspectWire(v, add)
 		c.suspectAdvertised(v, add)
 	}
 	return found

@@ -20,6 +20,8 @@ const (
 	maxStrays    = 1024
 	maxInstances = 2048
 	maxProblems  = 64
+	// maxWire bounds the advertisers and the findings of one instance.
+	maxWire = 8
 	// maxReason bounds why a backend is in its state, in bytes.
 	maxReason = 512
 	// observedAtOnce is how many backends of a message are taken in before others
@@ -208,13 +210,29 @@ func boundedVersion(v *agentv1.Version) *agentv1.Version {
 }
 
 func boundedInstance(i *agentv1.InstanceObservation) *agentv1.InstanceObservation {
-	return &agentv1.InstanceObservation{
+	out := &agentv1.InstanceObservation{
 		Name:     bounded(i.GetName(), maxWord),
 		Vip:      bounded(i.GetVip(), maxWord),
 		State:    i.GetState(),
 		Priority: i.GetPriority(),
 		Holds:    i.GetHolds(),
+		Listens:  i.GetListens(),
+		Mac:      bounded(i.GetMac(), maxWord),
+		Gateway:  i.GetGateway(),
+		Asked:    i.GetAsked(),
 	}
+	for _, a := range i.GetAdvertisers()[:min(len(i.GetAdvertisers()), maxWire)] {
+		out.Advertisers = append(out.Advertisers, &agentv1.Advertiser{
+			Address: bounded(a.GetAddress(), maxWord), Mac: bounded(a.GetMac(), maxWord),
+			Node: bounded(a.GetNode(), maxWord), Priority: a.GetPriority(),
+		})
+	}
+	for _, f := range i.GetFindings()[:min(len(i.GetFindings()), maxWire)] {
+		out.Findings = append(out.Findings, &agentv1.Finding{
+			Kind: f.GetKind(), Who: bounded(f.GetWho(), maxWord), Text: bounded(f.GetText(), maxReason),
+		})
+	}
+	return out
 }
 
 func boundedDaemon(d *agentv1.DaemonObservation) *agentv1.DaemonObservation {

@@ -18,6 +18,9 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/link"
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/vrrp"
 )
 
 const (
@@ -96,21 +99,21 @@ func Ask(ctx context.Context, questions []Question, interval time.Duration) ([]O
 
 // ask asks on one interface.
 func ask(ctx context.Context, name string, questions []Question, interval time.Duration) ([]Owner, error) {
-	link, err := net.InterfaceByName(name)
+	on, err := net.InterfaceByName(name)
 	if err != nil {
 		return nil, fmt.Errorf("interface %s: %w", name, err)
 	}
 	const needed = net.FlagUp | net.FlagRunning | net.FlagBroadcast
-	if link.Flags&needed != needed || len(link.HardwareAddr) != 6 {
+	if on.Flags&needed != needed || len(on.HardwareAddr) != 6 {
 		return nil, nil
 	}
-	own, err := ownAddresses()
+	own, err := link.Own()
 	if err != nil {
 		return nil, err
 	}
 	r := &round{questions: questions, heard: newHeard(own)}
 	defer r.close()
-	if err := r.open(link); err != nil {
+	if err := r.open(on); err != nil {
 		return nil, err
 	}
 	err = r.run(ctx, interval)
@@ -120,46 +123,30 @@ func ask(ctx context.Context, name string, questions []Question, interval time.D
 	return r.heard.unknown(questions), err
 }
 
-// ownAddresses are the link-layer addresses of this machine, any of which may
-// answer.
-func ownAddresses() (map[mac]bool, error) {
-	links, err := net.Interfaces()
-	if err != nil {
-		return nil, err
-	}
-	own := make(map[mac]bool)
-	for _, link := range links {
-		if len(link.HardwareAddr) == 6 {
-			own[mac(link.HardwareAddr)] = true
-		}
-	}
-	return own, nil
-}
-
 // round is the questions on one interface and its sockets.
 type round struct {
 	questions []Question
 	heard     *heard
-	link      *net.Interface
-	arp, nd   *socket // nil: not needed
-	sockets   []*socket
-	member    *socket // receives nothing; nil: not needed
+	on        *net.Interface
+	arp, nd   *link.Socket // nil: not needed
+	sockets   []*link.Socket
+	member    *link.Socket // receives nothing; nil: not needed
 }
 
 func (r *round) close() {
 	for _, s := range r.sockets {
-		_ = s.close()
+		_ = s.Close()
 	}
 	if r.member != nil {
-		_ = r.member.close()
+		_ = r.member.Close()
 	}
 }
 
 // open opens the sockets for the families of the questions.
-func (r *round) open(link *net.Interface) error {
-	r.link = link
-	add := func(ethertype uint16, program []unix.SockFilter, groups ...net.HardwareAddr) (*socket, error) {
-		s, err := open(link.Index, ethertype, program, groups...)
+func (r *round) open(on *net.Interface) error {
+	r.on = on
+	add := func(ethertype uint16, program link.Filter, groups ...net.HardwareAddr) (*link.Socket, error) {
+		s, err := link.Open(on.Index, ethertype, program, groups...)
 		if err == nil {
 			r.sockets = append(r.sockets, s)
 		}
@@ -169,23 +156,15 @@ func (r *round) open(link *net.Interface) error {
 	var errARP, errVRRP, errND, errMember error
 	if slices.ContainsFunc(r.questions, is4) {
 		r.arp, errARP = add(unix.ETH_P_ARP, nil)
-		_, errVRRP = add(unix.ETH_P_IP, onlyVRRP4, routers4)
+		_, errVRRP = add(unix.ETH_P_IP, link.Only(link.Protocol4, vrrp.Protocol), link.Routers4)
 	}
 	if !slices.ContainsFunc(r.questions, func(q Question) bool { return !is4(q) }) {
 		return errors.Join(errARP, errVRRP)
 	}
-	r.nd, errND = add(unix.ETH_P_IPV6, onlyND, allNodes, routers6)
-	r.member, errMember = member(link.Index)
+	r.nd, errND = add(unix.ETH_P_IPV6, link.Only(link.Protocol6, unix.IPPROTO_ICMPV6, vrrp.Protocol), link.AllNodes, link.Routers6)
+	r.member, errMember = link.Member(on.Index)
 	return errors.Join(errARP, errVRRP, errND, errMember)
 }
-
-// Groups that answers and advertisements go to: 224.0.0.18, ff02::12 and ff02::1.
-var (
-	routers4 = net.HardwareAddr{0x01, 0x00, 0x5e, 0x00, 0x00, 0x12}
-	routers6 = net.HardwareAddr{0x33, 0x33, 0x00, 0x00, 0x00, 0x12}
-	allNodes = net.HardwareAddr{0x33, 0x33, 0x00, 0x00, 0x00, 0x01}
-	everyone = net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
-)
 
 // run sends probes and listens until all is known.
 func (r *round) run(ctx context.Context, interval time.Duration) error {
@@ -215,10 +194,10 @@ func (r *round) probe() error {
 	for _, q := range r.questions {
 		var err error
 		if q.Address.Is4() {
-			err = r.arp.send(arpProbe(r.link.HardwareAddr, q.Address), everyone)
+			err = r.arp.Send(link.ARPProbe(r.on.HardwareAddr, q.Address), link.Everyone)
 		} else {
-			_, group := solicitedNode(q.Address)
-			err = r.nd.send(solicitation(q.Address), group)
+			_, group := link.SolicitedNode(q.Address)
+			err = r.nd.Send(link.Solicitation(q.Address), group)
 		}
 		if err != nil {
 			return fmt.Errorf("ask for %s on %s: %w", q.Address, q.Interface, err)
@@ -230,61 +209,59 @@ func (r *round) probe() error {
 // listen takes packets until one has come or the time is over.
 func (r *round) listen(ctx context.Context, limit time.Duration) error {
 	const atLeast, atMost = time.Millisecond, 50 * time.Millisecond // for ctx
+	const atOnce = 1000
 	fds := make([]unix.PollFd, len(r.sockets))
 	for n, s := range r.sockets {
-		fds[n] = unix.PollFd{Fd: int32(s.fd), Events: unix.POLLIN}
+		fds[n] = unix.PollFd{Fd: s.FD(), Events: unix.POLLIN}
 	}
 	_, err := unix.Poll(fds, int(min(max(limit, atLeast), atMost).Milliseconds()))
 	if err != nil && !errors.Is(err, unix.EINTR) {
 		return fmt.Errorf("packet sockets: %w", err)
 	}
 	for _, s := range r.sockets {
-		take := func(packet []byte, from mac) { r.heard.packet(packet, from, s == r.arp, time.Now()) }
-		if err := s.receive(take); err != nil {
+		take := func(packet []byte, from link.MAC) { r.heard.packet(packet, from, s == r.arp, time.Now()) }
+		if _, err := s.Receive(atOnce, take); err != nil {
 			return err
 		}
 	}
 	return ctx.Err()
 }
 
-// mac is a link-layer address.
-type mac [6]byte
-
 // heard is what others said.
 type heard struct {
-	own     map[mac]bool
-	claims  map[netip.Addr]map[mac]time.Time // when first
+	own     map[link.MAC]bool
+	claims  map[netip.Addr]map[link.MAC]time.Time // when first
 	routers map[router]bool
 }
 
 // router is a virtual router and who advertises it.
 type router struct {
 	vrid uint8
-	mac  mac
+	mac  link.MAC
 }
 
-func newHeard(own map[mac]bool) *heard {
-	return &heard{own: own, claims: make(map[netip.Addr]map[mac]time.Time), routers: make(map[router]bool)}
+func newHeard(own map[link.MAC]bool) *heard {
+	return &heard{own: own, claims: make(map[netip.Addr]map[link.MAC]time.Time), routers: make(map[router]bool)}
 }
 
 // packet takes one packet.
-func (h *heard) packet(p []byte, from mac, isARP bool, now time.Time) {
+func (h *heard) packet(p []byte, from link.MAC, isARP bool, now time.Time) {
 	if h.own[from] {
 		return
 	}
-	if vrid, ok := parseVRRP(p); ok && !isARP {
-		h.routers[router{vrid, from}] = true
+	if advert, err := vrrp.Parse(p); err == nil && !isARP {
+		h.routers[router{advert.VRID, from}] = true
 		return
 	}
-	claimed, ok := parseAdvertisement(p)
+	claimed, ok := link.ParseAdvertisement(p)
 	if isARP {
-		claimed, ok = parseARP(p)
+		claimed, ok = link.ParseARP(p)
 	}
 	if !ok {
 		return
 	}
 	if h.claims[claimed] == nil {
-		h.claims[claimed] = make(map[mac]time.Time)
+		h.claims[claimed] = make(map[link.MAC]time.Time)
 	}
 	if h.claims[claimed][from].IsZero() {
 		h.claims[claimed][from] = now

@@ -205,6 +205,118 @@ func (ServerState) EnumDescriptor() ([]byte, []int) {
 	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{2}
 }
 
+// FindingKind is what should not be on the wire.
+type FindingKind int32
+
+const (
+	// FINDING_KIND_UNSPECIFIED is not sent.
+	FindingKind_FINDING_KIND_UNSPECIFIED FindingKind = 0
+	// FINDING_KIND_ADVERT_MISMATCH: a node advertises the virtual router with
+	// another version, authentication, interval or address.
+	FindingKind_FINDING_KIND_ADVERT_MISMATCH FindingKind = 1
+	// FINDING_KIND_FOREIGN_SPEAKER: a machine that is no node advertises it.
+	FindingKind_FINDING_KIND_FOREIGN_SPEAKER FindingKind = 2
+	// FINDING_KIND_DUPLICATE_ADDRESS: a machine that does not advertise it says that
+	// it has an address of the VIP.
+	FindingKind_FINDING_KIND_DUPLICATE_ADDRESS FindingKind = 3
+)
+
+// Enum value maps for FindingKind.
+var (
+	FindingKind_name = map[int32]string{
+		0: "FINDING_KIND_UNSPECIFIED",
+		1: "FINDING_KIND_ADVERT_MISMATCH",
+		2: "FINDING_KIND_FOREIGN_SPEAKER",
+		3: "FINDING_KIND_DUPLICATE_ADDRESS",
+	}
+	FindingKind_value = map[string]int32{
+		"FINDING_KIND_UNSPECIFIED":       0,
+		"FINDING_KIND_ADVERT_MISMATCH":   1,
+		"FINDING_KIND_FOREIGN_SPEAKER":   2,
+		"FINDING_KIND_DUPLICATE_ADDRESS": 3,
+	}
+)
+
+func (x FindingKind) Enum() *FindingKind {
+	p := new(FindingKind)
+	*p = x
+	return p
+}
+
+func (x FindingKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (FindingKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_tandem_agent_v1_observation_proto_enumTypes[3].Descriptor()
+}
+
+func (FindingKind) Type() protoreflect.EnumType {
+	return &file_tandem_agent_v1_observation_proto_enumTypes[3]
+}
+
+func (x FindingKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use FindingKind.Descriptor instead.
+func (FindingKind) EnumDescriptor() ([]byte, []int) {
+	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{3}
+}
+
+// GatewayState is whether a gateway answers.
+type GatewayState int32
+
+const (
+	// GATEWAY_STATE_UNSPECIFIED means that there is none, or that nothing is known.
+	GatewayState_GATEWAY_STATE_UNSPECIFIED GatewayState = 0
+	// GATEWAY_STATE_ANSWERS has answered within the last seconds.
+	GatewayState_GATEWAY_STATE_ANSWERS GatewayState = 1
+	// GATEWAY_STATE_SILENT does not answer.
+	GatewayState_GATEWAY_STATE_SILENT GatewayState = 2
+)
+
+// Enum value maps for GatewayState.
+var (
+	GatewayState_name = map[int32]string{
+		0: "GATEWAY_STATE_UNSPECIFIED",
+		1: "GATEWAY_STATE_ANSWERS",
+		2: "GATEWAY_STATE_SILENT",
+	}
+	GatewayState_value = map[string]int32{
+		"GATEWAY_STATE_UNSPECIFIED": 0,
+		"GATEWAY_STATE_ANSWERS":     1,
+		"GATEWAY_STATE_SILENT":      2,
+	}
+)
+
+func (x GatewayState) Enum() *GatewayState {
+	p := new(GatewayState)
+	*p = x
+	return p
+}
+
+func (x GatewayState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (GatewayState) Descriptor() protoreflect.EnumDescriptor {
+	return file_tandem_agent_v1_observation_proto_enumTypes[4].Descriptor()
+}
+
+func (GatewayState) Type() protoreflect.EnumType {
+	return &file_tandem_agent_v1_observation_proto_enumTypes[4]
+}
+
+func (x GatewayState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use GatewayState.Descriptor instead.
+func (GatewayState) EnumDescriptor() ([]byte, []int) {
+	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{4}
+}
+
 // VrrpState is the state of a VRRP instance.
 type VrrpState int32
 
@@ -250,11 +362,11 @@ func (x VrrpState) String() string {
 }
 
 func (VrrpState) Descriptor() protoreflect.EnumDescriptor {
-	return file_tandem_agent_v1_observation_proto_enumTypes[3].Descriptor()
+	return file_tandem_agent_v1_observation_proto_enumTypes[5].Descriptor()
 }
 
 func (VrrpState) Type() protoreflect.EnumType {
-	return &file_tandem_agent_v1_observation_proto_enumTypes[3]
+	return &file_tandem_agent_v1_observation_proto_enumTypes[5]
 }
 
 func (x VrrpState) Number() protoreflect.EnumNumber {
@@ -263,7 +375,7 @@ func (x VrrpState) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use VrrpState.Descriptor instead.
 func (VrrpState) EnumDescriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{3}
+	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{5}
 }
 
 // Observation is the present state of a node, as upserts. The first one of a
@@ -1021,7 +1133,22 @@ type InstanceObservation struct {
 	// priority in effect.
 	Priority uint32 `protobuf:"varint,4,opt,name=priority,proto3" json:"priority,omitempty"`
 	// holds tells whether the kernel has the anchor address now.
-	Holds         bool `protobuf:"varint,5,opt,name=holds,proto3" json:"holds,omitempty"`
+	Holds bool `protobuf:"varint,5,opt,name=holds,proto3" json:"holds,omitempty"`
+	// listens tells that the node listens to the network of the instance: only then
+	// do the next fields say something.
+	Listens bool `protobuf:"varint,10,opt,name=listens,proto3" json:"listens,omitempty"`
+	// mac is the link-layer address of the interface.
+	Mac string `protobuf:"bytes,11,opt,name=mac,proto3" json:"mac,omitempty"`
+	// advertisers are the other machines whose advertisements of the virtual router
+	// reach the interface, in order of their addresses.
+	Advertisers []*Advertiser `protobuf:"bytes,12,rep,name=advertisers,proto3" json:"advertisers,omitempty"`
+	// findings are what the node has found on the wire that should not be.
+	Findings []*Finding `protobuf:"bytes,13,rep,name=findings,proto3" json:"findings,omitempty"`
+	// gateway is whether the interface's gateway answers the node.
+	Gateway GatewayState `protobuf:"varint,14,opt,name=gateway,proto3,enum=tandem.agent.v1.GatewayState" json:"gateway,omitempty"`
+	// asked tells that a host has asked for the VIP within the last seconds, and
+	// that its question reached this node.
+	Asked         bool `protobuf:"varint,15,opt,name=asked,proto3" json:"asked,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1091,6 +1218,185 @@ func (x *InstanceObservation) GetHolds() bool {
 	return false
 }
 
+func (x *InstanceObservation) GetListens() bool {
+	if x != nil {
+		return x.Listens
+	}
+	return false
+}
+
+func (x *InstanceObservation) GetMac() string {
+	if x != nil {
+		return x.Mac
+	}
+	return ""
+}
+
+func (x *InstanceObservation) GetAdvertisers() []*Advertiser {
+	if x != nil {
+		return x.Advertisers
+	}
+	return nil
+}
+
+func (x *InstanceObservation) GetFindings() []*Finding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
+}
+
+func (x *InstanceObservation) GetGateway() GatewayState {
+	if x != nil {
+		return x.Gateway
+	}
+	return GatewayState_GATEWAY_STATE_UNSPECIFIED
+}
+
+func (x *InstanceObservation) GetAsked() bool {
+	if x != nil {
+		return x.Asked
+	}
+	return false
+}
+
+// Advertiser is a machine that advertises a virtual router.
+type Advertiser struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// address that it sends from.
+	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// mac is its link-layer address.
+	Mac string `protobuf:"bytes,2,opt,name=mac,proto3" json:"mac,omitempty"`
+	// node is its id, when the address is known to be a node's.
+	Node string `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	// priority that it advertises.
+	Priority      uint32 `protobuf:"varint,4,opt,name=priority,proto3" json:"priority,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Advertiser) Reset() {
+	*x = Advertiser{}
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Advertiser) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Advertiser) ProtoMessage() {}
+
+func (x *Advertiser) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Advertiser.ProtoReflect.Descriptor instead.
+func (*Advertiser) Descriptor() ([]byte, []int) {
+	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Advertiser) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Advertiser) GetMac() string {
+	if x != nil {
+		return x.Mac
+	}
+	return ""
+}
+
+func (x *Advertiser) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Advertiser) GetPriority() uint32 {
+	if x != nil {
+		return x.Priority
+	}
+	return 0
+}
+
+// Finding is something on the wire that should not be.
+type Finding struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// kind of it.
+	Kind FindingKind `protobuf:"varint,1,opt,name=kind,proto3,enum=tandem.agent.v1.FindingKind" json:"kind,omitempty"`
+	// who is the address or the link-layer address of the machine.
+	Who string `protobuf:"bytes,2,opt,name=who,proto3" json:"who,omitempty"`
+	// text says what, in one sentence for people without its full stop.
+	Text          string `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Finding) Reset() {
+	*x = Finding{}
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Finding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Finding) ProtoMessage() {}
+
+func (x *Finding) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Finding.ProtoReflect.Descriptor instead.
+func (*Finding) Descriptor() ([]byte, []int) {
+	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Finding) GetKind() FindingKind {
+	if x != nil {
+		return x.Kind
+	}
+	return FindingKind_FINDING_KIND_UNSPECIFIED
+}
+
+func (x *Finding) GetWho() string {
+	if x != nil {
+		return x.Who
+	}
+	return ""
+}
+
+func (x *Finding) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 var File_tandem_agent_v1_observation_proto protoreflect.FileDescriptor
 
 const file_tandem_agent_v1_observation_proto_rawDesc = "" +
@@ -1154,13 +1460,30 @@ const file_tandem_agent_v1_observation_proto_rawDesc = "" +
 	"\x05state\x18\x03 \x01(\x0e2\x1c.tandem.agent.v1.ServerStateR\x05state\x12\x16\n" +
 	"\x06weight\x18\x04 \x01(\rR\x06weight\x12\x16\n" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x120\n" +
-	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\x9f\x01\n" +
+	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\x8f\x03\n" +
 	"\x13InstanceObservation\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03vip\x18\x02 \x01(\tR\x03vip\x120\n" +
 	"\x05state\x18\x03 \x01(\x0e2\x1a.tandem.agent.v1.VrrpStateR\x05state\x12\x1a\n" +
 	"\bpriority\x18\x04 \x01(\rR\bpriority\x12\x14\n" +
-	"\x05holds\x18\x05 \x01(\bR\x05holds*t\n" +
+	"\x05holds\x18\x05 \x01(\bR\x05holds\x12\x18\n" +
+	"\alistens\x18\n" +
+	" \x01(\bR\alistens\x12\x10\n" +
+	"\x03mac\x18\v \x01(\tR\x03mac\x12=\n" +
+	"\vadvertisers\x18\f \x03(\v2\x1b.tandem.agent.v1.AdvertiserR\vadvertisers\x124\n" +
+	"\bfindings\x18\r \x03(\v2\x18.tandem.agent.v1.FindingR\bfindings\x127\n" +
+	"\agateway\x18\x0e \x01(\x0e2\x1d.tandem.agent.v1.GatewayStateR\agateway\x12\x14\n" +
+	"\x05asked\x18\x0f \x01(\bR\x05asked\"h\n" +
+	"\n" +
+	"Advertiser\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x10\n" +
+	"\x03mac\x18\x02 \x01(\tR\x03mac\x12\x12\n" +
+	"\x04node\x18\x03 \x01(\tR\x04node\x12\x1a\n" +
+	"\bpriority\x18\x04 \x01(\rR\bpriority\"a\n" +
+	"\aFinding\x120\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x1c.tandem.agent.v1.FindingKindR\x04kind\x12\x10\n" +
+	"\x03who\x18\x02 \x01(\tR\x03who\x12\x12\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text*t\n" +
 	"\n" +
 	"AdminState\x12\x1b\n" +
 	"\x17ADMIN_STATE_UNSPECIFIED\x10\x00\x12\x15\n" +
@@ -1179,7 +1502,16 @@ const file_tandem_agent_v1_observation_proto_rawDesc = "" +
 	"\x15SERVER_STATE_NO_CHECK\x10\x02\x12\x16\n" +
 	"\x12SERVER_STATE_DRAIN\x10\x03\x12\x1c\n" +
 	"\x18SERVER_STATE_MAINTENANCE\x10\x04\x12\x15\n" +
-	"\x11SERVER_STATE_DOWN\x10\x05*\x80\x01\n" +
+	"\x11SERVER_STATE_DOWN\x10\x05*\x93\x01\n" +
+	"\vFindingKind\x12\x1c\n" +
+	"\x18FINDING_KIND_UNSPECIFIED\x10\x00\x12 \n" +
+	"\x1cFINDING_KIND_ADVERT_MISMATCH\x10\x01\x12 \n" +
+	"\x1cFINDING_KIND_FOREIGN_SPEAKER\x10\x02\x12\"\n" +
+	"\x1eFINDING_KIND_DUPLICATE_ADDRESS\x10\x03*b\n" +
+	"\fGatewayState\x12\x1d\n" +
+	"\x19GATEWAY_STATE_UNSPECIFIED\x10\x00\x12\x19\n" +
+	"\x15GATEWAY_STATE_ANSWERS\x10\x01\x12\x18\n" +
+	"\x14GATEWAY_STATE_SILENT\x10\x02*\x80\x01\n" +
 	"\tVrrpState\x12\x1a\n" +
 	"\x16VRRP_STATE_UNSPECIFIED\x10\x00\x12\x13\n" +
 	"\x0fVRRP_STATE_INIT\x10\x01\x12\x15\n" +
@@ -1200,50 +1532,58 @@ func file_tandem_agent_v1_observation_proto_rawDescGZIP() []byte {
 	return file_tandem_agent_v1_observation_proto_rawDescData
 }
 
-var file_tandem_agent_v1_observation_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_tandem_agent_v1_observation_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_tandem_agent_v1_observation_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
+var file_tandem_agent_v1_observation_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_tandem_agent_v1_observation_proto_goTypes = []any{
 	(AdminState)(0),               // 0: tandem.agent.v1.AdminState
 	(DaemonState)(0),              // 1: tandem.agent.v1.DaemonState
 	(ServerState)(0),              // 2: tandem.agent.v1.ServerState
-	(VrrpState)(0),                // 3: tandem.agent.v1.VrrpState
-	(*Observation)(nil),           // 4: tandem.agent.v1.Observation
-	(*NetworkSet)(nil),            // 5: tandem.agent.v1.NetworkSet
-	(*NetworkObservation)(nil),    // 6: tandem.agent.v1.NetworkObservation
-	(*InstanceSet)(nil),           // 7: tandem.agent.v1.InstanceSet
-	(*ProblemSet)(nil),            // 8: tandem.agent.v1.ProblemSet
-	(*LocalChangeSet)(nil),        // 9: tandem.agent.v1.LocalChangeSet
-	(*LocalChange)(nil),           // 10: tandem.agent.v1.LocalChange
-	(*LocalBackend)(nil),          // 11: tandem.agent.v1.LocalBackend
-	(*DaemonObservation)(nil),     // 12: tandem.agent.v1.DaemonObservation
-	(*BackendObservation)(nil),    // 13: tandem.agent.v1.BackendObservation
-	(*InstanceObservation)(nil),   // 14: tandem.agent.v1.InstanceObservation
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
+	(FindingKind)(0),              // 3: tandem.agent.v1.FindingKind
+	(GatewayState)(0),             // 4: tandem.agent.v1.GatewayState
+	(VrrpState)(0),                // 5: tandem.agent.v1.VrrpState
+	(*Observation)(nil),           // 6: tandem.agent.v1.Observation
+	(*NetworkSet)(nil),            // 7: tandem.agent.v1.NetworkSet
+	(*NetworkObservation)(nil),    // 8: tandem.agent.v1.NetworkObservation
+	(*InstanceSet)(nil),           // 9: tandem.agent.v1.InstanceSet
+	(*ProblemSet)(nil),            // 10: tandem.agent.v1.ProblemSet
+	(*LocalChangeSet)(nil),        // 11: tandem.agent.v1.LocalChangeSet
+	(*LocalChange)(nil),           // 12: tandem.agent.v1.LocalChange
+	(*LocalBackend)(nil),          // 13: tandem.agent.v1.LocalBackend
+	(*DaemonObservation)(nil),     // 14: tandem.agent.v1.DaemonObservation
+	(*BackendObservation)(nil),    // 15: tandem.agent.v1.BackendObservation
+	(*InstanceObservation)(nil),   // 16: tandem.agent.v1.InstanceObservation
+	(*Advertiser)(nil),            // 17: tandem.agent.v1.Advertiser
+	(*Finding)(nil),               // 18: tandem.agent.v1.Finding
+	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
 }
 var file_tandem_agent_v1_observation_proto_depIdxs = []int32{
-	12, // 0: tandem.agent.v1.Observation.haproxy:type_name -> tandem.agent.v1.DaemonObservation
-	12, // 1: tandem.agent.v1.Observation.keepalived:type_name -> tandem.agent.v1.DaemonObservation
-	13, // 2: tandem.agent.v1.Observation.backends:type_name -> tandem.agent.v1.BackendObservation
-	7,  // 3: tandem.agent.v1.Observation.instances:type_name -> tandem.agent.v1.InstanceSet
-	8,  // 4: tandem.agent.v1.Observation.problems:type_name -> tandem.agent.v1.ProblemSet
-	9,  // 5: tandem.agent.v1.Observation.local_changes:type_name -> tandem.agent.v1.LocalChangeSet
-	5,  // 6: tandem.agent.v1.Observation.networks:type_name -> tandem.agent.v1.NetworkSet
-	6,  // 7: tandem.agent.v1.NetworkSet.networks:type_name -> tandem.agent.v1.NetworkObservation
-	14, // 8: tandem.agent.v1.InstanceSet.instances:type_name -> tandem.agent.v1.InstanceObservation
-	10, // 9: tandem.agent.v1.LocalChangeSet.changes:type_name -> tandem.agent.v1.LocalChange
-	15, // 10: tandem.agent.v1.LocalChange.time:type_name -> google.protobuf.Timestamp
-	11, // 11: tandem.agent.v1.LocalChange.backend:type_name -> tandem.agent.v1.LocalBackend
+	14, // 0: tandem.agent.v1.Observation.haproxy:type_name -> tandem.agent.v1.DaemonObservation
+	14, // 1: tandem.agent.v1.Observation.keepalived:type_name -> tandem.agent.v1.DaemonObservation
+	15, // 2: tandem.agent.v1.Observation.backends:type_name -> tandem.agent.v1.BackendObservation
+	9,  // 3: tandem.agent.v1.Observation.instances:type_name -> tandem.agent.v1.InstanceSet
+	10, // 4: tandem.agent.v1.Observation.problems:type_name -> tandem.agent.v1.ProblemSet
+	11, // 5: tandem.agent.v1.Observation.local_changes:type_name -> tandem.agent.v1.LocalChangeSet
+	7,  // 6: tandem.agent.v1.Observation.networks:type_name -> tandem.agent.v1.NetworkSet
+	8,  // 7: tandem.agent.v1.NetworkSet.networks:type_name -> tandem.agent.v1.NetworkObservation
+	16, // 8: tandem.agent.v1.InstanceSet.instances:type_name -> tandem.agent.v1.InstanceObservation
+	12, // 9: tandem.agent.v1.LocalChangeSet.changes:type_name -> tandem.agent.v1.LocalChange
+	19, // 10: tandem.agent.v1.LocalChange.time:type_name -> google.protobuf.Timestamp
+	13, // 11: tandem.agent.v1.LocalChange.backend:type_name -> tandem.agent.v1.LocalBackend
 	0,  // 12: tandem.agent.v1.LocalBackend.state:type_name -> tandem.agent.v1.AdminState
 	1,  // 13: tandem.agent.v1.DaemonObservation.state:type_name -> tandem.agent.v1.DaemonState
-	15, // 14: tandem.agent.v1.DaemonObservation.start_time:type_name -> google.protobuf.Timestamp
+	19, // 14: tandem.agent.v1.DaemonObservation.start_time:type_name -> google.protobuf.Timestamp
 	2,  // 15: tandem.agent.v1.BackendObservation.state:type_name -> tandem.agent.v1.ServerState
-	15, // 16: tandem.agent.v1.BackendObservation.since:type_name -> google.protobuf.Timestamp
-	3,  // 17: tandem.agent.v1.InstanceObservation.state:type_name -> tandem.agent.v1.VrrpState
-	18, // [18:18] is the sub-list for method output_type
-	18, // [18:18] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	19, // 16: tandem.agent.v1.BackendObservation.since:type_name -> google.protobuf.Timestamp
+	5,  // 17: tandem.agent.v1.InstanceObservation.state:type_name -> tandem.agent.v1.VrrpState
+	17, // 18: tandem.agent.v1.InstanceObservation.advertisers:type_name -> tandem.agent.v1.Advertiser
+	18, // 19: tandem.agent.v1.InstanceObservation.findings:type_name -> tandem.agent.v1.Finding
+	4,  // 20: tandem.agent.v1.InstanceObservation.gateway:type_name -> tandem.agent.v1.GatewayState
+	3,  // 21: tandem.agent.v1.Finding.kind:type_name -> tandem.agent.v1.FindingKind
+	22, // [22:22] is the sub-list for method output_type
+	22, // [22:22] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_tandem_agent_v1_observation_proto_init() }
@@ -1262,8 +1602,8 @@ func file_tandem_agent_v1_observation_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tandem_agent_v1_observation_proto_rawDesc), len(file_tandem_agent_v1_observation_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   11,
+			NumEnums:      6,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,4 +1,4 @@
-package neighbor
+package link
 
 import (
 	"encoding/binary"
@@ -12,7 +12,6 @@ import (
 const (
 	arpLength   = 28
 	ipv6Header  = 40
-	protoVRRP   = 112
 	protoICMPv6 = 58
 
 	typeSolicitation  = 135
@@ -20,9 +19,9 @@ const (
 	ndLength          = 24 // without options
 )
 
-// arpProbe asks who has an IPv4 address without claiming it: the sender's
+// ARPProbe asks who has an IPv4 address without claiming it: the sender's
 // address is 0.0.0.0 (RFC 5227, 2.1.1).
-func arpProbe(mac net.HardwareAddr, address netip.Addr) []byte {
+func ARPProbe(mac net.HardwareAddr, address netip.Addr) []byte {
 	p := make([]byte, 0, arpLength)
 	p = append(p, 0, 1, 8, 0, 6, 4, 0, 1) // Ethernet, IPv4, their lengths, request
 	p = append(p, mac...)
@@ -31,9 +30,9 @@ func arpProbe(mac net.HardwareAddr, address netip.Addr) []byte {
 	return append(p, address.AsSlice()...)
 }
 
-// parseARP returns the address that the sender of an ARP packet says it has,
+// ParseARP returns the address that the sender of an ARP packet says it has,
 // whether it asks or answers.
-func parseARP(p []byte) (claimed netip.Addr, ok bool) {
+func ParseARP(p []byte) (claimed netip.Addr, ok bool) {
 	if len(p) < arpLength || [6]byte(p[:6]) != [6]byte{0, 1, 8, 0, 6, 4} {
 		return netip.Addr{}, false
 	}
@@ -41,18 +40,18 @@ func parseARP(p []byte) (claimed netip.Addr, ok bool) {
 	return claimed, !claimed.IsUnspecified()
 }
 
-// solicitedNode is the multicast address of those who may have an IPv6 address
+// SolicitedNode is the multicast address of those who may have an IPv6 address
 // (RFC 4291, 2.7.1), and its link-layer address (RFC 2464, 7).
-func solicitedNode(address netip.Addr) (netip.Addr, net.HardwareAddr) {
+func SolicitedNode(address netip.Addr) (netip.Addr, net.HardwareAddr) {
 	a := address.As16()
 	group := netip.AddrFrom16([16]byte{0: 0xff, 1: 0x02, 11: 0x01, 12: 0xff, 13: a[13], 14: a[14], 15: a[15]})
 	return group, net.HardwareAddr{0x33, 0x33, 0xff, a[13], a[14], a[15]}
 }
 
-// solicitation asks who has an IPv6 address without claiming it: the source is
+// Solicitation asks who has an IPv6 address without claiming it: the source is
 // :: and there is no option (RFC 4862, 5.4.2).
-func solicitation(address netip.Addr) []byte {
-	group, _ := solicitedNode(address)
+func Solicitation(address netip.Addr) []byte {
+	group, _ := SolicitedNode(address)
 	p := make([]byte, ipv6Header+ndLength)
 	p[0] = 6 << 4
 	binary.BigEndian.PutUint16(p[4:], ndLength)
@@ -83,9 +82,9 @@ func checksum(addresses, message []byte) uint16 {
 	return ^uint16(sum)
 }
 
-// parseAdvertisement returns the address that the sender of a neighbour
+// ParseAdvertisement returns the address that the sender of a neighbour
 // advertisement says it has (RFC 4861, 4.4 and 7.1.2).
-func parseAdvertisement(p []byte) (claimed netip.Addr, ok bool) {
+func ParseAdvertisement(p []byte) (claimed netip.Addr, ok bool) {
 	if len(p) < ipv6Header+ndLength || p[0]>>4 != 6 || p[6] != protoICMPv6 || p[7] != 255 {
 		return netip.Addr{}, false
 	}
@@ -96,18 +95,13 @@ func parseAdvertisement(p []byte) (claimed netip.Addr, ok bool) {
 	return netip.AddrFrom16([16]byte(body[8:24])), true
 }
 
-// parseVRRP returns the virtual router id of a VRRP advertisement of version 2
-// or 3 (RFC 3768, 5.1; RFC 9568, 5.1).
-func parseVRRP(p []byte) (vrid uint8, ok bool) {
-	var body []byte
-	switch {
-	case len(p) >= 20 && p[0]>>4 == 4 && p[9] == protoVRRP:
-		body = p[min(len(p), 4*int(p[0]&0x0f)):]
-	case len(p) >= ipv6Header && p[0]>>4 == 6 && p[6] == protoVRRP:
-		body = p[ipv6Header:]
+// ParseRequest returns the IPv4 address that the sender of an ARP request, a host
+// with an address, wants to reach. One that asks for its own address tells that it
+// has it.
+func ParseRequest(p []byte) (wanted netip.Addr, ok bool) {
+	if len(p) < arpLength || [8]byte(p[:8]) != [8]byte{0, 1, 8, 0, 6, 4, 0, 1} {
+		return netip.Addr{}, false
 	}
-	if len(body) < 8 || body[0] != 0x21 && body[0] != 0x31 { // version, advertisement
-		return 0, false
-	}
-	return body[1], body[1] != 0
+	wanted, from := netip.AddrFrom4([4]byte(p[24:28])), netip.AddrFrom4([4]byte(p[14:18]))
+	return wanted, wanted != from && !from.IsUnspecified()
 }

@@ -1,0 +1,202 @@
+package keepalived
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/vrrp"
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/wire"
+)
+
+// Wire is what reaches an instance's interface. It is not changed after it was made.
+type Wire struct {
+	// Listens tells that the interface is listened on: only then do the other
+	// fields say something.
+	Listens bool
+	// MAC is the interface's link-layer address.
+	MAC string
+	// Advertisers are the other machines that advertise the virtual router, in
+	// order of their addresses.
+	Advertisers []Advertiser
+	// Findings are what should not be, at most maxFindings.
+	Findings []Finding
+	// Gateway is whether the interface's gateway answers.
+	Gateway wire.Gateway
+	// Asked tells that a host has asked for the VIP within the last seconds.
+	Asked bool
+}
+
+// Advertiser is a machine that advertises a virtual router.
+type Advertiser struct {
+	Address  netip.Addr
+	MAC      string
+	Node     string // its id; empty: not known to be a node
+	Priority int    // that it advertises
+}
+
+// FindingKind is what should not be on the wire.
+type FindingKind string
+
+// What should not be.
+const (
+	// FindingMismatch: a node advertises with other parameters.
+	FindingMismatch FindingKind = "advert mismatch"
+	// FindingForeign: a machine that is no node advertises the virtual router.
+	FindingForeign FindingKind = "foreign VRRP speaker"
+	// FindingDuplicate: a machine that advertises nothing has an address of the VIP.
+	FindingDuplicate FindingKind = "duplicate address"
+)
+
+// Finding is something on the wire that should not be.
+type Finding struct {
+	Kind FindingKind
+	// Who is the address of the machine, or its link-layer address.
+	Who string
+	// Text is a sentence for people.
+	Text string
+}
+
+// maxFindings bounds what is told of one instance: anybody on the network can
+// have more found.
+const maxFindings = 8
+
+// listen has the listener listen for the instances that there are.
+func (o *observer) listen() {
+	var routers []wire.Router
+	for n := range o.watched {
+		w := &o.watched[n]
+		r := wire.Router{Name: w.name, Interface: w.iface, VRID: uint8(w.vrid), Interval: w.advert, Holds: w.Holds}
+		for _, a := range w.addresses() {
+			r.Addresses = append(r.Addresses, a.Addr())
+		}
+		routers = append(routers, r)
+	}
+	o.wire.Watch(routers)
+}
+
+// hear takes what the listener has heard.
+func (o *observer) hear(now time.Time) {
+	for n := range o.watched {
+		w := &o.watched[n]
+		was := w.Wire.Findings
+		w.Wire = o.digest(&w.instance, o.wire.Heard(w.name))
+		for _, kind := range []FindingKind{FindingMismatch, FindingForeign, FindingDuplicate} {
+			if text := first(w.Wire.Findings, kind); text != "" && first(was, kind) == "" {
+				o.note(w.name+" "+string(kind), fmt.Sprintf("VIP %s: %s: %s", w.vip, kind, text), now)
+			}
+		}
+	}
+}
+
+// first is the text of the first finding of a kind.
+func first(all []Finding, kind FindingKind) string {
+	for _, f := range all {
+		if f.Kind == kind {
+			return f.Text
+		}
+	}
+	return ""
+}
+
+// digest judges what was heard of an instance.
+func (o *observer) digest(i *instance, h wire.Heard) Wire {
+	if !h.Listens {
+		return Wire{}
+	}
+	d := Wire{Listens: true, MAC: h.MAC.String(), Gateway: h.Gateway, Asked: h.Asked}
+	for n := range h.Speakers {
+		s := &h.Speakers[n]
+		node, stranger := o.whoIs(i, s.Source)
+		d.Advertisers = append(d.Advertisers, Advertiser{s.Source, s.MAC.String(), node, int(s.Priority)})
+		who := fmt.Sprintf("%s (MAC address %s)", s.Source, s.MAC)
+		if node != "" {
+			who = fmt.Sprintf("%s (%s)", node, s.Source)
+		}
+		switch mismatch := i.mismatch(&s.Advert); {
+		case stranger:
+			d.find(FindingForeign, s.Source.String(),
+				fmt.Sprintf("%s advertises the virtual router %d with priority %d on %s and is no node of the cluster", who, i.vrid, s.Priority, i.iface))
+		case mismatch != "":
+			d.find(FindingMismatch, s.Source.String(), fmt.Sprintf("%s advertises the virtual router %d %s", who, i.vrid, mismatch))
+		}
+	}
+	for _, c := range h.Claims {
+		d.find(FindingDuplicate, c.MAC.String(),
+			fmt.Sprintf("%s is also on the machine with the MAC address %s on %s, which does not advertise it", c.Address, c.MAC, i.iface))
+	}
+	return d
+}
+
+func (w *Wire) find(kind FindingKind, who, text string) {
+	if len(w.Findings) < maxFindings {
+		w.Findings = append(w.Findings, Finding{kind, who, text})
+	}
+}
+
+// whoIs returns the node that an instance's advertisements from an address come
+// from. stranger: it is no node, which can be told only where it is known of all of
+// them (decision 0022).
+func (o *observer) whoIs(i *instance, address netip.Addr) (node string, stranger bool) {
+	stranger = len(o.peers) > 0
+	for name, p := range o.peers {
+		if slices.Contains(p[i.iface], address) {
+			return name, false
+		}
+		stranger = stranger && p.speaks(i.iface, address.Is6())
+	}
+	return "", stranger && !slices.ContainsFunc(i.addresses(), func(a netip.Prefix) bool { return a.Addr() == address })
+}
+
+// mismatch tells what an advertisement and the instance do not agree in, each with
+// both values, or nothing. A password stays secret.
+func (i *instance) mismatch(a *vrrp.Advert) string {
+	var found []string
+	differ := func(what string, theirs, ours any) {
+		found = append(found, fmt.Sprintf("with %s %v and not %v", what, theirs, ours))
+	}
+	if a.Version != i.version {
+		// What else differs follows from it.
+		differ("version", a.Version, i.version)
+		return found[0]
+	}
+	if a.Interval != i.advert {
+		differ("interval", a.Interval, i.advert)
+	}
+	if a.Version == 2 {
+		var own [8]byte
+		copy(own[:], i.password)
+		switch theirs, ours := a.Auth, auth(i.password); {
+		case theirs != ours:
+			differ("authentication", authWord(theirs), authWord(ours))
+		case ours == vrrp.AuthSimple && a.Password != own:
+			found = append(found, "with another password than this node's")
+		}
+	}
+	if anchor := i.anchor.Addr(); a.Count() != 1 || a.Addresses()[0] != anchor {
+		differ("addresses", a.Addresses(), []netip.Addr{anchor})
+	}
+	return strings.Join(found, ", ")
+}
+
+func auth(password string) vrrp.Auth {
+	if password == "" {
+		return vrrp.AuthNone
+	}
+	return vrrp.AuthSimple
+}
+
+func authWord(a vrrp.Auth) string {
+	switch a {
+	case vrrp.AuthNone:
+		return "none"
+	case vrrp.AuthSimple:
+		return "by password"
+	case vrrp.AuthHeader:
+		return "by IPsec"
+	default:
+		return fmt.Sprintf("of type %d", a)
+	}
+}

@@ -1,0 +1,199 @@
+// Package link sends and receives packets on one interface beside the kernel: ARP,
+// IPv6 neighbour discovery, and whatever else a filter lets through.
+package link
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// MAC is a link-layer address.
+type MAC [6]byte
+
+// String writes it as net.HardwareAddr does.
+func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
+
+// Own are the link-layer addresses of this machine.
+func Own() (map[MAC]bool, error) {
+	links, err := net.Interfaces()
+	if err != nil {
+		return nil, err
+	}
+	own := make(map[MAC]bool)
+	for _, l := range links {
+		if len(l.HardwareAddr) == 6 {
+			own[MAC(l.HardwareAddr)] = true
+		}
+	}
+	return own, nil
+}
+
+// Where VRRP advertisements (224.0.0.18 and ff02::12) and answers (ff02::1) go to.
+var (
+	Routers4 = net.HardwareAddr{0x01, 0x00, 0x5e, 0x00, 0x00, 0x12}
+	Routers6 = net.HardwareAddr{0x33, 0x33, 0x00, 0x00, 0x00, 0x12}
+	AllNodes = net.HardwareAddr{0x33, 0x33, 0x00, 0x00, 0x00, 0x01}
+	Everyone = net.HardwareAddr{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}
+)
+
+// Socket receives packets of one protocol on one interface, and sends them. It is
+// not for concurrent use.
+type Socket struct {
+	fd      int
+	ifindex int
+	proto   uint16 // in network byte order
+}
+
+// Filter is a program by which the kernel picks packets (socket(7),
+// SO_ATTACH_FILTER), so that a busy machine's own traffic costs nothing. Offsets
+// begin at the network header.
+type Filter []unix.SockFilter
+
+// Where the protocol is in a header.
+const (
+	Protocol4 = 9
+	Protocol6 = 6 // the next header
+)
+
+// Only accepts packets whose byte at that offset is one of the values.
+func Only(offset uint32, values ...uint32) Filter {
+	program := Filter{{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: offset}}
+	for n, value := range values {
+		program = append(program, unix.SockFilter{
+			Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: value, Jt: uint8(len(values) - n),
+		})
+	}
+	return append(program,
+		unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+		unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0xffff})
+}
+
+// About accepts ARP packets that name one of the addresses as the sender's or as
+// the one that is asked for. A program has at most 4096 instructions: with more than
+// a thousand addresses it accepts all.
+func About(addresses []netip.Addr) Filter {
+	const most, senderAt, targetAt = 1000, 14, 24
+	if len(addresses) > most {
+		return nil
+	}
+	var program Filter
+	for _, at := range []uint32{senderAt, targetAt} {
+		program = append(program, unix.SockFilter{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: at})
+		for _, a := range addresses {
+			bytes := a.As4()
+			program = append(program,
+				unix.SockFilter{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: binary.BigEndian.Uint32(bytes[:]), Jf: 1},
+				unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0xffff})
+		}
+	}
+	return append(program, unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0})
+}
+
+// AdvertisementsOr accepts neighbour advertisements of IPv6 and a protocol.
+func AdvertisementsOr(protocol uint32) Filter {
+	return Filter{
+		{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: Protocol6},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: protocol, Jt: 3},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: unix.IPPROTO_ICMPV6, Jf: 3},
+		{Code: unix.BPF_LD | unix.BPF_B | unix.BPF_ABS, K: ipv6Header},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: typeAdvertisement, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0xffff},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
+	}
+}
+
+// Open opens a socket for packets of one Ethernet protocol and joins link-layer
+// groups. A nil filter lets all of them through.
+func Open(ifindex int, ethertype uint16, program Filter, groups ...net.HardwareAddr) (*Socket, error) {
+	// Without a protocol nothing comes in before there is a filter.
+	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("packet socket: %w", err)
+	}
+	s := &Socket{fd: fd, ifindex: ifindex, proto: ethertype<<8 | ethertype>>8}
+	if err := s.prepare(program, groups); err != nil {
+		return nil, errors.Join(fmt.Errorf("packet socket: %w", err), s.Close())
+	}
+	return s, nil
+}
+
+func (s *Socket) prepare(program Filter, groups []net.HardwareAddr) error {
+	if program != nil {
+		if err := s.attach(program); err != nil {
+			return err
+		}
+	}
+	for _, group := range groups {
+		m := unix.PacketMreq{Ifindex: int32(s.ifindex), Type: unix.PACKET_MR_MULTICAST, Alen: uint16(len(group))}
+		copy(m.Address[:], group)
+		if err := unix.SetsockoptPacketMreq(s.fd, unix.SOL_PACKET, unix.PACKET_ADD_MEMBERSHIP, &m); err != nil {
+			return err
+		}
+	}
+	return unix.Bind(s.fd, &unix.SockaddrLinklayer{Protocol: s.proto, Ifindex: s.ifindex})
+}
+
+// attach puts a filter in the place of the one before.
+func (s *Socket) attach(program Filter) error {
+	return unix.SetsockoptSockFprog(s.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{
+		Len: uint16(len(program)), Filter: unsafe.SliceData(program),
+	})
+}
+
+// Member makes this machine a member of VRRP's IPv6 group on an interface until
+// the socket is closed. A switch that snoops on MLD sends advertisements to
+// members only; those of IPv4 go everywhere (RFC 4541, 2.1.2 and 3).
+func Member(ifindex int) (*Socket, error) {
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("IPv6 socket: %w", err)
+	}
+	s := &Socket{fd: fd, ifindex: ifindex}
+	group := unix.IPv6Mreq{Multiaddr: [16]byte{0: 0xff, 1: 0x02, 15: 0x12}, Interface: uint32(ifindex)}
+	if err := unix.SetsockoptIPv6Mreq(fd, unix.IPPROTO_IPV6, unix.IPV6_JOIN_GROUP, &group); err != nil {
+		return nil, errors.Join(fmt.Errorf("join the group ff02::12: %w", err), s.Close())
+	}
+	return s, nil
+}
+
+// Close closes the socket.
+func (s *Socket) Close() error { return unix.Close(s.fd) }
+
+// FD is for poll(2).
+func (s *Socket) FD() int32 { return int32(s.fd) }
+
+// Send sends a packet to a link-layer address.
+func (s *Socket) Send(packet []byte, to net.HardwareAddr) error {
+	a := &unix.SockaddrLinklayer{Protocol: s.proto, Ifindex: s.ifindex, Halen: uint8(len(to))}
+	copy(a.Addr[:], to)
+	return unix.Sendto(s.fd, packet, 0, a)
+}
+
+// Receive hands over packets that wait, each with its sender, and returns how many
+// there were: at most limit. The packet is valid during the call only.
+func (s *Socket) Receive(limit int, take func(packet []byte, from MAC)) (count int, err error) {
+	buffer := make([]byte, 2048)
+	for count < limit {
+		n, from, err := unix.Recvfrom(s.fd, buffer, 0)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.EAGAIN):
+			return count, nil
+		case err != nil:
+			return count, fmt.Errorf("packet socket: %w", err)
+		}
+		count++
+		a, ok := from.(*unix.SockaddrLinklayer)
+		if ok && a.Halen == 6 && a.Pkttype != unix.PACKET_OUTGOING {
+			take(buffer[:n], MAC(a.Addr[:6]))
+		}
+	}
+	return count, nil
+}

@@ -1,0 +1,404 @@
+package wire
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/link"
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/vrrp"
+)
+
+const (
+	// atOnce is how many packets of a socket are taken before others have their
+	// turn, and rest how long a flood waits after that: the kernel drops what its
+	// buffer does not hold.
+	atOnce = 64
+	rest   = 5 * time.Millisecond
+	// again is how long an interface that cannot be listened on is left alone.
+	again = 200 * time.Millisecond
+	// refused is the same where this process may not listen.
+	refused = 30 * time.Second
+	// every is how often the gateway is asked, and everything that no packet tells
+	// of looked at.
+	every = time.Second
+	// unanswered is how long a gateway may be silent: two questions.
+	unanswered = 2*every + every/2
+	// askEvery is how often the holder asks for its addresses when nobody claims
+	// one; else it does every second.
+	askEvery = 10 * time.Second
+)
+
+// ear listens on one interface. run owns all but what mu guards.
+type ear struct {
+	listener *Listener
+	name     string
+	end      context.CancelFunc // of run; owned by the listener
+
+	mu      sync.Mutex // held for moments only
+	wake    int        // eventfd: the routers have changed, or the end has come; -1: closed
+	routers []Router
+
+	table   table
+	roused  bool // by the last poll
+	on      *net.Interface
+	arp, nd *link.Socket
+	sockets []*link.Socket // all that receive
+	members []*link.Socket // that do not
+
+	gateway  netip.Addr // zero: none
+	at       link.MAC   // the gateway's; zero: not known
+	answered time.Time  // last, or since when it has been asked
+	answers  bool       // it has answered since it was first asked
+	asked    time.Time  // when this node last asked for its own addresses
+	why      string     // why it is deaf, as was told last
+}
+
+// newEar makes one, which is to run.
+func (l *Listener) newEar(name string) (*ear, error) {
+	wake, err := unix.Eventfd(0, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("eventfd: %w", err)
+	}
+	return &ear{listener: l, name: name, wake: wake}, nil
+}
+
+// watch hands the routers to the goroutine.
+func (e *ear) watch(routers []Router) {
+	e.mu.Lock()
+	e.routers = routers
+	e.mu.Unlock()
+	e.rouse()
+}
+
+// rouse ends a poll.
+func (e *ear) rouse() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.wake >= 0 {
+		_, _ = unix.Write(e.wake, []byte{1, 0, 0, 0, 0, 0, 0, 0}) // no counter overflows here
+	}
+}
+
+// run listens until the end, whatever becomes of the interface meanwhile.
+func (e *ear) run(ctx context.Context) {
+	stop := context.AfterFunc(ctx, e.rouse)
+	defer func() {
+		stop()
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		_ = unix.Close(e.wake)
+		e.wake = -1
+	}()
+	for ctx.Err() == nil {
+		err := e.listen(ctx)
+		e.close()
+		if err == nil {
+			continue // other sockets are needed
+		}
+		e.deaf(err)
+		wait := again
+		if errors.Is(err, unix.EPERM) {
+			wait = refused
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// deaf tells that nothing is heard.
+func (e *ear) deaf(err error) {
+	if err.Error() != e.why {
+		e.why = err.Error()
+		e.listener.log.Warn("the network is not listened to", "interface", e.name, "error", err)
+	}
+	e.take()
+	heard := make(map[string]Heard)
+	for _, r := range e.table.routers {
+		heard[r.Name] = Heard{}
+	}
+	e.listener.publish(heard)
+}
+
+// take takes the routers over.
+func (e *ear) take() {
+	e.mu.Lock()
+	routers := e.routers
+	e.mu.Unlock()
+	e.table.watch(routers)
+}
+
+// listen returns when the interface can be listened on no longer, or, without an
+// error, when other sockets are needed or the end has come.
+func (e *ear) listen(ctx context.Context) error {
+	e.take()
+	if err := e.look(); err != nil {
+		return err
+	}
+	if err := e.open(); err != nil {
+		return err
+	}
+	if e.why != "" {
+		e.listener.log.Info("the network is listened to again", "interface", e.name)
+		e.why = ""
+	}
+	shape := e.shape()
+	next := time.Now()
+	for now := next; ; {
+		if !now.Before(next) {
+			if err := e.tick(now); err != nil || e.shape() != shape {
+				return err
+			}
+			next = now.Add(every)
+		}
+		e.table.forget(now)
+		e.publish(now)
+		due := next
+		if t := e.table.next(now); !t.IsZero() && t.Before(due) {
+			due = t
+		}
+		var err error
+		if now, err = e.poll(ctx, time.Until(due)); err != nil || ctx.Err() != nil {
+			return err
+		}
+		if e.roused {
+			e.take()
+			if e.shape() != shape {
+				return nil
+			}
+		}
+	}
+}
+
+// addresses are all of one family that the routers have.
+func (e *ear) addresses(six bool) (all []netip.Addr) {
+	for _, r := range e.table.routers {
+		if r.six() == six {
+			all = append(all, r.Addresses...)
+		}
+	}
+	return all
+}
+
+// shape names what the sockets depend on.
+func (e *ear) shape() string {
+	return fmt.Sprint(e.addresses(false), len(e.addresses(true)) > 0, e.gateway)
+}
+
+// errDown is an interface that carries nothing.
+var errDown = errors.New("the interface is down")
+
+// open opens the sockets.
+func (e *ear) open() (err error) {
+	add := func(ethertype uint16, program link.Filter, groups ...net.HardwareAddr) *link.Socket {
+		s, failed := link.Open(e.on.Index, ethertype, program, groups...)
+		if failed != nil {
+			err = errors.Join(err, failed)
+			return nil
+		}
+		e.sockets = append(e.sockets, s)
+		return s
+	}
+	four := e.addresses(false)
+	if e.gateway.IsValid() {
+		four = append(four, e.gateway)
+	}
+	if len(four) > 0 {
+		e.arp = add(unix.ETH_P_ARP, link.About(four))
+	}
+	if len(e.addresses(false)) > 0 {
+		add(unix.ETH_P_IP, link.Only(link.Protocol4, vrrp.Protocol), link.Routers4)
+	}
+	if len(e.addresses(true)) > 0 {
+		e.nd = add(unix.ETH_P_IPV6, link.AdvertisementsOr(vrrp.Protocol), link.AllNodes, link.Routers6)
+		member, failed := link.Member(e.on.Index)
+		if failed == nil {
+			e.members = append(e.members, member)
+		}
+		err = errors.Join(err, failed)
+	}
+	return err
+}
+
+func (e *ear) close() {
+	for _, s := range append(e.sockets, e.members...) {
+		_ = s.Close()
+	}
+	e.sockets, e.members, e.arp, e.nd = nil, nil, nil, nil
+}
+
+// find looks at the interface.
+func (e *ear) find() error {
+	on, err := net.InterfaceByName(e.name)
+	if err != nil {
+		return err
+	}
+	const needed = net.FlagUp | net.FlagRunning | net.FlagBroadcast
+	if on.Flags&needed != needed || len(on.HardwareAddr) != len(link.MAC{}) {
+		return errDown
+	}
+	if e.sockets != nil && on.Index != e.on.Index {
+		return errors.New("it is another interface by the same name")
+	}
+	e.on = on
+	return nil
+}
+
+// look learns what no packet tells.
+func (e *ear) look() (err error) {
+	if err := e.find(); err != nil {
+		return err
+	}
+	e.findGateway()
+	e.table.own, err = link.Own()
+	return err
+}
+
+// tick does what is to be done each second.
+func (e *ear) tick(now time.Time) error {
+	if err := e.look(); err != nil {
+		return err
+	}
+	if e.gateway.IsValid() && e.arp != nil {
+		to := link.Everyone
+		if e.answers {
+			to = e.at[:]
+		}
+		if err := e.arp.Send(link.ARPProbe(e.on.HardwareAddr, e.gateway), to); err != nil {
+			return err
+		}
+	}
+	claimed := slices.ContainsFunc(e.table.routers, func(r *router) bool { return len(r.claims) > 0 })
+	if !claimed && now.Sub(e.asked) < askEvery {
+		return nil
+	}
+	e.asked = now
+	return e.askForOwn()
+}
+
+// askForOwn asks for the addresses that this node holds: nobody else has them.
+func (e *ear) askForOwn() error {
+	for _, r := range e.table.routers {
+		if !r.Holds {
+			continue
+		}
+		for _, a := range r.Addresses {
+			var err error
+			if a.Is4() {
+				err = e.arp.Send(link.ARPProbe(e.on.HardwareAddr, a), link.Everyone)
+			} else {
+				_, group := link.SolicitedNode(a)
+				err = e.nd.Send(link.Solicitation(a), group)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// findGateway finds the interface's gateway. An error is as good as none: the
+// next tick asks again.
+func (e *ear) findGateway() {
+	var found netip.Addr
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{LinkIndex: e.on.Index, Dst: nil},
+		netlink.RT_FILTER_OIF|netlink.RT_FILTER_DST)
+	if err != nil {
+		return
+	}
+	for _, r := range routes {
+		if a, ok := netip.AddrFromSlice(r.Gw); ok {
+			found = a.Unmap()
+			break
+		}
+	}
+	if found != e.gateway {
+		e.gateway, e.answers, e.answered = found, false, time.Now()
+	}
+}
+
+// poll takes what comes within the time, and returns a time before that: by it
+// nobody has been silent whose packets waited while this process had no turn.
+func (e *ear) poll(ctx context.Context, limit time.Duration) (now time.Time, err error) {
+	fds := []unix.PollFd{{Fd: int32(e.wake), Events: unix.POLLIN}}
+	for _, s := range e.sockets {
+		fds = append(fds, unix.PollFd{Fd: s.FD(), Events: unix.POLLIN})
+	}
+	limit = max(limit, 0) + time.Millisecond // poll(2) rounds down
+	if _, err := unix.Poll(fds, int(limit.Milliseconds())); err != nil && !errors.Is(err, unix.EINTR) {
+		return now, fmt.Errorf("poll: %w", err)
+	}
+	now = time.Now()
+	if e.roused = fds[0].Revents != 0; e.roused {
+		var counter [8]byte
+		_, _ = unix.Read(e.wake, counter[:])
+	}
+	flood := false
+	for _, s := range e.sockets {
+		isARP := s == e.arp
+		count, err := s.Receive(atOnce, func(p []byte, from link.MAC) { e.packet(p, from, isARP, time.Now()) })
+		if err != nil {
+			return now, err
+		}
+		flood = flood || count == atOnce
+	}
+	if flood {
+		select {
+		case <-time.After(rest):
+		case <-ctx.Done():
+		}
+	}
+	return now, nil
+}
+
+// packet takes one packet.
+func (e *ear) packet(p []byte, from link.MAC, isARP bool, now time.Time) {
+	if !isARP {
+		if a, err := vrrp.Parse(p); err == nil {
+			e.table.advert(&a, from, now)
+		} else if claimed, ok := link.ParseAdvertisement(p); ok {
+			e.table.claim(claimed, from, now)
+		}
+		return
+	}
+	claimed, ok := link.ParseARP(p)
+	if ok && claimed == e.gateway && !e.table.own[from] {
+		e.at, e.answered, e.answers = from, now, true
+	}
+	if ok {
+		e.table.claim(claimed, from, now)
+	}
+	if wanted, ok := link.ParseRequest(p); ok {
+		e.table.ask(wanted, from, now)
+	}
+}
+
+// publish tells what is known.
+func (e *ear) publish(now time.Time) {
+	gateway := GatewayNone
+	switch {
+	case !e.gateway.IsValid():
+	case now.Sub(e.answered) > unanswered:
+		gateway = GatewaySilent
+	case e.answers:
+		gateway = GatewayAnswers
+	}
+	heard := make(map[string]Heard)
+	for _, r := range e.table.routers {
+		h := r.heard(now)
+		h.Listens, h.MAC, h.Gateway = true, link.MAC(e.on.HardwareAddr), gateway
+		heard[r.Name] = h
+	}
+	e.listener.publish(heard)
+}

@@ -1,0 +1,227 @@
+package wire
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/link"
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/vrrp"
+)
+
+const (
+	// maxSpeakers and maxClaims bound what is kept of one virtual router: anybody
+	// on the network can invent more. The one that was heard longest ago gives way.
+	maxSpeakers = 8
+	maxClaims   = 8
+	// adverts are how many intervals a speaker may be silent before it counts as
+	// gone (RFC 9568, 6.1: Active_Down_Interval), and slack the time on its way.
+	adverts = 3
+	slack   = 100 * time.Millisecond
+	// claimLife is how long a claim counts. The holder asks for it each second.
+	claimLife = 3500 * time.Millisecond
+	// askedLife is how long it counts that a host has asked for the VIP.
+	askedLife = 5 * time.Second
+)
+
+// table is what has been heard on one interface. It is pure: packets and the time
+// come from outside.
+type table struct {
+	own     map[link.MAC]bool
+	routers []*router
+}
+
+// router is what has been heard of one virtual router.
+type router struct {
+	Router
+	speakers []speaker
+	claims   []claim
+	asked    time.Time
+}
+
+// speaker is one who advertises or has lately done so.
+type speaker struct {
+	Speaker
+	last time.Time
+	gone bool // it has said that it gives the router up
+}
+
+// claim is a machine that has said that it has an address of the VIP, and has not
+// advertised the router around that time.
+type claim struct {
+	Claim
+	first, last time.Time
+}
+
+// watch makes the routers those given; what is known of them stays.
+func (t *table) watch(routers []Router) {
+	old := t.routers
+	t.routers = nil
+	for _, r := range routers {
+		now := &router{Router: r}
+		for _, was := range old {
+			if was.Name == r.Name && was.VRID == r.VRID && was.six() == r.six() {
+				now.speakers, now.claims, now.asked = was.speakers, was.claims, was.asked
+			}
+		}
+		t.routers = append(t.routers, now)
+	}
+}
+
+// advert takes an advertisement.
+func (t *table) advert(a *vrrp.Advert, from link.MAC, now time.Time) {
+	if t.own[from] {
+		return
+	}
+	for _, r := range t.routers {
+		if r.VRID == a.VRID && r.six() == a.Source.Is6() {
+			r.advert(a, from, now)
+		}
+	}
+}
+
+func (r *router) advert(a *vrrp.Advert, from link.MAC, now time.Time) {
+	// What the peer says it has is no claim.
+	r.claims = slices.DeleteFunc(r.claims, func(c claim) bool { return c.MAC == from })
+	s := speaker{Speaker: Speaker{Advert: *a, MAC: from}, last: now, gone: a.Priority == 0}
+	for n := range r.speakers {
+		old := &r.speakers[n]
+		// Two programs of one machine are two speakers.
+		if said := old.Advert; old.MAC == from {
+			said.Priority = a.Priority
+			if said == *a {
+				*old = s
+				return
+			}
+		}
+	}
+	if len(r.speakers) < maxSpeakers {
+		r.speakers = append(r.speakers, s)
+		return
+	}
+	*slices.MinFunc(pointers(r.speakers), func(a, b *speaker) int { return a.last.Compare(b.last) }) = s
+}
+
+// claim takes it that a machine says that it has an address.
+func (t *table) claim(address netip.Addr, from link.MAC, now time.Time) {
+	if t.own[from] {
+		return
+	}
+	for _, r := range t.routers {
+		if slices.Contains(r.Addresses, address) && from != r.virtualMAC() && !r.advertises(from, now) {
+			r.claim(Claim{address, from}, now)
+		}
+	}
+}
+
+func (r *router) claim(c Claim, now time.Time) {
+	for n := range r.claims {
+		if old := &r.claims[n]; old.Claim == c {
+			old.last = now
+			return
+		}
+	}
+	fresh := claim{Claim: c, first: now, last: now}
+	if len(r.claims) < maxClaims {
+		r.claims = append(r.claims, fresh)
+		return
+	}
+	*slices.MinFunc(pointers(r.claims), func(a, b *claim) int { return a.last.Compare(b.last) }) = fresh
+}
+
+// ask takes it that a host asks for an address.
+func (t *table) ask(address netip.Addr, from link.MAC, now time.Time) {
+	if t.own[from] {
+		return
+	}
+	for _, r := range t.routers {
+		if slices.Contains(r.Addresses, address) && !r.advertises(from, now) {
+			r.asked = now
+		}
+	}
+}
+
+// advertises tells whether a machine advertises the router, or has done so a
+// moment ago: the peer answers for the VIP until it has given it up.
+func (r *router) advertises(who link.MAC, now time.Time) bool {
+	return slices.ContainsFunc(r.speakers, func(s speaker) bool { return s.MAC == who && now.Sub(s.last) < r.patience() })
+}
+
+// patience is how long the peer that has an address may not be heard.
+func (r *router) patience() time.Duration { return adverts*r.Interval + slack }
+
+// present tells whether a speaker advertises still.
+func (s *speaker) present(now time.Time) bool {
+	return !s.gone && now.Before(s.end())
+}
+
+func (s *speaker) end() time.Time { return s.last.Add(adverts*s.Interval + slack) }
+
+// told tells whether a claim is to be told: no advertisement has explained it.
+func (r *router) told(c *claim, now time.Time) bool {
+	return !now.Before(c.first.Add(r.patience())) && now.Before(c.last.Add(claimLife))
+}
+
+// heard is what is known of a router now.
+func (r *router) heard(now time.Time) Heard {
+	var h Heard
+	for n := range r.speakers {
+		if s := &r.speakers[n]; s.present(now) {
+			h.Speakers = append(h.Speakers, s.Speaker)
+		}
+	}
+	for n := range r.claims {
+		if c := &r.claims[n]; r.told(c, now) {
+			h.Claims = append(h.Claims, c.Claim)
+		}
+	}
+	slices.SortStableFunc(h.Speakers, func(a, b Speaker) int {
+		return cmp.Or(a.Source.Compare(b.Source), slices.Compare(a.MAC[:], b.MAC[:]))
+	})
+	slices.SortFunc(h.Claims, func(a, b Claim) int {
+		return cmp.Or(a.Address.Compare(b.Address), slices.Compare(a.MAC[:], b.MAC[:]))
+	})
+	h.Asked = !r.asked.IsZero() && now.Before(r.asked.Add(askedLife))
+	return h
+}
+
+// next is when what is known changes by time alone; zero when it does not.
+func (t *table) next(now time.Time) (next time.Time) {
+	due := func(at time.Time) {
+		if at.After(now) && (next.IsZero() || at.Before(next)) {
+			next = at
+		}
+	}
+	for _, r := range t.routers {
+		for n := range r.speakers {
+			due(r.speakers[n].end())
+		}
+		for _, c := range r.claims {
+			due(c.first.Add(r.patience()))
+			due(c.last.Add(claimLife))
+		}
+		if !r.asked.IsZero() {
+			due(r.asked.Add(askedLife))
+		}
+	}
+	return next
+}
+
+// forget drops what is over.
+func (t *table) forget(now time.Time) {
+	for _, r := range t.routers {
+		r.speakers = slices.DeleteFunc(r.speakers, func(s speaker) bool {
+			return !now.Before(s.end()) && now.Sub(s.last) > r.patience()
+		})
+		r.claims = slices.DeleteFunc(r.claims, func(c claim) bool { return !now.Before(c.last.Add(claimLife)) })
+	}
+}
+
+func pointers[T any](all []T) []*T {
+	out := make([]*T, len(all))
+	for n := range all {
+		out[n] = &all[n]
+	}
+	return out
+}

@@ -1,0 +1,226 @@
+package wire
+
+import (
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/link"
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/vrrp"
+)
+
+var (
+	vip   = netip.MustParseAddr("192.168.1.100")
+	other = netip.MustParseAddr("192.168.1.101")
+	mine  = link.MAC{2, 0, 0, 0, 0, 1}
+	peer  = link.MAC{2, 0, 0, 0, 0, 2}
+	host  = link.MAC{2, 0, 0, 0, 0, 3}
+	start = time.Unix(1000, 0)
+)
+
+const interval = 100 * time.Millisecond
+
+func newTable() *table {
+	t := &table{own: map[link.MAC]bool{mine: true}}
+	t.watch([]Router{{Name: "web", VRID: 51, Interval: interval, Addresses: []netip.Addr{vip, other}}})
+	return t
+}
+
+func advert(last byte, priority uint8) *vrrp.Advert {
+	return &vrrp.Advert{Source: netip.AddrFrom4([4]byte{192, 168, 1, last}), Version: 3, VRID: 51, Priority: priority, Interval: interval}
+}
+
+// say is what is known, in short.
+func say(h Heard) string {
+	var words []string
+	for _, s := range h.Speakers {
+		words = append(words, fmt.Sprintf("%v:%d", s.Source, s.Priority))
+	}
+	for _, c := range h.Claims {
+		words = append(words, fmt.Sprintf("%v on %v", c.Address, c.MAC))
+	}
+	if h.Asked {
+		words = append(words, "asked")
+	}
+	return strings.Join(words, ", ")
+}
+
+func TestHeard(t *testing.T) {
+	const claim = "192.168.1.100 on 02:00:00:00:00:03"
+	for name, test := range map[string]struct {
+		packets func(*table, func(after time.Duration) time.Time)
+		after   time.Duration
+		want    string
+	}{
+		"nobody": {func(*table, func(time.Duration) time.Time) {}, 0, ""},
+		"the peer": {func(t *table, at func(time.Duration) time.Time) {
+			t.advert(advert(11, 220), peer, at(0))
+		}, 399 * time.Millisecond, "192.168.1.11:220"},
+		"a peer that has fallen silent": {func(t *table, at func(time.Duration) time.Time) {
+			t.advert(advert(11, 220), peer, at(0))
+		}, 400 * time.Millisecond, ""},
+		"a peer that gives up": {func(t *table, at func(time.Duration) time.Time) {
+			t.advert(advert(11, 220), peer, at(0))
+			t.advert(advert(11, 0), peer, at(10*time.Millisecond))
+		}, 20 * time.Millisecond, ""},
+		"this node itself": {func(t *table, at func(time.Duration) time.Time) {
+			t.advert(advert(10, 220), mine, at(0))
+			t.claim(vip, mine, at(0))
+			t.ask(vip, mine, at(0))
+		}, time.Second, ""},
+		"another router": {func(t *table, at func(time.Duration) time.Time) {
+			a := advert(11, 220)
+			a.VRID = 52
+			t.advert(a, peer, at(0))
+		}, 0, ""},
+		"the other family's router": {func(t *table, at func(time.Duration) time.Time) {
+			a := advert(11, 220)
+			a.Source = netip.MustParseAddr("fe80::2")
+			t.advert(a, peer, at(0))
+		}, 0, ""},
+		"two programs of one machine": {func(t *table, at func(time.Duration) time.Time) {
+			t.advert(advert(11, 220), peer, at(0))
+			a := advert(11, 100)
+			a.Version, a.Interval = 2, time.Second
+			t.advert(a, peer, at(0))
+			t.advert(advert(11, 221), peer, at(300*time.Millisecond))
+			t.advert(a, peer, at(300*time.Millisecond))
+		}, 301 * time.Millisecond, "192.168.1.11:221, 192.168.1.11:100"},
+		"one of which gives up": {func(t *table, at func(time.Duration) time.Time) {
+			t.advert(advert(11, 220), peer, at(0))
+			a := advert(11, 100)
+			a.Version, a.Interval = 2, time.Second
+			t.advert(a, peer, at(0))
+			t.advert(advert(11, 0), peer, at(time.Millisecond))
+		}, 2 * time.Millisecond, "192.168.1.11:100"},
+		"two of one address": {func(t *table, at func(time.Duration) time.Time) {
+			t.advert(advert(11, 220), peer, at(0))
+			t.advert(advert(11, 254), host, at(0))
+		}, 0, "192.168.1.11:220, 192.168.1.11:254"},
+		"a host with the address": {func(t *table, at func(time.Duration) time.Time) {
+			t.claim(vip, host, at(0))
+		}, 400 * time.Millisecond, claim},
+		"one that may be the peer": {func(t *table, at func(time.Duration) time.Time) {
+			t.claim(vip, host, at(0))
+		}, 399 * time.Millisecond, ""},
+		"one that is over": {func(t *table, at func(time.Duration) time.Time) {
+			t.claim(vip, host, at(0))
+		}, claimLife, ""},
+		"one that goes on": {func(t *table, at func(time.Duration) time.Time) {
+			t.claim(vip, host, at(0))
+			t.claim(vip, host, at(2*time.Second))
+		}, claimLife, claim},
+		"the peer, which has it": {func(t *table, at func(time.Duration) time.Time) {
+			t.advert(advert(11, 220), host, at(0))
+			t.claim(vip, host, at(399*time.Millisecond))
+		}, time.Second, ""},
+		"the peer, advert last": {func(t *table, at func(time.Duration) time.Time) {
+			t.claim(vip, host, at(0))
+			t.advert(advert(11, 220), host, at(300*time.Millisecond))
+		}, time.Second, ""},
+		"a peer that advertises no more and keeps it": {func(t *table, at func(time.Duration) time.Time) {
+			t.advert(advert(11, 220), host, at(0))
+			t.claim(vip, host, at(500*time.Millisecond))
+		}, time.Second, claim},
+		"the router's own link-layer address": {func(t *table, at func(time.Duration) time.Time) {
+			t.claim(vip, link.MAC{0, 0, 0x5e, 0, 1, 51}, at(0))
+		}, time.Second, ""},
+		"another address": {func(t *table, at func(time.Duration) time.Time) {
+			t.claim(netip.MustParseAddr("192.168.1.1"), host, at(0))
+			t.ask(netip.MustParseAddr("192.168.1.1"), host, at(0))
+		}, time.Second, ""},
+		"a client that asks": {func(t *table, at func(time.Duration) time.Time) {
+			t.ask(other, host, at(0))
+		}, askedLife - time.Millisecond, "asked"},
+		"a client that asked": {func(t *table, at func(time.Duration) time.Time) {
+			t.ask(vip, host, at(0))
+		}, askedLife, ""},
+		"the peer asks": {func(t *table, at func(time.Duration) time.Time) {
+			t.advert(advert(11, 220), peer, at(0))
+			t.ask(vip, peer, at(0))
+		}, 500 * time.Millisecond, ""},
+	} {
+		table, last := newTable(), start
+		test.packets(table, func(after time.Duration) time.Time {
+			last = start.Add(after)
+			table.forget(last)
+			return last
+		})
+		now := start.Add(test.after)
+		table.forget(now)
+		if got := say(table.routers[0].heard(now)); got != test.want {
+			t.Errorf("%s: %q, want %q", name, got, test.want)
+		}
+	}
+}
+
+// next is when what is known changes, and not later.
+func TestNext(t *testing.T) {
+	table := newTable()
+	table.advert(advert(11, 220), peer, start)
+	table.claim(vip, host, start)
+	table.ask(vip, host, start)
+	now, was := start, ""
+	for steps := 0; ; steps++ {
+		next := table.next(now)
+		if next.IsZero() {
+			break
+		}
+		if !next.After(now) || steps > 10 {
+			t.Fatalf("next is %v at %v", next, now)
+		}
+		if got := say(table.routers[0].heard(next.Add(-1))); steps > 0 && got != was {
+			t.Errorf("%q changed to %q before %v", was, got, next)
+		}
+		now = next
+		table.forget(now)
+		was = say(table.routers[0].heard(now))
+	}
+	if was != "" || now != start.Add(askedLife) {
+		t.Errorf("%q at the end, %v", was, now.Sub(start))
+	}
+}
+
+// Whatever a hostile network says, what is kept is bounded, and a peer that goes on
+// advertising is not pushed out by those that do not.
+func TestBounded(t *testing.T) {
+	table := newTable()
+	for n := range 10000 {
+		now := start.Add(time.Duration(n) * time.Millisecond)
+		from := link.MAC{2, 9, byte(n >> 8), byte(n), 0, 9}
+		if n%5 == 0 {
+			table.advert(advert(11, 220), peer, now)
+		}
+		a := advert(0, 254)
+		a.Source = netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)})
+		table.advert(a, from, now)
+		table.claim(vip, from, now)
+		table.forget(now)
+		r := table.routers[0]
+		if len(r.speakers) > maxSpeakers || len(r.claims) > maxClaims {
+			t.Fatalf("%d speakers, %d claims", len(r.speakers), len(r.claims))
+		}
+		if !strings.Contains(say(r.heard(now)), "192.168.1.11:220") {
+			t.Fatalf("the peer is lost after %d: %s", n, say(r.heard(now)))
+		}
+	}
+}
+
+// What is known of a router that stays, stays.
+func TestWatchKeeps(t *testing.T) {
+	table := newTable()
+	table.advert(advert(11, 220), peer, start)
+	r := table.routers[0].Router
+	r.Holds = true
+	table.watch([]Router{r, {Name: "more", VRID: 52, Interval: interval, Addresses: []netip.Addr{other}}})
+	if got := say(table.routers[0].heard(start)); got != "192.168.1.11:220" {
+		t.Errorf("%q", got)
+	}
+	r.VRID = 53
+	table.watch([]Router{r})
+	if got := say(table.routers[0].heard(start)); got != "" {
+		t.Errorf("another virtual router has %q", got)
+	}
+}

@@ -1,0 +1,190 @@
+// Package wire listens to what the network says of the virtual routers of this
+// node: who advertises them, who says that it has one of their addresses, who asks
+// for one, and whether the gateway answers. It touches nothing; it asks the gateway
+// once a second, and for an address that this node holds now and then.
+package wire
+
+import (
+	"context"
+	"maps"
+	"net/netip"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/link"
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/vrrp"
+)
+
+// Router is a virtual router of this node.
+type Router struct {
+	// Name is unique.
+	Name string
+	// Interface that it is on.
+	Interface string
+	VRID      uint8
+	// Interval between its advertisements.
+	Interval time.Duration
+	// Addresses of the VIP, all of one family; at least one.
+	Addresses []netip.Addr
+	// Holds tells that this node has the addresses.
+	Holds bool
+}
+
+func (r *Router) six() bool { return r.Addresses[0].Is6() }
+
+// virtualMAC is the router's own link-layer address (RFC 9568, 7.3).
+func (r *Router) virtualMAC() link.MAC {
+	family := byte(1)
+	if r.six() {
+		family = 2
+	}
+	return link.MAC{0, 0, 0x5e, 0, family, r.VRID}
+}
+
+// Speaker is a machine that advertises a router.
+type Speaker struct {
+	vrrp.Advert
+	MAC link.MAC
+}
+
+// Claim is a machine that says that it has an address, and does not advertise.
+type Claim struct {
+	Address netip.Addr
+	MAC     link.MAC
+}
+
+// Gateway is whether the interface's gateway answers.
+type Gateway int
+
+// What is known of a gateway.
+const (
+	GatewayNone    Gateway = iota // there is none, or it is not known yet
+	GatewayAnswers                // it has answered within the last seconds
+	GatewaySilent                 // it does not answer
+)
+
+// Heard is what is known of a router. The zero one is that of a deaf listener.
+type Heard struct {
+	// Listens tells that the interface is up and listened on.
+	Listens bool
+	// MAC is the interface's own address.
+	MAC link.MAC
+	// Speakers besides this machine, in order of their addresses.
+	Speakers []Speaker
+	// Claims in order of their addresses.
+	Claims []Claim
+	// Gateway of the interface, by IPv4.
+	Gateway Gateway
+	// Asked tells that a host has lately asked for an address of the router, by
+	// ARP.
+	Asked bool
+}
+
+// Listener listens while Run runs. Its methods may be called from any goroutine.
+type Listener struct {
+	log     hclog.Logger
+	stir    chan struct{} // depth one: the routers have changed
+	changed chan struct{} // depth one
+
+	mu      sync.Mutex // held for memory only
+	routers []Router
+	heard   map[string]Heard // by name of the router
+}
+
+// New returns a listener without routers.
+func New(log hclog.Logger) *Listener {
+	return &Listener{log: log, stir: make(chan struct{}, 1), changed: make(chan struct{}, 1), heard: make(map[string]Heard)}
+}
+
+// Watch makes the routers those given. It does not block.
+func (l *Listener) Watch(routers []Router) {
+	l.mu.Lock()
+	same := reflect.DeepEqual(l.routers, routers)
+	l.routers = routers
+	l.mu.Unlock()
+	if !same {
+		put(l.stir)
+	}
+}
+
+// Changed has an entry when Heard has changed.
+func (l *Listener) Changed() <-chan struct{} { return l.changed }
+
+// Heard is what is known of a router now.
+func (l *Listener) Heard(name string) Heard {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.heard[name]
+}
+
+// publish makes visible what an interface has heard.
+func (l *Listener) publish(heard map[string]Heard) {
+	l.mu.Lock()
+	changed := false
+	for name, h := range heard {
+		if !reflect.DeepEqual(l.heard[name], h) {
+			l.heard[name] = h
+			changed = true
+		}
+	}
+	maps.DeleteFunc(l.heard, func(name string, _ Heard) bool {
+		return !slices.ContainsFunc(l.routers, func(r Router) bool { return r.Name == name })
+	})
+	l.mu.Unlock()
+	if changed {
+		put(l.changed)
+	}
+}
+
+// Run listens until ctx is done: one goroutine an interface, which ends when no
+// router is on it any more.
+func (l *Listener) Run(ctx context.Context) error {
+	ears := make(map[string]*ear)
+	var running sync.WaitGroup
+	defer running.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for {
+		l.mu.Lock()
+		wanted := make(map[string][]Router)
+		for _, r := range l.routers {
+			wanted[r.Interface] = append(wanted[r.Interface], r)
+		}
+		l.mu.Unlock()
+		for name, e := range ears {
+			if wanted[name] == nil {
+				e.end()
+				delete(ears, name)
+			}
+		}
+		for name, routers := range wanted {
+			if ears[name] == nil {
+				e, err := l.newEar(name)
+				if err != nil {
+					return err
+				}
+				var hearing context.Context
+				hearing, e.end = context.WithCancel(ctx)
+				ears[name] = e
+				running.Go(func() { e.run(hearing) })
+			}
+			ears[name].watch(routers)
+		}
+		select {
+		case <-l.stir:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func put(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
