@@ -43,8 +43,8 @@ for group in "$@"; do
 done
 export SYSTEMD_NSPAWN_API_VFS_WRITABLE=network # as sysctl files are for it
 exec systemd-nspawn --quiet --directory="$disk/root" --boot --hostname="$name" \
-	--network-namespace-path=/proc/1/ns/net --capability=CAP_NET_ADMIN,CAP_IPC_LOCK \
-	--system-call-filter=pidfd_getfd \
+	--network-namespace-path=/proc/1/ns/net --capability=CAP_NET_ADMIN,CAP_IPC_LOCK,CAP_BPF \
+	--system-call-filter="pidfd_getfd bpf" \
 	--register=no --keep-unit \
 	--resolv-conf=off --timezone=off --link-journal=no
 `

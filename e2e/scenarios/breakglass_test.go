@@ -20,21 +20,8 @@ import (
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
 )
 
-// newcomers are clients that connect anew for each request: a move by score
-// alone resets connections that are idle.
+// newcomers are clients that connect anew for each request.
 var newcomers = probe.Config{Interval: 5 * time.Millisecond, Timeout: 5 * time.Second}
-
-// moves does something that moves the VIP so many times while clients connect.
-// What is under way in the instant of a move may be reset, since its packets go
-// to two nodes; nothing else may fail.
-func (s *site) moves(ctx context.Context, times int, do func()) {
-	s.t.Helper()
-	report := s.during(ctx, newcomers, do)
-	s.t.Logf("%d of %d requests failed in %d moves", report.Failed(), report.Attempts(), times)
-	if moments := report.Moments(); moments < 0 || moments > times || report.Attempts() < 50 {
-		s.t.Errorf("%d of %d requests failed in %d moves: %+v", report.Failed(), report.Attempts(), times, report.Failures)
-	}
-}
 
 // lbAgent runs lb-agent at a node, which must succeed.
 func (s *site) lbAgent(ctx context.Context, n *cluster.Node, args ...string) string {
@@ -104,7 +91,7 @@ func TestBreakGlass(t *testing.T) {
 
 	t.Run("drain moves the VIP", func(t *testing.T) {
 		s := s.in(t)
-		s.moves(ctx, 2, func() {
+		s.under(ctx, load, func() {
 			s.lbAgent(ctx, master, "drain", "--reason", "new kernel")
 			s.holds(ctx, cluster.Backup)
 			s.lbAgent(ctx, master, "undrain")
@@ -114,7 +101,7 @@ func TestBreakGlass(t *testing.T) {
 
 	t.Run("failover moves it for a while", func(t *testing.T) {
 		s := s.in(t)
-		s.moves(ctx, 2, func() {
+		s.under(ctx, load, func() {
 			s.lbAgent(ctx, master, "failover", "web", "--for", "2s")
 			s.holds(ctx, cluster.Backup)
 			if _, err := master.LbAgent(ctx, "failover", "web"); !failedWith(err, 5, "does not hold it") {

@@ -3,12 +3,15 @@ package scenarios
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/tandem-lb/tandem/e2e/internal/cluster"
+	"github.com/tandem-lb/tandem/e2e/internal/cluster/clustertest"
+	"github.com/tandem-lb/tandem/e2e/internal/probe"
 	"github.com/tandem-lb/tandem/e2e/lab"
 	"github.com/tandem-lb/tandem/e2e/lab/labtest"
 )
@@ -18,7 +21,7 @@ import (
 func TestFailoverByTheController(t *testing.T) {
 	s := newSite(t)
 	ctx := labtest.Deadline(t, 2*time.Minute)
-	s.moves(ctx, 2, func() {
+	s.under(ctx, load, func() {
 		var moved struct{ From, To, Duration string }
 		out := s.lbctl(ctx, "vip", "failover", "web", "--for", "2s", "--reason", "new kernel", "-o", "json")
 		if err := json.Unmarshal([]byte(out), &moved); err != nil || moved.From != cluster.Master || moved.To != cluster.Backup {
@@ -57,5 +60,190 @@ func (s *site) holdsNow(ctx context.Context, node string) {
 	s.t.Helper()
 	if holders, err := s.Lab.Holders(ctx, lab.VIP.Addr()); err != nil || len(holders) != 1 || holders[0] != node {
 		s.t.Errorf("the VIP is on %v (%v), want %s", holders, err, node)
+	}
+}
+
+// load is traffic of every kind. Downloads and requests in flight are longer than a
+// move takes, and idle connections are older.
+var load = probe.Config{
+	Interval: 10 * time.Millisecond, Reused: 6, Inflight: 4, Downloads: 3, WebSockets: 3,
+	Think: 50 * time.Millisecond, Hold: 400 * time.Millisecond, Timeout: 5 * time.Second,
+}
+
+// established is the part of it that a move by score alone resets.
+var established = []probe.Kind{
+	probe.ReusedGet, probe.ReusedPost, probe.InflightGet, probe.InflightPost, probe.Download, probe.WebSocket,
+}
+
+// tell logs what became of each kind of traffic.
+func (s *site) tell(r *probe.Report) {
+	s.t.Helper()
+	for _, kind := range append([]probe.Kind{probe.New}, established...) {
+		s.t.Logf("%s: %d of %d failed", kind, r.Kinds[kind].Failed, r.Kinds[kind].Attempts)
+	}
+	s.t.Logf("longest time without an answer to a new connection: %.1f ms", r.LongestGap.MS)
+}
+
+// backAndForth moves the VIP away from lb-master and back, in each way there is.
+func (s *site) backAndForth(ctx context.Context) {
+	s.t.Helper()
+	s.lbctl(ctx, "node", "drain", cluster.Master)
+	s.holds(ctx, cluster.Backup)
+	s.lbctl(ctx, "node", "undrain", cluster.Master)
+	s.holds(ctx, cluster.Master)
+	s.lbctl(ctx, "vip", "failover", "web", "--for", "1s")
+	s.holds(ctx, cluster.Master) // its fail-back is automatic
+}
+
+// I11: no planned move costs a client a request, new or established.
+func TestI11NoPlannedMoveCostsARequest(t *testing.T) {
+	s := newSite(t)
+	ctx := labtest.Deadline(t, 5*time.Minute)
+
+	t.Run("drain, undrain, failover and fail-back", func(t *testing.T) {
+		s := s.in(t)
+		report := s.under(ctx, load, func() {
+			for range 3 {
+				s.backAndForth(ctx)
+			}
+		})
+		s.tell(report)
+		for kind, least := range map[probe.Kind]int{
+			probe.New: 200, probe.ReusedGet: 100, probe.ReusedPost: 100, probe.InflightGet: 10, probe.InflightPost: 10,
+			probe.Download: 10, probe.WebSocket: 100,
+		} {
+			if n := report.Kinds[kind].Attempts; n < least {
+				t.Errorf("%d requests of kind %s, want %d at least", n, kind, least)
+			}
+		}
+	})
+
+	t.Run("without the agents", func(t *testing.T) {
+		s := s.in(t)
+		s.under(ctx, load, func() {
+			s.lbctl(ctx, "vip", "failover", "web", "--for", "1h")
+			for _, n := range s.Nodes {
+				if err := n.KillAgent(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.served(ctx, 2*time.Second)
+			for _, n := range s.Nodes {
+				if err := n.StartAgent(ctx); err != nil {
+					t.Fatal(err)
+				}
+			}
+			// A new agent forgets a failover, so that the VIP comes back.
+			s.wait(ctx, "the agents", cluster.Settled(clustertest.Both...))
+			s.served(ctx, time.Second)
+		})
+		s.healthy(ctx)
+	})
+
+	// The same without the forwarding, which shows that the clients would notice.
+	t.Run("handover_timeout 0s", func(t *testing.T) {
+		s := s.in(t)
+		s.lbctl(ctx, "vip", "set", "web", "--handover-timeout", "0s")
+		for name, n := range s.Nodes {
+			s.until(5*time.Second, "no trace of it on "+name, func(ctx context.Context) error {
+				if left := s.traces(ctx, n); left != "" {
+					return errors.New(left)
+				}
+				return nil
+			})
+		}
+		report := s.during(ctx, load, func() { s.backAndForth(ctx) })
+		s.tell(report)
+		for _, kinds := range [][]probe.Kind{
+			{probe.ReusedGet, probe.ReusedPost}, {probe.InflightGet, probe.InflightPost}, {probe.Download}, {probe.WebSocket},
+		} {
+			if report.Failed(kinds...) == 0 {
+				t.Errorf("no request of kind %v failed", kinds)
+			}
+		}
+		s.lbctl(ctx, "vip", "set", "web", "--unset", "handover-timeout")
+	})
+}
+
+// served lets clients go on for a while, in which lb-backup or lb-master answers.
+func (s *site) served(ctx context.Context, d time.Duration) {
+	s.t.Helper()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+		s.t.Fatal(ctx.Err())
+	}
+}
+
+// traces is what the handover has in the kernel of a node, empty when nothing.
+func (s *site) traces(ctx context.Context, n *cluster.Node) string {
+	s.t.Helper()
+	out, err := n.Host.Output(ctx, "sh", "-c",
+		"{ tc qdisc show dev eth0; ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; } | grep -e clsact -e 0x74646d -e 7627885 || :")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return string(out)
+}
+
+// Connections that were handed over and that nobody can serve any more are reset
+// soon, so that clients connect anew: the previous holder's proxy dies, the previous
+// holder loses its cable, the time is over.
+func TestConnectionsThatWereHandedOverEndWithTheirNode(t *testing.T) {
+	s := newSite(t)
+	ctx := labtest.Deadline(t, 4*time.Minute)
+	waiting := probe.Config{Reused: 6, WebSockets: 3, Think: 20 * time.Millisecond, Timeout: 10 * time.Second}
+	for name, test := range map[string]struct {
+		timeout string
+		end     func()
+		repair  func()
+		within  float64 // ms
+	}{
+		"its proxy dies": {"5m", func() {
+			if err := s.Master().Host.KillAll(ctx, "haproxy"); err != nil {
+				t.Fatal(err)
+			}
+		}, func() {}, 2000},
+		"its cable is cut": {"5m", func() {
+			if err := s.Master().Host.Cut(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}, func() {
+			if err := s.Master().Host.Plug(ctx); err != nil {
+				t.Fatal(err)
+			}
+		}, 5000},
+		"its time is over": {"2s", func() { s.served(ctx, 2*time.Second) }, func() {}, 2000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := s.in(t)
+			s.lbctl(ctx, "vip", "set", "web", "--handover-timeout", test.timeout)
+			s.lbctl(ctx, "node", "drain", cluster.Master)
+			s.holds(ctx, cluster.Backup)
+			s.lbctl(ctx, "node", "undrain", cluster.Master)
+			s.holds(ctx, cluster.Master)
+			var ended time.Time
+			report := s.during(ctx, waiting, func() {
+				s.lbctl(ctx, "node", "drain", cluster.Master)
+				s.holds(ctx, cluster.Backup)
+				ended = time.Now()
+				test.end()
+				s.served(ctx, 3*time.Second)
+			})
+			test.repair()
+			s.tell(report)
+			if report.Failed() == 0 {
+				t.Error("nothing has failed")
+			}
+			for _, f := range report.Failures {
+				if f.At.Before(ended) && f.At.Add(time.Duration(f.AfterMS*1e6)).Before(ended) || f.AfterMS > test.within {
+					t.Errorf("%+v, want it after %v and within %.0f ms", f, ended, test.within)
+				}
+			}
+			s.lbctl(ctx, "node", "undrain", cluster.Master)
+			s.healthy(ctx)
+		})
 	}
 }

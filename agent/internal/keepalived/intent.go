@@ -36,7 +36,8 @@ type instance struct {
 	extra     []netip.Prefix
 	failBack  keepalivedv1.FailBack
 	delay     time.Duration
-	peered    bool // another node is known on its network
+	peered    bool          // another node is known on its network
+	handover  time.Duration // how long connections may outlive a move; 0: not at all
 }
 
 // addresses are the anchor and all others.
@@ -189,6 +190,7 @@ func resolveInstance(field string, c *keepalivedv1.Instance) (*instance, error) 
 		password: c.GetAuthPassword(),
 		failBack: c.GetFailBack(),
 		delay:    c.GetFailBackDelay().AsDuration(),
+		handover: c.GetHandoverTimeout().AsDuration(),
 	}
 	if err := resolveAddresses(field, c, i); err != nil {
 		return nil, err
@@ -198,6 +200,7 @@ func resolveInstance(field string, c *keepalivedv1.Instance) (*instance, error) 
 		checkRange(field+"priority", i.priority, 1, 234),
 		checkVersion(field, i),
 		checkFailBack(field, i),
+		checkHandover(field, i),
 	} {
 		if err != nil {
 			return nil, err

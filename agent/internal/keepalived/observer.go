@@ -19,10 +19,11 @@ type observer struct {
 	scores *scores
 	wake   func() // asks the keeper to look after keepalived
 
-	interfaces map[string]string // by network
-	networks   []NetworkStatus   // the node's own addresses
-	unguarded  string            // why advertisements of strangers are let through
-	left       []place           // what keepalived may have from before the last expect
+	interfaces map[string]string   // by network
+	networks   []NetworkStatus     // the node's own addresses
+	unguarded  string              // why advertisements of strangers are let through
+	handovers  map[string]Handover // by instance; nil: nobody has said yet
+	left       []place             // what keepalived may have from before the last expect
 
 	process   *daemon.Process // nil: none
 	state     State
@@ -70,7 +71,7 @@ func (o *observer) expect(in *intent, now time.Time) error {
 			o.step(w, InstanceInit, 0, "removed from the configuration")
 		}
 	}
-	o.peers = in.peers
+	o.peers, o.handovers = in.peers, in.handovers()
 	o.scores.drain = in.drain
 	o.scores.set(in.instances, now)
 	o.look()
@@ -283,6 +284,7 @@ func (o *observer) snapshot() *Snapshot {
 		Drain:     o.scores.drained(),
 		Networks:  o.networks,
 		Unguarded: o.unguarded,
+		Handovers: o.handovers,
 	}
 	now := time.Now()
 	for _, w := range o.statuses() {

@@ -60,6 +60,10 @@ type Snapshot struct {
 	// Unguarded says why VRRP advertisements of strangers are not dropped, with the
 	// cure; empty while they are, or need not be.
 	Unguarded string
+	// Handovers by the names of instances, those that keepalived has from the driver.
+	// They are shared, and their changes no event. Nil: the driver does not know yet
+	// what this node is to hold.
+	Handovers map[string]Handover
 }
 
 // InstanceStatus is one VRRP instance.

@@ -152,7 +152,12 @@ func (d *Driver) handBack(ctx context.Context, c *control, restore func() error)
 	// What it holds is no more the driver's to remove.
 	err := c.writeRecord(d.paths.addresses, nil)
 	err = errors.Join(err, advertfilter.Remove(), d.reload(ctx, c, d.answer))
-	err = errors.Join(err, d.do(ctx, func(o *observer) { o.detach(StateIdle, "", time.Now()); o.watched = nil; o.look() }))
+	err = errors.Join(err, d.do(ctx, func(o *observer) {
+		o.detach(StateIdle, "", time.Now())
+		o.watched = nil
+		o.handovers = map[string]Handover{}
+		o.look()
+	}))
 	err = errors.Join(err, c.process.Forget())
 	c.process.Close()
 	c.process, c.intent = nil, nil

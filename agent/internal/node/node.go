@@ -20,6 +20,7 @@ import (
 	"github.com/tandem-lb/tandem/agent/internal/cache"
 	"github.com/tandem-lb/tandem/agent/internal/daemon"
 	"github.com/tandem-lb/tandem/agent/internal/drift"
+	"github.com/tandem-lb/tandem/agent/internal/handover"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy"
 	"github.com/tandem-lb/tandem/agent/internal/keepalived"
 	"github.com/tandem-lb/tandem/agent/internal/local"
@@ -59,6 +60,10 @@ func Run(ctx context.Context, s *settings.Settings, version string, logger hclog
 		return err
 	}
 	reconciler := n.reconciler(reconcile.Options{Store: store, Good: good, Behind: behind, Overlay: changes})
+	n.handover = handover.New(handover.Options{
+		RunDir: s.RunDir, Look: n.carried, Logger: logger.Named("handover"),
+		Problem: func(text string) { n.report.Problem("handover", text) },
+	})
 	n.takeover.Drive(n.proxy, n.vrrp, reconciler.TryAgain)
 	var up *uplink.Uplink
 	here := local.New(local.Options{
@@ -81,7 +86,7 @@ func Run(ctx context.Context, s *settings.Settings, version string, logger hclog
 		Withdraw:    n.vrrp.Withdraw,
 		Logger:      logger.Named("uplink"),
 	})
-	n.parts = append(n.parts, n.keepEvents, n.states.Run, n.proxy.Run, n.vrrp.Run, n.takeover.Run,
+	n.parts = append(n.parts, n.keepEvents, n.states.Run, n.proxy.Run, n.vrrp.Run, n.handover.Run, n.takeover.Run,
 		reconciler.Run, changes.Run, here.Run, up.Run, n.watchdog)
 	group, ctx := errgroup.WithContext(ctx)
 	for _, part := range n.parts {
@@ -97,6 +102,7 @@ type node struct {
 	proxy    *haproxy.Driver
 	vrrp     *keepalived.Driver
 	takeover *adopt.Takeover
+	handover *handover.Keeper
 	logger   hclog.Logger
 	parts    []func(context.Context) error // of Run
 }

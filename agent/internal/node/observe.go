@@ -52,6 +52,7 @@ func (n *node) fromKeepalived(event keepalived.Event) {
 		n.states.Note(event.Note, event.Time)
 		n.report.Note(event.Note)
 	}
+	n.handover.Wake()
 	s := n.vrrp.Snapshot()
 	n.report.Keepalived(&agentv1.DaemonObservation{
 		State: vrrpDaemonStates[s.State], Version: s.Version, StartTime: timestamp(s.StartTime), Message: s.Message,

@@ -20,6 +20,7 @@ var vipFields = []fields.Field{
 	{Flag: "priority", Path: "priorities", Usage: "NODE=N, 1 to 234, the highest holds the VIP; repeat for each node"},
 	{Flag: "fail-back", Path: "fail_back", Usage: "automatic, delayed or never (default automatic)", Values: []string{"automatic", "delayed", "never"}},
 	{Flag: "fail-back-delay", Path: "fail_back_delay", Usage: "how long a better node must be well, 0s to 1h; with --fail-back delayed"},
+	{Flag: "handover-timeout", Path: "handover_timeout", Usage: "how long established connections may outlive a planned move, 0s to 24h (default 5m); 0s: not at all"},
 	{Flag: "advert-interval", Path: "advert_interval", Usage: "time between advertisements (default: the cluster's)"},
 }
 

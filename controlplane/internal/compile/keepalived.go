@@ -126,6 +126,8 @@ func vipInstances(c *state.Config, v *tandemv1.Vip, n *tandemv1.Node, password s
 			AuthPassword:   password,
 			Anchor:         p.String(),
 			FailBack:       failBack,
+
+			HandoverTimeout: durationpb.New(state.EffectiveHandoverTimeout(v)),
 		}
 		if failBack == keepalivedv1.FailBack_FAIL_BACK_DELAYED {
 			i.FailBackDelay = cmp.Or(v.GetFailBackDelay(), durationpb.New(0))

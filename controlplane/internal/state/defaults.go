@@ -207,6 +207,18 @@ func EffectiveVrrpVersion(c *Config) uint32 {
 	return c.defaults().vrrpVersion
 }
 
+// DefaultHandoverTimeout is for a VIP that names none.
+const DefaultHandoverTimeout = 5 * time.Minute
+
+// EffectiveHandoverTimeout is how long established connections may outlive a
+// planned move of a VIP; 0: not at all.
+func EffectiveHandoverTimeout(v *tandemv1.Vip) time.Duration {
+	if v.GetHandoverTimeout() == nil {
+		return DefaultHandoverTimeout
+	}
+	return v.GetHandoverTimeout().AsDuration()
+}
+
 // EffectiveAdvertInterval is the time between a VIP's advertisements.
 func EffectiveAdvertInterval(c *Config, v *tandemv1.Vip) time.Duration {
 	if d := or(v.GetAdvertInterval(), c.cluster.GetVrrp().GetAdvertInterval()); d != nil {

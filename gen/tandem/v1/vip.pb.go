@@ -52,9 +52,14 @@ type Vip struct {
 	// advert_interval overrides the cluster's.
 	AdvertInterval *durationpb.Duration `protobuf:"bytes,8,opt,name=advert_interval,json=advertInterval,proto3" json:"advert_interval,omitempty"`
 	// etag changes with every change to this VIP.
-	Etag          string `protobuf:"bytes,9,opt,name=etag,proto3" json:"etag,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Etag string `protobuf:"bytes,9,opt,name=etag,proto3" json:"etag,omitempty"`
+	// handover_timeout is how long connections that are established may outlive a
+	// planned move: the node that held the VIP goes on with them, and the holder
+	// forwards what clients send for them, until it has passed. 0s to 24h; unset means
+	// 5m, 0s resets them at once. It takes kernels that can (docs/operations.md).
+	HandoverTimeout *durationpb.Duration `protobuf:"bytes,20,opt,name=handover_timeout,json=handoverTimeout,proto3" json:"handover_timeout,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Vip) Reset() {
@@ -150,11 +155,18 @@ func (x *Vip) GetEtag() string {
 	return ""
 }
 
+func (x *Vip) GetHandoverTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.HandoverTimeout
+	}
+	return nil
+}
+
 var File_tandem_v1_vip_proto protoreflect.FileDescriptor
 
 const file_tandem_v1_vip_proto_rawDesc = "" +
 	"\n" +
-	"\x13tandem/v1/vip.proto\x12\ttandem.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\"\xf2\x05\n" +
+	"\x13tandem/v1/vip.proto\x12\ttandem.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\"\xc8\x06\n" +
 	"\x03Vip\x12\x17\n" +
 	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x12\x95\x01\n" +
 	"\taddresses\x18\x02 \x03(\tBw\xbaHt\x92\x01q\b\x01\x10@\"k\xba\x01h\n" +
@@ -170,7 +182,8 @@ const file_tandem_v1_vip_proto_rawDesc = "" +
 	"\x0ffail_back_delay\x18\a \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
 	"\xaa\x01\a\"\x03\b\x90\x1c2\x00R\rfailBackDelay\x12U\n" +
 	"\x0fadvert_interval\x18\b \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x02\b(2\x05\x10\x80\xe1\xeb\x17R\x0eadvertInterval\x12\x1c\n" +
-	"\x04etag\x18\t \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\x1a=\n" +
+	"\x04etag\x18\t \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\x12T\n" +
+	"\x10handover_timeout\x18\x14 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xa3\x052\x00R\x0fhandoverTimeout\x1a=\n" +
 	"\x0fPrioritiesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01B\x92\x01\n" +
@@ -199,11 +212,12 @@ var file_tandem_v1_vip_proto_depIdxs = []int32{
 	1, // 0: tandem.v1.Vip.priorities:type_name -> tandem.v1.Vip.PrioritiesEntry
 	2, // 1: tandem.v1.Vip.fail_back_delay:type_name -> google.protobuf.Duration
 	2, // 2: tandem.v1.Vip.advert_interval:type_name -> google.protobuf.Duration
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	2, // 3: tandem.v1.Vip.handover_timeout:type_name -> google.protobuf.Duration
+	4, // [4:4] is the sub-list for method output_type
+	4, // [4:4] is the sub-list for method input_type
+	4, // [4:4] is the sub-list for extension type_name
+	4, // [4:4] is the sub-list for extension extendee
+	0, // [0:4] is the sub-list for field type_name
 }
 
 func init() { file_tandem_v1_vip_proto_init() }

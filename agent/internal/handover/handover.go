@@ -1,0 +1,301 @@
+// Package handover lets established connections outlive a planned move of a VIP.
+//
+// The node that gave the VIP up goes on with them, and answers their clients
+// directly; the node that took the VIP forwards what clients send for them. Both is
+// done by the kernel (package kernel), which asks its own sockets whose a connection
+// is. So a handover goes on when the agent has ended, and ends by itself.
+//
+// A node that stands by is armed for a few seconds at a time, as long as the holder
+// answers on the network, since the first packets come before any agent knows that
+// its node is the holder. When it becomes the holder the forwarding lasts for the
+// VIP's handover_timeout, or until the previous holder answers no more.
+package handover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+
+	"github.com/tandem-lb/tandem/agent/internal/handover/kernel"
+)
+
+const (
+	// renewEvery is how often a node that stands by looks for the holder.
+	renewEvery = time.Second
+	// checkEvery is how often a node that forwards looks for the previous holder.
+	checkEvery = 250 * time.Millisecond
+	// armed is how long it forwards without its agent, should it become the holder.
+	armed = 5 * time.Second
+	// answerWithin is how long a node may take to answer. One that is a cable away
+	// takes less than a millisecond.
+	answerWithin = 200 * time.Millisecond
+	// attempts are how often a node is asked before it counts as gone.
+	attempts = 2
+)
+
+// Role is what this node is for a VIP.
+type Role string
+
+// Roles.
+const (
+	// Holder holds the VIP.
+	Holder Role = "holder"
+	// Standby would take it.
+	Standby Role = "standby"
+	// Neither holds it nor would take it.
+	Neither Role = "neither"
+	// Unknown: nobody says.
+	Unknown Role = "unknown"
+)
+
+// VIP is one instance of a VIP, of one family.
+type VIP struct {
+	// Name of the instance.
+	Name string
+	// Interface that carries it.
+	Interface string
+	// Addresses of it.
+	Addresses []netip.Addr
+	// Timeout is how long connections may outlive a move; 0: not at all.
+	Timeout time.Duration
+	// Peers are the own addresses of the other nodes on its network, by node.
+	Peers map[string][]netip.Addr
+	// Role of this node.
+	Role Role
+}
+
+// View is what the keeper must know.
+type View struct {
+	// Known is false until the agent knows what this node is to hold.
+	Known bool
+	VIPs  []VIP
+	// Serving tells that the proxy on this node is well.
+	Serving bool
+}
+
+// Options of a Keeper; all are needed.
+type Options struct {
+	// RunDir is the agent's run directory, on a tmpfs; the keeper uses
+	// "handover.json" in it.
+	RunDir string
+	// Look returns the present view. It must not block.
+	Look func() View
+	// Problem tells why connections do not outlive planned moves; empty: they do.
+	Problem func(text string)
+	Logger  hclog.Logger
+}
+
+// Keeper keeps the kernel's part up to date. One goroutine, Run's, uses all but
+// Wake.
+type Keeper struct {
+	Options
+	path   string
+	kick   chan struct{} // depth one
+	kernel *kernel.Kernel
+	begun  bool // see ready
+	broken bool // the kernel would not take the program
+	saved  saved
+	stored []byte // the file
+	peers  map[host]*peer
+	vips   map[string]*vip
+	set    map[netip.Addr]kernel.Way // in the kernel
+}
+
+// host is an address on an interface.
+type host struct {
+	Interface string
+	Address   netip.Addr
+}
+
+// New returns a keeper that has changed nothing yet.
+func New(o Options) *Keeper {
+	return &Keeper{
+		Options: o, path: filepath.Join(o.RunDir, "handover.json"), kick: make(chan struct{}, 1),
+		peers: make(map[host]*peer), vips: make(map[string]*vip), set: make(map[netip.Addr]kernel.Way),
+	}
+}
+
+// Wake has the view looked at soon. It does not block.
+func (k *Keeper) Wake() {
+	select {
+	case k.kick <- struct{}{}:
+	default:
+	}
+}
+
+// Run keeps the kernel's part up to date until ctx ends. That part goes on then.
+func (k *Keeper) Run(ctx context.Context) error {
+	k.load()
+	due := time.NewTimer(0)
+	defer due.Stop()
+	for renew := true; ; {
+		if view := k.Look(); k.ready(view) {
+			k.report(k.step(ctx, view, renew))
+		}
+		if renew {
+			due.Reset(renewEvery)
+		}
+		if renew && k.forwarding() {
+			due.Reset(checkEvery)
+		}
+		select {
+		case <-k.kick:
+			renew = false
+		case <-due.C:
+			renew = true
+		case <-ctx.Done():
+			if k.kernel == nil {
+				return nil
+			}
+			return k.kernel.Close()
+		}
+	}
+}
+
+// ready tells whether the keeper may act: what an earlier agent has left goes on
+// until it is known, once, what this node is to hold and what it is for each VIP.
+func (k *Keeper) ready(view View) bool {
+	k.begun = k.begun || view.Known && !slices.ContainsFunc(view.VIPs, func(v VIP) bool { return v.Role == Unknown })
+	return k.begun && view.Known
+}
+
+// report tells of what went wrong, once, and of its end.
+func (k *Keeper) report(err error) {
+	text := ""
+	if err != nil {
+		text = fmt.Sprintf("established connections do not outlive planned moves of VIPs: %v", err)
+	}
+	k.Problem(text)
+}
+
+// step brings the kernel's part up to date. What a move needs at once comes first;
+// whether the other nodes answer takes time, and is asked if renew says so or a
+// move has happened.
+func (k *Keeper) step(ctx context.Context, view View, renew bool) error {
+	view.VIPs = slices.DeleteFunc(slices.Clone(view.VIPs), func(v VIP) bool { return v.Timeout <= 0 })
+	if len(view.VIPs) == 0 {
+		return k.dismantle()
+	}
+	if k.broken {
+		return errUnsupported
+	}
+	now, err := kernel.Now()
+	if err != nil {
+		return err
+	}
+	moved := k.follow(view.VIPs, now)
+	if k.kernel == nil {
+		if k.kernel, err = kernel.Load(); err != nil {
+			k.broken = true
+			k.Logger.Warn("established connections do not outlive planned moves", "error", err)
+			return errUnsupported
+		}
+	}
+	if err := k.apply(view, now); err != nil {
+		return err
+	}
+	if !renew && !moved {
+		return nil
+	}
+	k.ask(ctx, view.VIPs)
+	if now, err = kernel.Now(); err != nil {
+		return err
+	}
+	// The program comes last, and takes the place of an earlier agent's with all
+	// that it has to know.
+	return errors.Join(k.apply(view, now), kernel.AddRules(), k.attach(view.VIPs))
+}
+
+// errUnsupported is a problem with its cure.
+var errUnsupported = errors.New("the kernel does not take the agent's program: it needs Linux 5.8 or later with " +
+	"CONFIG_BPF_SYSCALL, CONFIG_NET_CLS_BPF and CONFIG_NET_SCH_INGRESS, and the agent CAP_BPF and CAP_NET_ADMIN (its log has " +
+	"the kernel's words); or turn it off: lbctl vip set VIP --handover-timeout 0s")
+
+// apply gives the kernel the ways that are new.
+func (k *Keeper) apply(view View, now time.Duration) error {
+	want := make(map[netip.Addr]kernel.Way)
+	for n := range view.VIPs {
+		v := &view.VIPs[n]
+		way := k.vips[v.Name].way(v.Role, view.Serving, now)
+		for _, a := range v.Addresses {
+			want[a] = way
+		}
+	}
+	var failed []error
+	for a, way := range want {
+		if old, ok := k.set[a]; ok && old.Equal(way) {
+			continue
+		}
+		if err := k.kernel.Set(a, way); err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		k.set[a] = way
+	}
+	for a := range k.set {
+		if _, ok := want[a]; !ok {
+			failed = append(failed, k.kernel.Remove(a))
+			delete(k.set, a)
+		}
+	}
+	return errors.Join(append(failed, k.save())...)
+}
+
+// attach has the program on the interfaces of the VIPs, and on no other one.
+func (k *Keeper) attach(vips []VIP) error {
+	want := make(map[string]bool)
+	for n := range vips {
+		want[vips[n].Interface] = true
+	}
+	var failed []error
+	for name := range k.saved.Interfaces {
+		if !want[name] {
+			if err := kernel.Detach(name); err != nil {
+				failed = append(failed, err)
+				continue
+			}
+			delete(k.saved.Interfaces, name)
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(want)) {
+		on, err := k.kernel.Attached(name)
+		if err == nil && !on {
+			k.saved.Interfaces[name] = true
+			if err = k.save(); err == nil {
+				err = k.kernel.Attach(name)
+			}
+		}
+		failed = append(failed, err)
+	}
+	return errors.Join(failed...)
+}
+
+// dismantle leaves nothing of it in the kernel.
+func (k *Keeper) dismantle() error {
+	k.broken = false
+	if k.kernel == nil && len(k.saved.Interfaces) == 0 {
+		return nil
+	}
+	var failed []error
+	for name := range k.saved.Interfaces {
+		if err := kernel.Detach(name); err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		delete(k.saved.Interfaces, name)
+	}
+	if failed = append(failed, kernel.RemoveRules()); k.kernel != nil {
+		failed = append(failed, k.kernel.Close())
+		k.kernel = nil
+	}
+	clear(k.vips)
+	clear(k.set)
+	return errors.Join(append(failed, k.save())...)
+}

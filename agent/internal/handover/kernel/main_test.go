@@ -1,0 +1,209 @@
+package kernel
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// playHost in the environment makes the test binary a machine: a process in a network
+// namespace, with all of its threads, that does what it is told.
+const playHost = "TANDEM_TEST_HOST"
+
+// order to a machine, one a line on its standard input. Exactly one of its fields
+// is set.
+type order struct {
+	Listen     string        // echo there, whoever has the address
+	Dial       string        // and say hello
+	Ask        int           // say hello again, on the nth connection
+	Drop       int           // close it, without waiting for the other side
+	Set        *setting      // of an address
+	Attach     string        // to an interface
+	Detach     string        // from one
+	Attached   string        // asks about one
+	Foreign    string        // put somebody else's filter on the way out of one
+	AddRules   bool          //
+	RemoveRule bool          //
+	Find       *netip.Addr   // on eth0
+	For        time.Duration // beside Find
+}
+
+// setting is a way that begins now.
+type setting struct {
+	Address  netip.Addr
+	Forward  time.Duration
+	New, All bool
+	From, To net.HardwareAddr
+}
+
+// answer to an order.
+type answer struct {
+	Error string
+	Text  string
+	N     int
+	Took  time.Duration
+}
+
+func TestMain(m *testing.M) {
+	name := os.Getenv(playHost)
+	if name == "" {
+		os.Exit(m.Run())
+	}
+	h := &machine{name: name}
+	in, out := bufio.NewScanner(os.Stdin), json.NewEncoder(os.Stdout)
+	for in.Scan() {
+		var o order
+		err := json.Unmarshal(in.Bytes(), &o)
+		var a answer
+		begin := time.Now()
+		if err == nil {
+			err = h.obey(&o, &a)
+		}
+		if a.Took = time.Since(begin); err != nil {
+			a.Error = err.Error()
+		}
+		if err := out.Encode(a); err != nil {
+			os.Exit(1)
+		}
+	}
+}
+
+// machine is one that does what it is told.
+type machine struct {
+	name   string
+	kernel *Kernel
+	conns  []net.Conn
+}
+
+func (m *machine) obey(o *order, a *answer) (err error) {
+	if m.kernel == nil && (o.Set != nil || o.Attach != "" || o.Attached != "") {
+		if m.kernel, err = Load(); err != nil {
+			return err
+		}
+	}
+	switch {
+	case o.Listen != "":
+		return m.listen(o.Listen)
+	case o.Dial != "":
+		c, err := net.DialTimeout("tcp", o.Dial, 5*time.Second)
+		if err != nil {
+			return err
+		}
+		m.conns = append(m.conns, c)
+		a.N = len(m.conns)
+		a.Text, err = hello(c)
+		return err
+	case o.Ask != 0:
+		a.Text, err = hello(m.conns[o.Ask-1])
+		return err
+	case o.Drop != 0:
+		return m.conns[o.Drop-1].Close()
+	case o.Set != nil:
+		way := Way{New: o.Set.New, All: o.Set.All, From: o.Set.From, To: o.Set.To}
+		now, err := Now()
+		if o.Set.Forward != 0 {
+			way.Until = now + o.Set.Forward
+		}
+		return errors.Join(err, m.kernel.Set(o.Set.Address, way))
+	case o.Attach != "":
+		return m.kernel.Attach(o.Attach)
+	case o.Foreign != "":
+		return m.foreign(o.Foreign)
+	case o.Attached != "":
+		on, err := m.kernel.Attached(o.Attached)
+		a.Text = fmt.Sprint(on)
+		return err
+	case o.Detach != "":
+		return Detach(o.Detach)
+	case o.AddRules:
+		return AddRules()
+	case o.RemoveRule:
+		return RemoveRules()
+	case o.Find != nil:
+		ctx, cancel := context.WithTimeout(context.Background(), o.For)
+		defer cancel()
+		mac, err := LinkAddress(ctx, "eth0", *o.Find)
+		a.Text = mac.String()
+		return err
+	}
+	return errors.New("an empty order")
+}
+
+func (m *machine) foreign(name string) error {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return err
+	}
+	attrs := filter(link)
+	attrs.Handle, attrs.Parent = 1, netlink.HANDLE_MIN_EGRESS
+	return errors.Join(netlink.QdiscAdd(&netlink.Clsact{QdiscAttrs: qdisc(link)}),
+		netlink.FilterAdd(&netlink.BpfFilter{FilterAttrs: attrs, Fd: m.kernel.program.FD(), Name: "somebody-else", DirectAction: true}))
+}
+
+// listen answers each message with the machine's name, as HAProxy binds: also where
+// the machine does not have the address.
+func (m *machine) listen(address string) error {
+	config := net.ListenConfig{Control: func(network, _ string, c syscall.RawConn) (err error) {
+		level, option := unix.SOL_IP, unix.IP_TRANSPARENT
+		if network == "tcp6" {
+			level, option = unix.SOL_IPV6, unix.IPV6_TRANSPARENT
+		}
+		return errors.Join(c.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), level, option, 1) }), err)
+	}}
+	l, err := config.Listen(context.Background(), "tcp", address)
+	if err != nil {
+		return err
+	}
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer c.Close()
+				buffer := make([]byte, 5)
+				for {
+					if _, err := io.ReadFull(c, buffer); err != nil {
+						return
+					}
+					if _, err := fmt.Fprintln(c, m.name); err != nil {
+						return
+					}
+				}
+			}()
+		}
+	}()
+	return nil
+}
+
+// hello sends a message and returns who answers it.
+func hello(c net.Conn) (string, error) {
+	if err := c.SetDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		return "", err
+	}
+	if _, err := c.Write([]byte("hello")); err != nil {
+		return "", err
+	}
+	line := make([]byte, 0, 16)
+	for one := make([]byte, 1); ; line = append(line, one[0]) {
+		if _, err := c.Read(one); err != nil {
+			return "", err
+		}
+		if one[0] == '\n' {
+			return string(line), nil
+		}
+	}
+}

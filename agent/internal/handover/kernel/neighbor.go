@@ -1,0 +1,89 @@
+package kernel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// ErrSilent means that nobody answers for an address.
+var ErrSilent = errors.New("nobody answers for it on the network")
+
+// askEvery is how often the kernel is asked whether an answer has come.
+const askEvery = 2 * time.Millisecond
+
+// LinkAddress asks the network who has an address now, by ARP or neighbour
+// solicitation, and returns its link-layer address. It waits for the answer until
+// ctx ends, and then fails with ErrSilent.
+func LinkAddress(ctx context.Context, name string, address netip.Addr) (net.HardwareAddr, error) {
+	link, err := netlink.LinkByName(name)
+	if err != nil {
+		return nil, fmt.Errorf("interface %s: %w", name, err)
+	}
+	if err := probe(link.Attrs().Index, address); err != nil {
+		return nil, fmt.Errorf("ask for %s on %s: %w", address, name, err)
+	}
+	poll := time.NewTicker(askEvery)
+	defer poll.Stop()
+	for {
+		n, err := neighbor(link.Attrs().Index, address)
+		if err != nil {
+			return nil, fmt.Errorf("neighbour %s on %s: %w", address, name, err)
+		}
+		if n != nil && n.State&(unix.NUD_REACHABLE|unix.NUD_PERMANENT) != 0 && len(n.HardwareAddr) == 6 {
+			return n.HardwareAddr, nil
+		}
+		select {
+		case <-poll.C:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%s on %s: %w", address, name, ErrSilent)
+		}
+	}
+}
+
+// probe has the kernel ask for an address, whatever it knows of it.
+func probe(link int, address netip.Addr) error {
+	entry := &netlink.Neigh{LinkIndex: link, IP: address.AsSlice(), Family: family(address)}
+	known, err := neighbor(link, address)
+	switch {
+	case err != nil:
+		return err
+	case known != nil && known.State&unix.NUD_PERMANENT != 0:
+		return nil
+	case known != nil && len(known.HardwareAddr) == 6 && known.State&unix.NUD_FAILED == 0:
+		entry.State, entry.HardwareAddr = unix.NUD_PROBE, known.HardwareAddr
+	default:
+		entry.Flags = unix.NTF_USE
+	}
+	return netlink.NeighSet(entry)
+}
+
+// neighbor is what the kernel knows of an address; nil: nothing.
+func neighbor(link int, address netip.Addr) (*netlink.Neigh, error) {
+	all, err := netlink.NeighList(link, family(address))
+	for errors.Is(err, netlink.ErrDumpInterrupted) {
+		all, err = netlink.NeighList(link, family(address))
+	}
+	if err != nil {
+		return nil, err
+	}
+	for n := range all {
+		if a, ok := netip.AddrFromSlice(all[n].IP); ok && a.Unmap() == address {
+			return &all[n], nil
+		}
+	}
+	return nil, nil
+}
+
+func family(address netip.Addr) int {
+	if address.Is4() {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
+}

@@ -1,0 +1,78 @@
+package handover
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"time"
+
+	"github.com/tandem-lb/tandem/agent/internal/atomicfile"
+)
+
+// saved is what the next agent has to know, until the machine is switched off.
+type saved struct {
+	// Interfaces that may have the program.
+	Interfaces map[string]bool `json:"interfaces"`
+	// Forwarding that goes on, by the names of instances.
+	Forwarding map[string]forwarding `json:"forwarding"`
+}
+
+// forwarding is that of one instance.
+type forwarding struct {
+	Until    time.Duration    `json:"until"` // by kernel.Now
+	Node     string           `json:"node"`
+	At       host             `json:"at"`
+	From, To net.HardwareAddr `json:",omitempty"`
+}
+
+// load reads what an earlier agent has left.
+func (k *Keeper) load() {
+	data, err := os.ReadFile(k.path)
+	if err == nil {
+		err = json.Unmarshal(data, &k.saved)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		k.Logger.Warn("connections that were handed over to this node before the agent's start may be lost", "error", err)
+	}
+	if k.saved.Interfaces == nil {
+		k.saved.Interfaces = make(map[string]bool)
+	}
+}
+
+// resume goes on with what an earlier agent has begun.
+func (k *Keeper) resume(v *vip, view *VIP, now time.Duration) {
+	f, ok := k.saved.Forwarding[view.Name]
+	if !ok || now >= f.Until || view.Role != Holder || len(f.To) != 6 || len(f.From) != 6 {
+		return
+	}
+	if k.peers[f.At] == nil {
+		k.peers[f.At] = &peer{node: f.Node, at: f.At, own: f.From, mac: f.To, seen: now}
+	}
+	v.role, v.to, v.until = Holder, k.peers[f.At], f.Until
+}
+
+// save keeps it for the next agent.
+func (k *Keeper) save() error {
+	now := make(map[string]forwarding)
+	for name, v := range k.vips {
+		if v.until != 0 && v.to != nil {
+			now[name] = forwarding{Until: v.until, Node: v.to.node, At: v.to.at, From: v.to.own, To: v.to.mac}
+		}
+	}
+	next := saved{Interfaces: k.saved.Interfaces, Forwarding: now}
+	data, err := json.Marshal(next)
+	if err != nil {
+		return err
+	}
+	if bytes.Equal(data, k.stored) {
+		return nil
+	}
+	if err := atomicfile.WriteVolatile(k.path, data, 0o600); err != nil {
+		return err
+	}
+	k.saved, k.stored = next, data
+	return nil
+}

@@ -1,0 +1,36 @@
+package node
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/tandem-lb/tandem/agent/internal/handover"
+	"github.com/tandem-lb/tandem/agent/internal/keepalived"
+)
+
+// carried is what the keeper of handovers must know of the VIPs.
+func (n *node) carried() handover.View {
+	s := n.vrrp.Snapshot()
+	view := handover.View{Known: s.Handovers != nil, Serving: s.Health == 0}
+	for _, i := range s.Instances {
+		h, ok := s.Handovers[i.Name]
+		if !ok {
+			continue
+		}
+		view.VIPs = append(view.VIPs, handover.VIP{
+			Name: i.Name, Interface: h.Interface, Addresses: h.Addresses, Timeout: h.Timeout, Peers: h.Peers,
+			Role: roles[i.State],
+		})
+	}
+	slices.SortFunc(view.VIPs, func(a, b handover.VIP) int { return strings.Compare(a.Name, b.Name) })
+	return view
+}
+
+// roles by keepalived's word; a state that is not here is neither.
+var roles = map[keepalived.InstanceState]handover.Role{
+	keepalived.InstanceUnknown: handover.Unknown,
+	keepalived.InstanceBackup:  handover.Standby,
+	keepalived.InstanceMaster:  handover.Holder,
+	keepalived.InstanceInit:    handover.Neither,
+	keepalived.InstanceFault:   handover.Neither,
+}
