@@ -147,7 +147,10 @@ func (r *faultRun) standOne(index int, f fault) {
 	p := pastFault{fault: f, index: index, begun: time.Now()}
 	err := f.begin(ctx)
 	if err == nil && f.end != nil {
-		wait(ctx, f.lasts)
+		if f.lasts > recovery {
+			r.bear(ctx, p)
+		}
+		wait(ctx, time.Until(p.begun.Add(f.lasts)))
 		err = f.end(ctx)
 	}
 	if err != nil {
@@ -233,6 +236,21 @@ func (v activeVIP) isHome(node string, has []*localv1.VipStatus) error {
 		return fmt.Errorf("VIP %s is %s, its address is held: %v", v.id, s.GetState(), s.GetHolds())
 	}
 	return nil
+}
+
+// bear holds that the pair does without the node where the fault is, in the end of
+// the time that it has for that.
+func (r *faultRun) bear(ctx context.Context, p pastFault) {
+	r.t.Helper()
+	since := p.begun.Add(recovery - 2*faultAttempt)
+	wait(ctx, time.Until(since))
+	bounded, cancel := context.WithDeadline(ctx, p.begun.Add(recovery))
+	defer cancel()
+	if err := lab.Until(bounded, "each VIP to be held by one node and reached while a fault lasts", func(context.Context) error {
+		return errors.Join(r.heldOnce(ctx), reachedBy(r.clients, since))
+	}); err != nil {
+		r.t.Errorf("fault %d, %s: %v\n%s", p.index, p.fault, err, r.scene(ctx))
+	}
 }
 
 // verify holds that all was well from five seconds after each fault until the

@@ -26,6 +26,9 @@ type fault struct {
 	begin func(context.Context) error
 	// end undoes it; nil: it is over when begin returns.
 	end func(context.Context) error
+	// borne says that the pair does without the node: what must be so five seconds
+	// after the end of a fault must be so five seconds after its begin, too.
+	borne bool
 	// absent says that the agents do not run meanwhile, so that nobody can tell
 	// what happens to the nodes.
 	absent bool
@@ -61,6 +64,7 @@ func (s *site) drawFaults(seed uint64, n int, controller bool) []fault {
 	for range n {
 		var f fault
 		lasts := time.Duration(100+random.IntN(2900)) * time.Millisecond
+		long := random.IntN(8) == 0
 		if i := random.IntN(len(atNodes) + len(elsewhere)); i < len(elsewhere) {
 			f = elsewhere[i](random)
 		} else {
@@ -72,6 +76,9 @@ func (s *site) drawFaults(seed uint64, n int, controller bool) []fault {
 				f = both(make)
 			}
 		}
+		if f.borne && long {
+			lasts += recovery
+		}
 		f.lasts = lasts
 		faults = append(faults, f)
 	}
@@ -82,7 +89,7 @@ func (s *site) drawFaults(seed uint64, n int, controller bool) []fault {
 func both(make kind) fault {
 	a, b := make(clustertest.Both[0]), make(clustertest.Both[1])
 	f := a
-	f.nodes = clustertest.Both
+	f.nodes, f.borne = clustertest.Both, false
 	f.begin = func(ctx context.Context) error { return errors.Join(a.begin(ctx), b.begin(ctx)) }
 	if a.end != nil {
 		f.end = func(ctx context.Context) error { return errors.Join(a.end(ctx), b.end(ctx)) }
@@ -157,7 +164,7 @@ func (s *site) freeze(random *rand.Rand) kind {
 	return func(node string) fault {
 		var frozen []int
 		return fault{
-			kind: fmt.Sprintf("SIGSTOP of %s (%s)", daemon, of),
+			kind: fmt.Sprintf("SIGSTOP of %s (%s)", daemon, of), borne: daemon == "haproxy",
 			begin: func(context.Context) (err error) {
 				frozen, err = signal(s.Nodes[node].Host, daemon, of, syscall.SIGSTOP)
 				return err
@@ -170,7 +177,7 @@ func (s *site) freeze(random *rand.Rand) kind {
 func (s *site) killAgent(*rand.Rand) kind {
 	return func(node string) fault {
 		return fault{
-			kind: "SIGKILL of the agent", absent: true,
+			kind: "SIGKILL of the agent", absent: true, borne: true,
 			begin: func(context.Context) error { return s.Nodes[node].KillAgent() },
 			end:   func(ctx context.Context) error { return s.Nodes[node].StartAgent(ctx) },
 		}
@@ -180,7 +187,7 @@ func (s *site) killAgent(*rand.Rand) kind {
 func (s *site) freezeAgent(*rand.Rand) kind {
 	return func(node string) fault {
 		return fault{
-			kind: "SIGSTOP of the agent", absent: true,
+			kind: "SIGSTOP of the agent", absent: true, borne: true,
 			begin: func(context.Context) error { return s.Nodes[node].Agent().Signal(syscall.SIGSTOP) },
 			end:   func(context.Context) error { return s.Nodes[node].Agent().Signal(syscall.SIGCONT) },
 		}
@@ -189,7 +196,7 @@ func (s *site) freezeAgent(*rand.Rand) kind {
 
 func (s *site) cut(*rand.Rand) kind {
 	return func(node string) fault {
-		return fault{kind: "port down", begin: s.Nodes[node].Host.Cut, end: s.Nodes[node].Host.Plug}
+		return fault{kind: "port down", borne: true, begin: s.Nodes[node].Host.Cut, end: s.Nodes[node].Host.Plug}
 	}
 }
 
@@ -215,7 +222,7 @@ func (s *site) drain(*rand.Rand) kind {
 	return func(node string) fault {
 		n := s.Nodes[node]
 		return fault{
-			kind: "drain", told: []string{"LOCAL_CHANGE_BEGUN", "LOCAL_CHANGE_ENDED"},
+			kind: "drain", borne: true, told: []string{"LOCAL_CHANGE_BEGUN", "LOCAL_CHANGE_ENDED"},
 			begin: func(ctx context.Context) error {
 				_, err := n.LbAgent(ctx, "drain", "--reason", "a random fault")
 				return err
@@ -241,13 +248,13 @@ func (s *site) reload(random *rand.Rand) kind {
 
 func (s *site) powerCut(*rand.Rand) kind {
 	return func(node string) fault {
-		return fault{kind: "power off", absent: true, begin: s.Nodes[node].PowerCut, end: s.Nodes[node].PowerBack}
+		return fault{kind: "power off", borne: true, absent: true, begin: s.Nodes[node].PowerCut, end: s.Nodes[node].PowerBack}
 	}
 }
 
 func (s *site) killController(*rand.Rand) fault {
 	return fault{
-		kind:  "SIGKILL of the controller",
+		kind: "SIGKILL of the controller", borne: true,
 		begin: func(context.Context) error { return s.Controller.Kill() },
 		end:   s.Controller.Start,
 	}
