@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/tandem-lb/tandem/agent/internal/alive"
 	"github.com/tandem-lb/tandem/agent/internal/cache"
 	"github.com/tandem-lb/tandem/agent/internal/drift"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy"
@@ -101,9 +102,15 @@ func lastGood(dirs hookDirs) (*haproxyv1.Config, error) {
 	return proxyConfig, errors.Join(damage, unread, err)
 }
 
+// haproxyStarted leaves the score to an agent that lives: it knows of a HAProxy that
+// keeps dying.
 func haproxyStarted(ctx context.Context, dirs hookDirs) error {
 	if err := untilServing(ctx, dirs, startPatience); err != nil {
 		return err
+	}
+	lives, err := alive.Is(dirs.state)
+	if tell(err); lives {
+		return nil
 	}
 	hooks, err := keepalived.NewHooks(dirs.state, dirs.run)
 	if err != nil {

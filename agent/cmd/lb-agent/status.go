@@ -141,8 +141,11 @@ func vrrpState(s agentv1.VrrpState) string {
 // score tells the parts of what is added to the priorities.
 func score(s *localv1.Score) string {
 	var parts []string
-	if s.GetHealth() != 0 {
-		parts = append(parts, fmt.Sprintf("%d as HAProxy is not well", s.GetHealth()))
+	switch health := s.GetHealth(); {
+	case health <= -100:
+		parts = append(parts, fmt.Sprintf("%d as HAProxy is not well", health))
+	case health < 0:
+		parts = append(parts, fmt.Sprintf("%d as HAProxy has ended too often to be trusted yet", health))
 	}
 	if s.GetDrain() != 0 {
 		parts = append(parts, fmt.Sprintf("%d as the node is drained", s.GetDrain()))

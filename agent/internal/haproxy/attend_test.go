@@ -130,3 +130,24 @@ func TestAHungHAProxyIsReplaced(t *testing.T) {
 		t.Errorf("got %v", got)
 	}
 }
+
+// One that keeps dying is started after growing delays.
+func TestACrashLoopIsSlowedDown(t *testing.T) {
+	r := newRig(t)
+	r.apply(r.config(newWeb(t, "web1").backend(1)))
+	var took time.Duration
+	for range 4 {
+		pid := r.processes().Master.PID
+		began := time.Now()
+		if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "it is told", func() bool { return r.driver.Snapshot().State == Stopped })
+		eventually(t, "it runs again", func() bool { return r.driver.Snapshot().State == Running })
+		took = time.Since(began)
+	}
+	// The first one is a second, give or take a half; the fourth is 1.7 s at least.
+	if took < 1600*time.Millisecond {
+		t.Errorf("the fourth start came after %v", took)
+	}
+}

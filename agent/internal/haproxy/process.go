@@ -168,7 +168,7 @@ func (d *Driver) exited(p *daemon.Process) {
 		return
 	}
 	d.logger.Error("haproxy ended", "pid", p.PID(), "how", end(p))
-	if started := d.board.process().StartTime; time.Since(started) > steady {
+	if time.Since(p.StartTime()) > steady {
 		d.restart.delay.Reset()
 	}
 	d.process, d.worker = nil, nil

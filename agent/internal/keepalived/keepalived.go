@@ -239,10 +239,12 @@ func (d *Driver) Alive(ctx context.Context) error { return d.do(ctx, func(*obser
 // SetHealth tells whether the proxy on this node works. The score changes
 // before it returns, and keepalived sees it within milliseconds. Until the
 // first call the node counts as unhealthy, except that after a restart of the
-// agent beside a running keepalived the last value stays.
-func (d *Driver) SetHealth(healthy bool) error {
+// agent beside a running keepalived the last value stays. A proxy that works counts
+// in full from proven on, at once with the zero time: until then any node whose proxy
+// is proven goes before, and this one before those without a proxy.
+func (d *Driver) SetHealth(healthy bool, proven time.Time) error {
 	var err error
-	if ended := d.do(context.Background(), func(o *observer) { err = o.setHealth(healthy, time.Now()) }); ended != nil {
+	if ended := d.do(context.Background(), func(o *observer) { err = o.setHealth(healthy, proven, time.Now()) }); ended != nil {
 		return ended
 	}
 	return err

@@ -31,6 +31,7 @@ type request struct {
 	Check  json.RawMessage `json:",omitempty"`
 	Watch  json.RawMessage `json:",omitempty"`
 	Health *bool           `json:",omitempty"`
+	Trial  time.Duration   `json:",omitempty"` // of Health; 0: it is proven
 	// Failover of a VIP, with a lease of FailoverFor.
 	Failover    string        `json:",omitempty"`
 	FailoverFor time.Duration `json:",omitempty"`
@@ -164,7 +165,11 @@ func serve(ctx context.Context, d *Driver, line []byte) reply {
 			err = d.Check(ctx, &config)
 		}
 	case r.Health != nil:
-		err = d.SetHealth(*r.Health)
+		var proven time.Time
+		if r.Trial > 0 {
+			proven = time.Now().Add(r.Trial)
+		}
+		err = d.SetHealth(*r.Health, proven)
 	case r.Failover != "":
 		err = d.Failover(ctx, r.Failover, r.FailoverFor)
 	case r.Withdraw != nil:

@@ -255,8 +255,8 @@ func (o *observer) handsOn() bool {
 }
 
 // setHealth changes the score at once.
-func (o *observer) setHealth(healthy bool, now time.Time) error {
-	o.scores.setHealth(healthy, o.handsOn(), now)
+func (o *observer) setHealth(healthy bool, proven, now time.Time) error {
+	o.scores.setHealth(healthy, proven, o.handsOn(), now)
 	return o.scores.write(now)
 }
 
@@ -274,19 +274,20 @@ func (o *observer) writeScores(now time.Time) {
 
 // snapshot of the present.
 func (o *observer) snapshot() *Snapshot {
+	now := time.Now()
 	s := &Snapshot{
 		State:     o.state,
 		Version:   o.version,
 		StartTime: o.startTime,
 		Message:   o.message,
-		Score:     o.scores.total(),
-		Health:    o.scores.health(),
+		Score:     o.scores.total(now),
+		Health:    o.scores.health(now),
 		Drain:     o.scores.drained(),
+		Trial:     o.scores.onTrial(now),
 		Networks:  o.networks,
 		Unguarded: o.unguarded,
 		Handovers: o.handovers,
 	}
-	now := time.Now()
 	for _, w := range o.statuses() {
 		if b := o.scores.standby[w.Name]; b != nil {
 			w.FailBack = b.value(now)

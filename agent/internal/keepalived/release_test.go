@@ -23,8 +23,8 @@ func TestADeadProxyReleasesForAMoment(t *testing.T) {
 		"until keepalived has given up":    {true, 3 * time.Millisecond, func(s *scores, _ time.Time) { s.released() }, -254, -100},
 		"not longer than the limit":        {true, releaseLimit, func(*scores, time.Time) {}, -254, -100},
 		"until then":                       {true, releaseLimit - time.Millisecond, func(*scores, time.Time) {}, -254, -254},
-		"told twice that it is dead":       {true, releaseLimit, func(s *scores, now time.Time) { s.setHealth(false, true, now) }, -254, -100},
-		"not when the proxy is well again": {true, time.Millisecond, func(s *scores, now time.Time) { s.setHealth(true, true, now) }, -254, 0},
+		"told twice that it is dead":       {true, releaseLimit, func(s *scores, now time.Time) { s.setHealth(false, time.Time{}, true, now) }, -254, -100},
+		"not when the proxy is well again": {true, time.Millisecond, func(s *scores, now time.Time) { s.setHealth(true, time.Time{}, true, now) }, -254, 0},
 		"not beyond the end of keepalived": {true, time.Millisecond, func(s *scores, now time.Time) { s.forget(now) }, -254, -100},
 	} {
 		dir := t.TempDir()
@@ -32,8 +32,8 @@ func TestADeadProxyReleasesForAMoment(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.setHealth(true, false, start)
-		s.setHealth(false, test.holds, start)
+		s.setHealth(true, time.Time{}, false, start)
+		s.setHealth(false, time.Time{}, test.holds, start)
 		if err := s.write(start); err != nil {
 			t.Fatal(err)
 		}
@@ -51,8 +51,8 @@ func TestADeadProxyReleasesForAMoment(t *testing.T) {
 		if got := score(t, dir, "score"); got != test.at {
 			t.Errorf("%s: then %d, want %d", name, got, test.at)
 		}
-		if s.total() == releaseScore {
-			t.Errorf("%s: the node's score is shown as %d", name, s.total())
+		if s.total(now) == releaseScore {
+			t.Errorf("%s: the node's score is shown as %d", name, s.total(now))
 		}
 	}
 }

@@ -24,7 +24,11 @@ import (
 const (
 	unhealthyScore = -100
 	drainScore     = -50
-	standbyScore   = -22
+	// trialScore is that of a node whose proxy serves and has ended too often to be
+	// trusted yet: a healthy standby beats it, and it beats a node without a proxy.
+	// Drained as well, a node has drainScore alone.
+	trialScore   = -56
+	standbyScore = -22
 	// failoverScore is what a failover by hand takes from an instance, for a
 	// while; from a sticky one standbyScore too, which its healthy standby has. So
 	// that one beats it, and a drained one does not.
@@ -47,6 +51,8 @@ type scores struct {
 	drain   bool
 	// withdrawn counts as drained, whatever is wanted of the node.
 	withdrawn bool
+	// proven is from when on a proxy that works counts in full; before, it is on trial.
+	proven time.Time
 	// release is when releaseScore gives way to unhealthyScore at the latest; zero:
 	// it does not stand.
 	release time.Time
@@ -87,7 +93,7 @@ func loadScores(p paths) (*scores, error) {
 	if score != releaseScore {
 		s.drain = !s.withdrawn && (score == drainScore || score == unhealthyScore+drainScore)
 	}
-	s.wasWell = s.well()
+	s.wasWell = s.well(time.Now())
 	return s, err
 }
 
@@ -129,10 +135,11 @@ func (s *scores) read(name string) (int, bool) {
 	return score, true
 }
 
-// setHealth notes whether the proxy works. handsOn tells that this node holds a VIP
+// setHealth notes whether the proxy works, and from when on that is proven. handsOn tells that this node holds a VIP
 // that another one may take: it gives that up at once when the proxy has died. Where
 // no other node is known that would only leave the VIP nowhere for a while.
-func (s *scores) setHealth(healthy, handsOn bool, now time.Time) {
+func (s *scores) setHealth(healthy bool, proven time.Time, handsOn bool, now time.Time) {
+	s.proven = proven
 	switch {
 	case healthy:
 		s.release = time.Time{}
@@ -146,15 +153,22 @@ func (s *scores) setHealth(healthy, handsOn bool, now time.Time) {
 func (s *scores) released() { s.release = time.Time{} }
 
 // total is the node's own score.
-func (s *scores) total() int { return s.health() + s.drained() }
+func (s *scores) total(now time.Time) int { return s.health(now) + s.drained() }
 
 // health is the proxy's part of total.
-func (s *scores) health() int {
-	if s.healthy {
+func (s *scores) health(now time.Time) int {
+	switch {
+	case !s.healthy:
+		return unhealthyScore
+	case s.onTrial(now) && s.drained() == 0:
+		return trialScore
+	default:
 		return 0
 	}
-	return unhealthyScore
 }
+
+// onTrial tells whether the proxy works, and is not trusted yet.
+func (s *scores) onTrial(now time.Time) bool { return s.healthy && now.Before(s.proven) }
 
 // drained is the drain's part of total.
 func (s *scores) drained() int {
@@ -165,7 +179,9 @@ func (s *scores) drained() int {
 }
 
 // well tells whether the node as a whole could hold a VIP.
-func (s *scores) well() bool { return s.healthy && !s.drain && !s.withdrawn }
+func (s *scores) well(now time.Time) bool {
+	return s.healthy && !s.onTrial(now) && !s.drain && !s.withdrawn
+}
 
 // set makes the scores those of the instances: one away each, and one standby a
 // sticky one. An instance that was there before keeps its time.
@@ -251,19 +267,22 @@ func (s *scores) next(now time.Time) time.Time {
 	if now.Before(s.release) {
 		sooner(s.release)
 	}
+	if s.onTrial(now) {
+		sooner(s.proven)
+	}
 	return next
 }
 
 // write brings the files up to date. It writes those only that change.
 func (s *scores) write(now time.Time) error {
-	want := map[string]int{scoreFile: s.total()}
+	want := map[string]int{scoreFile: s.total(now)}
 	if now.Before(s.release) {
 		want[scoreFile] = releaseScore
 	}
-	recovered := s.well() && !s.wasWell
-	s.wasWell = s.well()
+	recovered := s.well(now) && !s.wasWell
+	s.wasWell = s.well(now)
 	for name, b := range s.standby {
-		if recovered || !s.well() {
+		if recovered || !s.well(now) {
 			b.well = now
 		}
 		want[standbyFile(name)] = b.value(now)

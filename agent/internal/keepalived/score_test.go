@@ -44,8 +44,8 @@ func TestScores(t *testing.T) {
 		if err := s.write(time.Now()); err != nil {
 			t.Fatal(err)
 		}
-		if got := score(t, dir, "score"); got != test.want || s.total() != test.want {
-			t.Errorf("%+v: wrote %d, total %d", test, got, s.total())
+		if got := score(t, dir, "score"); got != test.want || s.total(time.Now()) != test.want {
+			t.Errorf("%+v: wrote %d, total %d", test, got, s.total(time.Now()))
 		}
 		if err := errors.Join(mark(p.drained, test.drain), mark(p.withdrawn, test.withdrawn)); err != nil {
 			t.Fatal(err)
@@ -74,6 +74,9 @@ func TestScoresKeepTheirOrder(t *testing.T) {
 			"a drained node beats one without a proxy":           {low + drainScore, base + unhealthyScore},
 			"a drained standby beats a holder without a proxy":   {low + drainScore + standbyScore, base + unhealthyScore},
 			"the better of two nodes without a proxy is chosen":  {base + unhealthyScore, low + unhealthyScore},
+			"a healthy standby beats a holder on trial":          {low + standbyScore, base + trialScore},
+			"one on trial beats a holder without a proxy":        {low + trialScore + standbyScore, base + unhealthyScore},
+			"the better of two on trial is chosen":               {base + trialScore, low + trialScore},
 			"the better of two drained nodes is chosen":          {base + drainScore, low + drainScore},
 			"a healthy standby takes over in a failover":         {low, base + failoverScore},
 			"a sticky one too":                                   {low + standbyScore, base + failoverScore + standbyScore},
@@ -148,6 +151,52 @@ func TestStandby(t *testing.T) {
 	}
 	if left, err := filepath.Glob(filepath.Join(dir, "standby.*")); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+// A proxy that works and is on trial counts in full when its time is over, unless it
+// dies before; drained as well, a node is a drained one.
+func TestTrial(t *testing.T) {
+	start := time.Unix(1000, 0)
+	until := start.Add(time.Minute)
+	for name, test := range map[string]struct {
+		after time.Duration
+		do    func(*scores, time.Time)
+		want  int
+	}{
+		"not before its time":            {time.Minute - 1, func(*scores, time.Time) {}, trialScore},
+		"with its time":                  {time.Minute, func(*scores, time.Time) {}, 0},
+		"it dies":                        {time.Second, func(s *scores, now time.Time) { s.setHealth(false, time.Time{}, false, now) }, unhealthyScore},
+		"drained":                        {time.Second, func(s *scores, _ time.Time) { s.drain = true }, drainScore},
+		"proven after all":               {time.Second, func(s *scores, now time.Time) { s.setHealth(true, time.Time{}, false, now) }, 0},
+		"a longer one":                   {time.Minute, func(s *scores, now time.Time) { s.setHealth(true, now.Add(1), false, now) }, trialScore},
+		"not with the end of keepalived": {time.Second, func(s *scores, now time.Time) { s.forget(now) }, trialScore},
+	} {
+		dir := t.TempDir()
+		s, err := newScores(paths{trackDir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.set([]instance{{name: "late", failBack: keepalivedv1.FailBack_FAIL_BACK_DELAYED, delay: time.Second}}, start)
+		s.setHealth(true, until, false, start)
+		if err := s.write(start); err != nil {
+			t.Fatal(err)
+		}
+		if got, due := score(t, dir, "score"), s.next(start.Add(2*time.Second)); got != trialScore || !due.Equal(until) {
+			t.Errorf("%s: began with %d until %v", name, got, due)
+		}
+		now := start.Add(test.after)
+		test.do(s, now)
+		if err := s.write(now); err != nil {
+			t.Fatal(err)
+		}
+		if got := score(t, dir, "score"); got != test.want {
+			t.Errorf("%s: %d, want %d", name, got, test.want)
+		}
+		// The delay of a fail-back begins when the node is well.
+		if got := score(t, dir, "standby.late"); got != standbyScore {
+			t.Errorf("%s: standing back by %d", name, got)
+		}
 	}
 }
 

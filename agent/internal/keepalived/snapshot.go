@@ -51,6 +51,8 @@ type Snapshot struct {
 	Score int
 	// Health and Drain are the parts of Score.
 	Health, Drain int
+	// Trial tells that the proxy works and is not trusted yet, see SetHealth.
+	Trial bool
 	// Instances in order of their names: those that keepalived has from the
 	// driver, and those that Watch was told of.
 	Instances []InstanceStatus
@@ -94,7 +96,8 @@ type Event struct {
 	// Instance that changed, as it is now.
 	Instance *InstanceStatus
 	// Daemon tells that anything but an instance's state changed: State,
-	// StartTime, Version, Message, Score, Networks, Unguarded, or which instances there are.
+	// StartTime, Version, Message, Score, Trial, Networks, Unguarded, or which
+	// instances there are.
 	Daemon *Snapshot
 	// Transition of an instance, told for each one; Instance is told once for
 	// what has come to the same.
@@ -108,7 +111,7 @@ func changes(old, now *Snapshot, at time.Time) []Event {
 	var events []Event
 	sameInstance := func(a, b InstanceStatus) bool { return a.Name == b.Name && a.VIP == b.VIP }
 	if old.State != now.State || old.Version != now.Version || old.Message != now.Message ||
-		!old.StartTime.Equal(now.StartTime) || old.Score != now.Score || old.Unguarded != now.Unguarded ||
+		!old.StartTime.Equal(now.StartTime) || old.Score != now.Score || old.Trial != now.Trial || old.Unguarded != now.Unguarded ||
 		!slices.EqualFunc(old.Networks, now.Networks, NetworkStatus.equal) ||
 		!slices.EqualFunc(old.Instances, now.Instances, sameInstance) {
 		events = append(events, Event{Time: at, Daemon: now})

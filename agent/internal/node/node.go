@@ -14,9 +14,9 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sync/errgroup"
-	"golang.org/x/sys/unix"
 
 	"github.com/tandem-lb/tandem/agent/internal/adopt"
+	"github.com/tandem-lb/tandem/agent/internal/alive"
 	"github.com/tandem-lb/tandem/agent/internal/cache"
 	"github.com/tandem-lb/tandem/agent/internal/daemon"
 	"github.com/tandem-lb/tandem/agent/internal/drift"
@@ -38,11 +38,11 @@ import (
 // Run runs the agent until ctx ends or a part of it cannot go on. HAProxy and
 // keepalived stay as they are when it returns.
 func Run(ctx context.Context, s *settings.Settings, version string, logger hclog.Logger) error {
-	unlock, err := lock(s.StateDir)
+	release, err := alive.Hold(ctx, s.StateDir)
 	if err != nil {
 		return err
 	}
-	defer unlock()
+	defer release()
 	bootID, err := newBootID()
 	if err != nil {
 		return err
@@ -103,6 +103,7 @@ type node struct {
 	vrrp     *keepalived.Driver
 	takeover *adopt.Takeover
 	handover *handover.Keeper
+	trial    trial // of HAProxy; only fromHAProxy uses it
 	logger   hclog.Logger
 	parts    []func(context.Context) error // of Run
 }
@@ -224,22 +225,6 @@ func (n *node) good(store *cache.Cache) (good *target.Target, behind bool) {
 		return nil, false
 	}
 	return good, behind
-}
-
-// lock keeps a second agent away from the state directory.
-func lock(dir string) (unlock func(), err error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("state directory: %w", err)
-	}
-	path := filepath.Join(dir, "lock")
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDONLY, 0o600) // works on a read-only file system, too
-	if err != nil {
-		return nil, fmt.Errorf("state directory: %w", err)
-	}
-	if err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return nil, errors.Join(fmt.Errorf("state directory %s: another lb-agent uses it: stop that one, or set another state_dir", dir), file.Close())
-	}
-	return func() { _ = file.Close() }, nil
 }
 
 // newBootID is the kernel's boot id and a random part: see Hello.boot_id.

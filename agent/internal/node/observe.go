@@ -17,9 +17,7 @@ import (
 func (n *node) fromHAProxy(event haproxy.Event) {
 	switch e := event.(type) {
 	case haproxy.DaemonChanged:
-		if err := n.vrrp.SetHealth(e.State == haproxy.Running); err != nil {
-			n.logger.Error("score not written", "error", err)
-		}
+		n.setHealth(e.State == haproxy.Running)
 		n.report.HAProxy(&agentv1.DaemonObservation{
 			State: proxyStates[e.State], Version: e.Version, StartTime: timestamp(e.StartTime), Message: e.Message,
 		})
@@ -41,6 +39,26 @@ func (n *node) fromHAProxy(event haproxy.Event) {
 		n.fileWritten(e.Err)
 	}
 }
+
+// setHealth tells keepalived, and then people, whether HAProxy serves.
+func (n *node) setHealth(serves bool) {
+	var proven time.Time
+	if now := time.Now(); serves {
+		proven = n.trial.serves(now)
+	} else {
+		n.trial.ended(now)
+	}
+	if err := n.vrrp.SetHealth(serves, proven); err != nil {
+		n.logger.Error("score not written", "error", err)
+	}
+	if text := n.trial.problem(); text != "" && time.Now().Before(proven) || !serves {
+		n.report.Problem(trialProblem, text)
+	}
+}
+
+// trialProblem is the key of what trial.problem says. It is taken back when keepalived
+// tells that the trial is over.
+const trialProblem = "haproxy's trial"
 
 // fromKeepalived takes what the keepalived driver notices.
 func (n *node) fromKeepalived(event keepalived.Event) {
@@ -69,6 +87,9 @@ func (n *node) fromKeepalived(event keepalived.Event) {
 	}
 	n.report.Instances(instances)
 	n.report.Score(int32(s.Score))
+	if s.Health == 0 && !s.Trial {
+		n.report.Problem(trialProblem, "")
+	}
 	n.report.Networks(networks(s.Networks))
 	n.report.Problem("vrrp guard", s.Unguarded)
 }

@@ -375,7 +375,8 @@ type Score struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// total of the parts.
 	Total int32 `protobuf:"varint,1,opt,name=total,proto3" json:"total,omitempty"`
-	// health is -100 while HAProxy is not known to be well.
+	// health is -100 while HAProxy is not known to be well, and -56 while it serves
+	// and has ended too often to be trusted yet.
 	Health int32 `protobuf:"varint,2,opt,name=health,proto3" json:"health,omitempty"`
 	// drain is -50 while the node is drained.
 	Drain         int32 `protobuf:"varint,3,opt,name=drain,proto3" json:"drain,omitempty"`
