@@ -40,6 +40,7 @@ func TestAHungHAProxyMovesTheVIP(t *testing.T) {
 				cluster.HAProxyIs(cluster.Master, proxyDead)); err != nil {
 				t.Fatal(err)
 			}
+			_ = pause(ctx, 500*time.Millisecond) // until there are answers again
 		})
 		t.Logf("SIGSTOP (%s): longest gap %.0f ms", of, report.LongestGap.MS)
 		// It is told after 0.7 to 0.8 s, and the probe's own connections that hang

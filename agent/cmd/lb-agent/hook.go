@@ -12,6 +12,7 @@ import (
 	"github.com/tandem-lb/tandem/agent/internal/alive"
 	"github.com/tandem-lb/tandem/agent/internal/cache"
 	"github.com/tandem-lb/tandem/agent/internal/drift"
+	"github.com/tandem-lb/tandem/agent/internal/guard"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy"
 	"github.com/tandem-lb/tandem/agent/internal/keepalived"
 	"github.com/tandem-lb/tandem/agent/internal/report"
@@ -30,7 +31,8 @@ func hook() *cobra.Command {
 		Use:   "hook",
 		Short: "Called by units around starts and stops of the daemons",
 		Long: `Called by the units of HAProxy and keepalived (ExecStartPre and the like), so
-that a start or stop is right although neither agent nor controller runs.`,
+that a start or stop is right although neither agent nor controller runs. Where
+there are no units (runner: exec) the agent starts haproxy-guard itself.`,
 	}
 	cmd.PersistentFlags().StringVar(&dirs.state, "state-dir", settings.DefaultStateDir, "the agent's state_dir")
 	cmd.PersistentFlags().StringVar(&dirs.run, "run-dir", settings.DefaultRunDir, "the agent's run_dir")
@@ -38,6 +40,7 @@ that a start or stop is right although neither agent nor controller runs.`,
 		dirs.command("haproxy-start", "Have HAProxy start with what was in effect last", haproxyStart),
 		dirs.command("haproxy-started", "Wait until HAProxy serves, and let this node hold VIPs", haproxyStarted),
 		haproxyStop(&dirs),
+		haproxyGuard(&dirs),
 		dirs.command("keepalived-start", "Write safe scores before keepalived starts, and await its interfaces", keepalivedStart),
 		dirs.command("keepalived-stop", "Remove what a keepalived that was killed left behind", keepalivedStop),
 	)
@@ -135,6 +138,24 @@ func haproxyStop(dirs *hookDirs) *cobra.Command {
 			return hooks.UntilReleased(ctx)
 		})
 	cmd.Flags().DurationVar(&wait, "wait", 0, "wait so long at most until they have left; they stay where there is no better node")
+	return cmd
+}
+
+// haproxyGuard is what the agent starts beside a HAProxy that no unit looks after.
+func haproxyGuard(dirs *hookDirs) *cobra.Command {
+	var pid int
+	cmd := dirs.command("haproxy-guard", "Wait for HAProxy's end, and have the VIPs leave this node when no agent lives",
+		func(ctx context.Context, dirs hookDirs) error {
+			if pid <= 0 {
+				return usagef("--process is missing: the process id of HAProxy's master")
+			}
+			hooks, err := keepalived.NewHooks(dirs.state, dirs.run)
+			if err != nil {
+				return err
+			}
+			return guard.Guard(ctx, pid, dirs.state, func() error { return hooks.SetHealth(false) })
+		})
+	cmd.Flags().IntVar(&pid, "process", 0, "process id of HAProxy's master")
 	return cmd
 }
 

@@ -182,7 +182,8 @@ func Take(spec Spec, pid int) (*Process, error) {
 }
 
 // Watch watches a process that someone else has started and will reap. It
-// returns ErrNotRunning when there is none with that id.
+// returns ErrNotRunning when there is none with that id. Without an output nobody may
+// ask what it says.
 func Watch(name string, pid int, output Output) (*Process, error) {
 	process, err := find(name, pid, output)
 	if err != nil {

@@ -20,6 +20,7 @@ import (
 	"github.com/tandem-lb/tandem/agent/internal/cache"
 	"github.com/tandem-lb/tandem/agent/internal/daemon"
 	"github.com/tandem-lb/tandem/agent/internal/drift"
+	"github.com/tandem-lb/tandem/agent/internal/guard"
 	"github.com/tandem-lb/tandem/agent/internal/handover"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy"
 	"github.com/tandem-lb/tandem/agent/internal/keepalived"
@@ -131,17 +132,22 @@ func (n *node) unit(s *settings.Settings, name string) *unit.Unit {
 	return u
 }
 
-// drivers makes both drivers.
-func (n *node) drivers(ctx context.Context, s *settings.Settings, good *target.Target, changes *drift.Set) (err error) {
-	var proxies haproxy.Runner = daemon.Exec{}
-	var routers keepalived.Runner = daemon.Exec{}
-	var both adopt.Units
+// runners are who starts the daemons; both are their units, if they have some.
+func (n *node) runners(s *settings.Settings) (proxies haproxy.Runner, routers keepalived.Runner, both adopt.Units, err error) {
 	if s.Runner == settings.RunnerSystemd {
 		haproxy, keepalived := n.unit(s, "haproxy"), n.unit(s, "keepalived")
-		proxies, routers = haproxy, keepalived
-		if both, err = newUnits(haproxy, keepalived); err != nil {
-			return err
-		}
+		both, err = newUnits(haproxy, keepalived)
+		return haproxy, keepalived, both, err
+	}
+	proxies, err = guard.NewRunner(s.StateDir, s.RunDir, n.logger.Named("haproxy"))
+	return proxies, daemon.Exec{}, nil, err
+}
+
+// drivers makes both drivers.
+func (n *node) drivers(ctx context.Context, s *settings.Settings, good *target.Target, changes *drift.Set) (err error) {
+	proxies, routers, both, err := n.runners(s)
+	if err != nil {
+		return err
 	}
 	n.takeover, err = adopt.New(adopt.Options{
 		StateDir: s.StateDir, Node: s.Node, Networks: s.Networks, Units: both, Logger: n.logger.Named("takeover"),
