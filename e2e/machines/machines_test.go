@@ -81,6 +81,7 @@ func (s *site) install(t *testing.T) {
 				t.Errorf("%s: %s is %s, want %s", node, name, got, want)
 			}
 		}
+		s.until(t, node+" to be ready for handovers", func(ctx context.Context) error { return s.handsOver(ctx, node, true) })
 		if got := s.run(t, node, "chrt", "-p", s.pid(t, node, "keepalived")); !strings.Contains(got, "SCHED_RR") {
 			t.Errorf("%s: keepalived runs without real-time priority: %s", node, got)
 		}

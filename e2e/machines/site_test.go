@@ -235,3 +235,18 @@ func built(t *testing.T, version, pkg string) string {
 	}
 	return path
 }
+
+// handsOver tells whether the unit's agent has, or has not, the program in the kernel
+// that hands connections over.
+func (s *site) handsOver(ctx context.Context, node string, want bool) error {
+	out, err := s.Host(node).Output(ctx, "sh", "-c", "tc filter show dev eth0 ingress; ip rule")
+	if err != nil {
+		return err
+	}
+	for _, trace := range []string{"tandem-handover", "0x74646d"} {
+		if strings.Contains(string(out), trace) != want {
+			return fmt.Errorf("%s is there: %v, want %v:\n%s", trace, !want, want, out)
+		}
+	}
+	return nil
+}

@@ -168,6 +168,9 @@ func (s *site) adopt(t *testing.T) {
 	s.run(t, backup, "lb-agent", "adopt", "--yes")
 	s.run(t, master, "lb-agent", "adopt", "--yes", "--holder")
 	s.settled(t)
+	for _, node := range clustertest.Both {
+		s.until(t, node+" to be ready for handovers", func(ctx context.Context) error { return s.handsOver(ctx, node, true) })
+	}
 	load.clean()
 	still()
 	if after := s.pids(t); !maps.Equal(before, after) {
@@ -206,6 +209,7 @@ func (s *site) own(t *testing.T, node string) {
 		}
 		return err
 	})
+	s.until(t, node+" to hand nothing over", func(ctx context.Context) error { return s.handsOver(ctx, node, false) })
 	for _, unit := range []string{"haproxy", "keepalived"} {
 		if got := s.unit(t, node, unit, "DropInPaths"); got != "" {
 			t.Errorf("%s: %s has the drop-ins %s", node, unit, got)

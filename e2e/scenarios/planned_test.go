@@ -14,6 +14,7 @@ import (
 	"github.com/tandem-lb/tandem/e2e/internal/probe"
 	"github.com/tandem-lb/tandem/e2e/lab"
 	"github.com/tandem-lb/tandem/e2e/lab/labtest"
+	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
 )
 
 // A failover by the controller ends when the other node holds the VIP, and is
@@ -162,6 +163,91 @@ func TestI11NoPlannedMoveCostsARequest(t *testing.T) {
 			}
 		}
 		s.lbctl(ctx, "vip", "set", "web", "--unset", "handover-timeout")
+	})
+}
+
+// Two VIPs make both nodes work, with addresses of both families and each fail-back,
+// and each moves by itself without a loss.
+func TestTwoVIPsMakeBothNodesWork(t *testing.T) {
+	s := newSite(t)
+	ctx := labtest.Deadline(t, 5*time.Minute)
+	for host, address := range map[string]string{cluster.Master: "fd00:1::10", cluster.Backup: "fd00:1::11", "client": "fd00:1::50"} {
+		if _, err := s.Lab.Host(host).Output(ctx, "ip", "address", "add", address+"/64", "dev", "eth0", "nodad"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.lbctl(ctx, "vip", "add", "mail", "192.168.1.101/24", "fd00:1::101/64", "--vrid", "52", "--fail-back", "never",
+		"--priority", "lb-backup=230", "--priority", "lb-master=220")
+	s.lbctl(ctx, "listener", "add", "mail", "--vip", "mail", "--port", "80", "--protocol", "http", "--pool", "web_servers")
+	on := func(web, mail string) {
+		t.Helper()
+		s.wait(ctx, "web on "+web+" and mail on "+mail, cluster.HeldBy("web", web), cluster.HeldBy("mail", mail), cluster.NoAlarms)
+	}
+	on(cluster.Master, cluster.Backup)
+
+	var all []probe.Config
+	for _, target := range []string{"192.168.1.100:80", "192.168.1.101:80", "[fd00:1::101]:80"} {
+		cfg := load
+		cfg.Target, cfg.Interval = target, 20*time.Millisecond
+		all = append(all, cfg)
+	}
+	reports := s.duringAll(ctx, all, func() {
+		s.lbctl(ctx, "node", "drain", cluster.Master)
+		on(cluster.Backup, cluster.Backup)
+		s.lbctl(ctx, "node", "undrain", cluster.Master)
+		on(cluster.Master, cluster.Backup)
+		s.lbctl(ctx, "vip", "failover", "mail", "--for", "1s")
+		s.served(ctx, 2*time.Second)
+		on(cluster.Master, cluster.Master) // never comes back by itself
+		s.lbctl(ctx, "vip", "failover", "mail", "--to", cluster.Backup)
+		on(cluster.Master, cluster.Backup)
+		s.lbctl(ctx, "vip", "set", "web", "--fail-back", "delayed", "--fail-back-delay", "2s")
+		began := time.Now()
+		s.lbctl(ctx, "vip", "failover", "web", "--for", "1s")
+		on(cluster.Backup, cluster.Backup)
+		on(cluster.Master, cluster.Backup)
+		if d := time.Since(began); d < 2*time.Second {
+			t.Errorf("web came back after %s, want 2s at least", d)
+		}
+	})
+	for n, report := range reports {
+		t.Log(all[n].Target)
+		s.tell(report)
+		if failed := report.Failed(); failed > 0 {
+			t.Errorf("%s: %d of %d requests failed, the first %+v", all[n].Target, failed, report.Attempts(), report.Failures[0])
+		}
+	}
+}
+
+// An agent that may not change the kernel says so, and the VIPs move all the same.
+func TestANodeThatCannotHandOverSaysSo(t *testing.T) {
+	s := newSite(t)
+	ctx := labtest.Deadline(t, 2*time.Minute)
+	n := s.Master()
+	if err := n.KillAgent(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.Host.Start(ctx, lab.ProcessSpec{Name: "lb-agent-bound", Args: []string{
+		"setpriv", "--bounding-set=-bpf,-sys_admin", s.Programs.Agent, "run", "--config", n.Config,
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	s.wait(ctx, "the problem", func(status *tandemv1.ClusterStatus) error {
+		problems := cluster.FindNode(status, cluster.Master).GetProblems()
+		if len(problems) != 1 || !strings.Contains(problems[0], "established connections do not outlive planned moves") ||
+			!strings.Contains(problems[0], "CAP_BPF") {
+			return fmt.Errorf("the problems are %q", problems)
+		}
+		return nil
+	})
+	s.lbctl(ctx, "vip", "failover", "web", "--for", "1s")
+	s.holds(ctx, cluster.Master)
+	s.lbctl(ctx, "vip", "set", "web", "--handover-timeout", "0s")
+	s.wait(ctx, "no problem", func(status *tandemv1.ClusterStatus) error {
+		if problems := cluster.FindNode(status, cluster.Master).GetProblems(); len(problems) > 0 {
+			return fmt.Errorf("the problems are %q", problems)
+		}
+		return nil
 	})
 }
 

@@ -69,16 +69,28 @@ func (s *site) under(ctx context.Context, cfg probe.Config, do func()) *probe.Re
 func (s *site) during(ctx context.Context, cfg probe.Config, do func()) *probe.Report {
 	s.t.Helper()
 	cfg.Target = "192.168.1.100:80"
-	p, err := traffic.StartProbe(ctx, s.Lab.Host("client"), s.Labhost, cfg)
-	if err != nil {
-		s.t.Fatal(err)
+	return s.duringAll(ctx, []probe.Config{cfg}, do)[0]
+}
+
+// duringAll does something while clients send to several targets.
+func (s *site) duringAll(ctx context.Context, all []probe.Config, do func()) []*probe.Report {
+	s.t.Helper()
+	probes := make([]*traffic.Probe, len(all))
+	for n, cfg := range all {
+		var err error
+		if probes[n], err = traffic.StartProbe(ctx, s.Lab.Host("client"), s.Labhost, cfg); err != nil {
+			s.t.Fatal(err)
+		}
 	}
 	do()
-	report, err := p.Stop(ctx)
-	if err != nil {
-		s.t.Fatal(err)
+	reports := make([]*probe.Report, len(all))
+	for n, p := range probes {
+		var err error
+		if reports[n], err = p.Stop(ctx); err != nil {
+			s.t.Fatal(err)
+		}
 	}
-	return report
+	return reports
 }
 
 // call is one call that may change something.

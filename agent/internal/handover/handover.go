@@ -69,6 +69,9 @@ type VIP struct {
 	Peers map[string][]netip.Addr
 	// Role of this node.
 	Role Role
+	// Holder is the node that advertises the VIP's virtual router; empty: it is not
+	// known.
+	Holder string
 }
 
 // View is what the keeper must know.

@@ -1,7 +1,6 @@
 package handover
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"maps"
@@ -113,7 +112,7 @@ func (k *Keeper) ask(ctx context.Context, vips []VIP) {
 			for _, p := range k.peersOf(view) {
 				k.askOnce(ctx, p, asked)
 			}
-			v.to = k.holderOf(ctx, view)
+			v.to = k.holderOf(view)
 		case view.Role == Holder && v.until != 0 && v.to != nil:
 			before := v.to.silent
 			if k.askOnce(ctx, v.to, asked); v.to.silent && !before {
@@ -170,23 +169,19 @@ func (k *Keeper) askOnce(ctx context.Context, p *peer, asked map[*peer]bool) {
 	k.Logger.Debug("a node does not answer", "node", p.node, "error", failed)
 }
 
-// holderOf is the node that holds a VIP that this one stands by for; nil: it is not
-// known. Of one other node it is known; of several the one is asked for that has the
-// address.
-func (k *Keeper) holderOf(ctx context.Context, view *VIP) *peer {
+// holderOf is the node that holds a VIP that this one stands by for: the one that
+// advertises it, or the only other one; nil: it is not known.
+func (k *Keeper) holderOf(view *VIP) *peer {
 	peers := k.peersOf(view)
-	if len(peers) < 2 {
-		return append(peers, nil)[0]
-	}
-	mac, _, err := linkAddress(ctx, host{view.Interface, view.Addresses[0]})
-	if err != nil {
+	n := slices.IndexFunc(peers, func(p *peer) bool { return p.node == view.Holder })
+	switch {
+	case n >= 0:
+		return peers[n]
+	case view.Holder == "" && len(peers) == 1:
+		return peers[0]
+	default:
 		return nil
 	}
-	n := slices.IndexFunc(peers, func(p *peer) bool { return bytes.Equal(p.mac, mac) })
-	if n < 0 {
-		return nil // such as a virtual router's, which moves with it
-	}
-	return peers[n]
 }
 
 // linkAddress returns the link-layer addresses of a host and of this node's

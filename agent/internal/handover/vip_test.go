@@ -167,6 +167,37 @@ func TestNothingIsDoneBeforeAllIsKnown(t *testing.T) {
 	}
 }
 
+// Who advertises the VIP holds it; without a word of that it is the only other node.
+func TestWhoTheHolderIs(t *testing.T) {
+	k := newKeeper(t.TempDir())
+	for name, test := range map[string]struct {
+		peers  []string
+		holder string
+		want   string
+	}{
+		"of two nodes":             {[]string{"b"}, "", "b"},
+		"of two, and heard":        {[]string{"b"}, "b", "b"},
+		"of two, a stranger":       {[]string{"b"}, "x", ""},
+		"of three":                 {[]string{"b", "c"}, "", ""},
+		"of three, and heard":      {[]string{"b", "c"}, "c", "c"},
+		"of one":                   {nil, "", ""},
+		"of one that hears itself": {nil, "a", ""},
+	} {
+		view := &VIP{Interface: "eth0", Holder: test.holder, Peers: make(map[string][]netip.Addr)}
+		for n, node := range test.peers {
+			view.Peers[node] = []netip.Addr{netip.AddrFrom4([4]byte{10, 9, 0, byte(n)})}
+		}
+		got := ""
+		if p := k.holderOf(view); p != nil {
+			got = p.node
+		}
+		if got != test.want {
+			t.Errorf("%s it is %q, want %q", name, got, test.want)
+		}
+		clear(k.peers)
+	}
+}
+
 func TestPeersAreKnownByIPv4First(t *testing.T) {
 	k := newKeeper(t.TempDir())
 	view := web(Standby)[0]

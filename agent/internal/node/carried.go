@@ -19,11 +19,20 @@ func (n *node) carried() handover.View {
 		}
 		view.VIPs = append(view.VIPs, handover.VIP{
 			Name: i.Name, Interface: h.Interface, Addresses: h.Addresses, Timeout: h.Timeout, Peers: h.Peers,
-			Role: roles[i.State],
+			Role: roles[i.State], Holder: advertiser(&i),
 		})
 	}
 	slices.SortFunc(view.VIPs, func(a, b handover.VIP) int { return strings.Compare(a.Name, b.Name) })
 	return view
+}
+
+// advertiser is the one other node that advertises an instance; empty: it is not
+// known.
+func advertiser(i *keepalived.InstanceStatus) string {
+	if len(i.Wire.Advertisers) != 1 {
+		return ""
+	}
+	return i.Wire.Advertisers[0].Node
 }
 
 // roles by keepalived's word; a state that is not here is neither.

@@ -73,7 +73,10 @@ func newRig(t *testing.T) *rig {
 
 func (r *rig) start(name string) {
 	r.t.Helper()
-	cmd := exec.Command("ip", "netns", "exec", r.names[name], os.Args[0])
+	// With CAP_PERFMON the kernel takes programs that it would not take from the
+	// agent's unit.
+	cmd := exec.Command("ip", "netns", "exec", r.names[name],
+		"setpriv", "--bounding-set=-all,+bpf,+net_admin,+net_bind_service", os.Args[0])
 	cmd.Env = append(os.Environ(), playHost+"="+name)
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()

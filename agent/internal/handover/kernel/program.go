@@ -96,6 +96,7 @@ func program(ways *ebpf.Map) asm.Instructions {
 		asm.JNE.Imm(asm.R1, 0, "next"), // of an interface on top of this one
 		asm.Mov.Imm(regTCP, etherLen),
 	)
+	p.clear(stackIP, stackKey)
 	p.ifIP6(asm.R1, "ip6")
 	p.add(asm.JNE.Imm(asm.R1, ethIP4, "next"))
 	p.ip4()
@@ -130,6 +131,16 @@ func (p *assembler) label(name string) { p.symbol = name }
 // stack has a register point to what is on the stack.
 func (p *assembler) stack(register asm.Register, offset int32) {
 	p.add(asm.Mov.Reg(register, asm.RFP), asm.Add.Imm(register, offset))
+}
+
+// clear fills a part of the stack, of whole double words, with zeros. Without
+// CAP_PERFMON nothing may be read that was not written, and the kernel does not know
+// which lengths go with IPv4.
+func (p *assembler) clear(from, to int16) {
+	p.add(asm.Mov.Imm(asm.R1, 0))
+	for n := from; n < to; n += 8 {
+		p.add(asm.StoreMem(asm.RFP, n, asm.R1, asm.DWord))
+	}
 }
 
 // load copies a part of the packet onto the stack; a packet that has no such part is
