@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/tandem-lb/tandem/e2e/internal/cluster"
 	"github.com/tandem-lb/tandem/e2e/internal/cluster/clustertest"
+	"github.com/tandem-lb/tandem/e2e/internal/traffic"
 	"github.com/tandem-lb/tandem/e2e/lab"
 	"github.com/tandem-lb/tandem/e2e/lab/labtest"
 )
@@ -80,4 +82,77 @@ func TestI1WithoutAgentsADeadHAProxyMovesTheVIP(t *testing.T) {
 		}
 	}
 	s.healthy(ctx)
+}
+
+// I8: whatever is dead everywhere, one node holds the VIP, and the status says what is
+// wrong.
+func TestI8AllDead(t *testing.T) {
+	s := newSite(t)
+	ctx := labtest.Deadline(t, 2*time.Minute)
+	for _, tt := range []struct {
+		name       string
+		begin, end func() error
+		alarm      string // about the VIP or the pool
+		words      string // of its message
+		holder     string
+	}{
+		{
+			"every HAProxy is dead",
+			func() error { return errors.Join(s.Master().StopHAProxy(ctx), s.Backup().StopHAProxy(ctx)) },
+			func() error { return errors.Join(s.Master().LetHAProxyRun(), s.Backup().LetHAProxyRun()) },
+			"NOT_SERVED", "HAProxy runs on no node", cluster.Master,
+		},
+		{
+			"every backend is down",
+			func() error { return s.eachWeb(func(p *lab.Process) error { return p.Kill() }) },
+			func() (err error) { s.Webs, err = traffic.StartWebs(ctx, s.Lab, s.Labhost); return err },
+			"NO_BACKEND", "no backend of pool web_servers is up", cluster.Master,
+		},
+		{
+			"every node is drained",
+			func() error { return s.drains(ctx, "drain") },
+			func() error { return s.drains(ctx, "undrain") },
+			"ALL_DRAINED", "every node is drained", cluster.Master,
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := s.in(t)
+			before := s.stateLog(cluster.Master)
+			if err := tt.begin(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.Until(ctx, tt.alarm+" in the status", alarmed(tt.alarm, tt.words)); err != nil {
+				t.Fatal(err)
+			}
+			s.staysOn(ctx, tt.holder)
+			if text := squeezed(s.lbctl(ctx, "status")); !strings.Contains(text, tt.words) {
+				t.Errorf("lbctl status does not say %q:\n%s", tt.words, text)
+			}
+			if after := s.stateLog(cluster.Master); tt.alarm == "NO_BACKEND" && after != before {
+				t.Errorf("the VIP has moved for its backends: %s", strings.TrimPrefix(after, before))
+			}
+			if err := tt.end(); err != nil {
+				t.Fatal(err)
+			}
+			s.healthy(ctx)
+		})
+	}
+}
+
+func (s *site) eachWeb(do func(*lab.Process) error) error {
+	var errs []error
+	for _, p := range s.Webs {
+		errs = append(errs, do(p))
+	}
+	return errors.Join(errs...)
+}
+
+// drains drains both nodes, or ends that.
+func (s *site) drains(ctx context.Context, verb string) error {
+	for _, node := range clustertest.Both {
+		if _, err := s.Lbctl(ctx, "node", verb, node); err != nil {
+			return err
+		}
+	}
+	return nil
 }

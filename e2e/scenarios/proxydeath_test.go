@@ -2,6 +2,7 @@ package scenarios
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -167,7 +168,7 @@ func TestACrashLoopKeepsTheVIPAway(t *testing.T) {
 	}); err != nil {
 		t.Error(err)
 	}
-	// On trial it is better than none.
+	// On trial it is better than none, and a hook does not end that.
 	for range 2 {
 		if err := s.Master().KillHAProxy(ctx); err != nil {
 			t.Fatal(err)
@@ -186,7 +187,24 @@ func TestACrashLoopKeepsTheVIPAway(t *testing.T) {
 		unwell(cluster.Master, "HAProxy has ended or hung")); err != nil {
 		t.Error(err)
 	}
-	if err := s.Backup().LetHAProxyRun(); err != nil {
+	n := s.Master()
+	started := func(want string) {
+		t.Helper()
+		hook := n.Host.Command(ctx, s.Programs.Agent, "hook", "haproxy-started", "--state-dir", n.StateDir, "--run-dir", n.RunDir)
+		if out, err := hook.CombinedOutput(); err != nil {
+			t.Fatalf("the hook: %v: %s", err, out)
+		}
+		text, err := os.ReadFile(n.Host.Path(filepath.Join(n.RunDir, "keepalived", "track", "score")))
+		if err != nil || strings.TrimSpace(string(text)) != want {
+			t.Errorf("after the hook the score is %q, %v; want %s", text, err, want)
+		}
+	}
+	started("-56")
+	if err := n.KillAgent(); err != nil {
+		t.Fatal(err)
+	}
+	started("0") // nobody else would end it
+	if err := errors.Join(n.StartAgent(ctx), s.Backup().LetHAProxyRun()); err != nil {
 		t.Error(err)
 	}
 }

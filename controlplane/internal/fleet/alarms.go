@@ -34,7 +34,7 @@ const (
 
 // alarm reasons, the worst first.
 var alarmReasons = []string{
-	"RESTORED", "TWO_HOLDERS", "NO_HOLDER", "HOLDER_UNKNOWN", "PROXY_DEAD", "KEEPALIVED_DEAD", "DUPLICATE_ADDRESS", "FOREIGN_VRRP_SPEAKER", "ADVERT_MISMATCH", "PEER_SILENT", "CLONED_NODE", "NODE_AHEAD", "APPLY_FAILED", "NODE_DISCONNECTED", "DRIFT", "ADVERTISED_VIP",
+	"RESTORED", "TWO_HOLDERS", "NO_HOLDER", "HOLDER_UNKNOWN", "NOT_SERVED", "NO_BACKEND", "PROXY_DEAD", "KEEPALIVED_DEAD", "DUPLICATE_ADDRESS", "FOREIGN_VRRP_SPEAKER", "ADVERT_MISMATCH", "PEER_SILENT", "CLONED_NODE", "NODE_AHEAD", "APPLY_FAILED", "NODE_DISCONNECTED", "ALL_DRAINED", "DRIFT", "ADVERTISED_VIP",
 }
 
 // suspect is an alarm, raised or about to be.
@@ -150,6 +150,10 @@ func (c *cluster) suspicions(now time.Time) map[string]*suspect {
 		c.suspectVip(v, add)
 		c.suspectWire(v, add)
 		c.suspectAdvertised(v, add)
+		c.suspectServed(v, add)
+	}
+	for _, p := range c.head.Pools() {
+		c.suspectPool(p, add)
 	}
 	return found
 }

@@ -1,0 +1,73 @@
+package fleet
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
+)
+
+// I8: a VIP that lives on a node for want of a better one is told, with the reason.
+func TestI8AVIPThatNobodyServesIsTold(t *testing.T) {
+	proxy := func(s agentv1.DaemonState) *agentv1.Observation {
+		return &agentv1.Observation{Haproxy: &agentv1.DaemonObservation{State: s}}
+	}
+	const stopped, running = agentv1.DaemonState_DAEMON_STATE_STOPPED, agentv1.DaemonState_DAEMON_STATE_RUNNING
+	synctest.Test(t, func(t *testing.T) {
+		l, a, b := pair(t)
+		a.observe(proxy(stopped))
+		l.wantAlarms("PROXY_DEAD lb-master")
+		b.observe(proxy(stopped))
+		l.wantAlarms("NOT_SERVED web", "PROXY_DEAD lb-backup", "PROXY_DEAD lb-master")
+		b.observe(proxy(running))
+		l.wantAlarms("PROXY_DEAD lb-master")
+		// A node that is silent may serve.
+		_ = b.disconnect()
+		pass(time.Second)
+		l.wantAlarms("PROXY_DEAD lb-master")
+	})
+	synctest.Test(t, func(t *testing.T) {
+		l, a, b := pair(t)
+		a.observe(changed(localDrain(true)))
+		l.wantAlarms("DRIFT lb-master")
+		b.observe(changed(localDrain(true)))
+		l.wantAlarms("ALL_DRAINED web", "DRIFT lb-backup", "DRIFT lb-master")
+		a.observe(changed())
+		l.wantAlarms("DRIFT lb-backup")
+	})
+}
+
+func TestAPoolThatIsDownIsTold(t *testing.T) {
+	state := func(a *agent, states ...agentv1.ServerState) {
+		var all []*agentv1.BackendObservation
+		for i, s := range states {
+			all = append(all, &agentv1.BackendObservation{Pool: "web_servers", Backend: []string{"web1", "web2"}[i], State: s, Weight: 1})
+		}
+		a.observe(&agentv1.Observation{Backends: all})
+	}
+	const (
+		up, down    = agentv1.ServerState_SERVER_STATE_UP, agentv1.ServerState_SERVER_STATE_DOWN
+		maintenance = agentv1.ServerState_SERVER_STATE_MAINTENANCE
+	)
+	synctest.Test(t, func(t *testing.T) {
+		l, a, b := pair(t)
+		state(a, down, down)
+		pass(checking - time.Millisecond)
+		l.wantAlarms()
+		pass(time.Millisecond)
+		l.wantAlarms("NO_BACKEND web_servers")
+		state(b, down, down)
+		l.wantAlarms("NO_BACKEND web_servers")
+		state(a, up, down)
+		state(b, down, up)
+		l.wantAlarms()
+		// One that operators have taken out does not help, and all of them are no fault.
+		state(a, maintenance, down)
+		pass(checking)
+		l.wantAlarms("NO_BACKEND web_servers")
+		state(a, maintenance, maintenance)
+		pass(checking)
+		l.wantAlarms()
+	})
+}
