@@ -7,13 +7,12 @@ import (
 
 	"github.com/tandem-lb/tandem/e2e/internal/probe"
 	"github.com/tandem-lb/tandem/e2e/internal/traffic"
-	"github.com/tandem-lb/tandem/e2e/lab"
 )
 
 // everyKind is traffic of all kinds, of which a planned move should lose nothing.
 func everyKind() probe.Config {
 	return probe.Config{
-		Target: target(lab.VIP.Addr()), Interval: 20 * time.Millisecond, Reused: 10, Inflight: 4, Downloads: 4, WebSockets: 4,
+		Target: target, Interval: 20 * time.Millisecond, Reused: 10, Inflight: 4, Downloads: 4, WebSockets: 4,
 		Think: 100 * time.Millisecond, Hold: time.Second, Timeout: 3 * time.Second, Answers: true,
 	}
 }
@@ -55,7 +54,7 @@ func planned(ctx context.Context, r *runner, s side) ([]float64, error) {
 }
 
 func reloads(ctx context.Context, r *runner, s side) ([]float64, error) {
-	clients := probe.Config{Target: target(lab.VIP.Addr()), Reused: 50, Think: 20 * time.Millisecond, Timeout: 5 * time.Second}
+	clients := probe.Config{Target: target, Reused: 50, Think: 20 * time.Millisecond, Timeout: 5 * time.Second}
 	report, err := r.during(ctx, s, clients, func() error {
 		for range 10 {
 			r.reloads++

@@ -24,9 +24,11 @@ type ours struct {
 
 const pool = "clusters/default/pools/web_servers"
 
-// startOurs starts Tandem on a lab of its own and applies the guide's cluster. Its
-// listener binds every address, as the guide's does, so that each node can be
+// directPort is that of a listener on every address, by which each node can be
 // asked.
+const directPort = 8081
+
+// startOurs starts Tandem on a lab of its own and applies the guide's cluster.
 func startOurs(ctx context.Context, options Options) (side, error) {
 	programs, err := cluster.Find(options.Bin)
 	if err != nil {
@@ -50,7 +52,7 @@ func (o *ours) configure(ctx context.Context, programs cluster.Programs, example
 	if err := o.cluster.Apply(ctx, example); err != nil {
 		return err
 	}
-	if _, err := o.cluster.Lbctl(ctx, "listener", "set", "web_frontend", "--address", "*", "--port", strconv.Itoa(port)); err != nil {
+	if _, err := o.cluster.Lbctl(ctx, "listener", "add", "direct", "--address", "*", "--port", strconv.Itoa(directPort), "--protocol", "http", "--pool", "web_servers"); err != nil {
 		return err
 	}
 	conn, err := o.cluster.Controller.Conn()
@@ -73,6 +75,7 @@ func (o *ours) close() error {
 }
 
 func (o *ours) network() *lab.Lab      { return o.lab }
+func (o *ours) port() uint16           { return directPort }
 func (o *ours) settles() time.Duration { return 2 * time.Second }
 
 func (o *ours) forbid(context.Context) error        { return o.cluster.Master().Uninstall("haproxy") }

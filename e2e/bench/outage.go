@@ -41,7 +41,7 @@ func atMaster(s side) *lab.Host { return s.network().Host(master) }
 // sampling opens a new connection each 5 ms, from a client that has the VIP's
 // place in its ARP cache: outages show to about 10 ms.
 func sampling() probe.Config {
-	return probe.Config{Target: target(lab.VIP.Addr()), Interval: 5 * time.Millisecond, Timeout: time.Second, Answers: true}
+	return probe.Config{Target: target, Interval: 5 * time.Millisecond, Timeout: time.Second, Answers: true}
 }
 
 // outages returns a measurement that samples the VIP while each step in turn
@@ -129,7 +129,7 @@ func watch(ctx context.Context, s side) error {
 func ask(ctx context.Context, from *lab.Host) error {
 	ctx, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
 	defer cancel()
-	conn, err := from.Dial(ctx, "tcp", target(lab.VIP.Addr()))
+	conn, err := from.Dial(ctx, "tcp", target)
 	if err != nil {
 		return err
 	}

@@ -40,6 +40,9 @@ func (p *peer) close() error {
 
 func (p *peer) network() *lab.Lab { return p.lab }
 
+// port is that of the VIP: the guide's HAProxy binds every address.
+func (p *peer) port() uint16 { return port }
+
 // settles is longer than three advertisements of a second and the check script's
 // two.
 func (p *peer) settles() time.Duration { return 5 * time.Second }

@@ -27,6 +27,8 @@ type Result struct {
 	Ratio float64 `json:"ratio"`
 	// Worst is the worst round of ours.
 	Worst float64 `json:"worst"`
+	// Goal of the worst round of ours; none: it is only told.
+	Goal *float64 `json:"goal,omitempty"`
 	// PeerWorst is the worst round of the peer.
 	PeerWorst float64 `json:"peer_worst"`
 	// Runs is how many rounds of ours gave a figure.
@@ -88,6 +90,9 @@ func (l *line) summarize() Result {
 	if r.Peer != 0 {
 		r.Ratio = r.Ours / r.Peer
 	}
+	if l.goal != noGoal {
+		r.Goal = &l.goal
+	}
 	for side, n := range l.missing {
 		if n > 0 {
 			r.Note = strings.TrimPrefix(fmt.Sprintf("%s; no figure in %d rounds of %s", r.Note, n, []string{"Tandem", PeerName}[side]), "; ")
@@ -109,15 +114,15 @@ func Print(w io.Writer, results []Result) error {
 		width = max(width, len(r.Name))
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "| %-*s | unit     | Tandem | worst  | %s | worst  | ratio | runs |\n", width, "what", PeerName)
-	fmt.Fprintf(&b, "|%s|---|---|---|---|---|---|---|\n", strings.Repeat("-", width+2))
+	fmt.Fprintf(&b, "| %-*s | unit     | Tandem |  worst | goal   | %s |  worst | ratio | runs |\n", width, "what", PeerName)
+	fmt.Fprintf(&b, "|%s|----------|-------:|-------:|--------|%s:|-------:|------:|-----:|\n", strings.Repeat("-", width+2), strings.Repeat("-", len(PeerName)+1))
 	for _, r := range results {
 		ratio := "–"
 		if r.Ratio != 0 {
 			ratio = fmt.Sprintf("%.2f", r.Ratio)
 		}
-		fmt.Fprintf(&b, "| %-*s | %-8s | %6.0f | %6.0f | %*.0f | %6.0f | %5s | %4d |\n",
-			width, r.Name, r.Unit, r.Ours, r.Worst, len(PeerName), r.Peer, r.PeerWorst, ratio, r.Runs)
+		fmt.Fprintf(&b, "| %-*s | %-8s | %6.0f | %6.0f | %-6s | %*.0f | %6.0f | %5s | %4d |\n",
+			width, r.Name, r.Unit, r.Ours, r.Worst, r.kept(), len(PeerName), r.Peer, r.PeerWorst, ratio, r.Runs)
 	}
 	for _, r := range results {
 		if r.Note != "" {
@@ -126,6 +131,18 @@ func Print(w io.Writer, results []Result) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// kept tells the goal, and whether it was missed.
+func (r Result) kept() string {
+	switch {
+	case r.Goal == nil:
+		return ""
+	case r.Worst > *r.Goal:
+		return fmt.Sprintf("%.0f (!)", *r.Goal)
+	default:
+		return fmt.Sprintf("%.0f", *r.Goal)
+	}
 }
 
 // Write writes results to a file as JSON.

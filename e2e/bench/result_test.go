@@ -11,8 +11,8 @@ import (
 )
 
 func TestTable(t *testing.T) {
-	one := measurement{rows: []row{{"first", "ms", "a note"}, {"second", "ms", ""}}}
-	other := measurement{rows: []row{{"third", "ms", ""}}}
+	one := measurement{rows: []row{{"first", "ms", 5, "a note"}, {"second", "ms", noGoal, ""}}}
+	other := measurement{rows: []row{{"third", "ms", noGoal, ""}}}
 	table := newTable([]measurement{one, other})
 	for _, figures := range [][]float64{{9, 0}, {1, 0}, {2, 0}} {
 		table.add(one, 0, figures)
@@ -22,13 +22,21 @@ func TestTable(t *testing.T) {
 	table.add(one, 1, nil)
 	table.add(other, 0, []float64{1})
 	table.add(other, 1, nil)
+	goal := 5.0
 	want := []Result{
-		{Name: "first", Unit: "ms", Ours: 2, Peer: 25, PeerName: PeerName, Ratio: 0.08, Worst: 9, PeerWorst: 40, Runs: 3,
+		{Name: "first", Unit: "ms", Ours: 2, Peer: 25, PeerName: PeerName, Ratio: 0.08, Worst: 9, PeerWorst: 40, Goal: &goal, Runs: 3,
 			Note: "a note; no figure in 1 rounds of the guide's files"},
 		{Name: "second", Unit: "ms", PeerName: PeerName, Runs: 3, Note: "no figure in 1 rounds of the guide's files"},
 	}
 	if diff := cmp.Diff(want, table.results()); diff != "" {
 		t.Error(diff)
+	}
+	var text strings.Builder
+	if err := Print(&text, want); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(text.String(), "|      2 |      9 | 5 (!)  |") {
+		t.Errorf("a worst round beyond its goal is not marked:\n%s", text.String())
 	}
 }
 

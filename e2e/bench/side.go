@@ -21,6 +21,8 @@ const (
 type side interface {
 	// network is the lab that it runs on.
 	network() *lab.Lab
+	// port of the web service on each node's own address.
+	port() uint16
 	// settles is how long the side may take until a failure shows in full, such as
 	// the time after which a silent holder is taken for dead.
 	settles() time.Duration
@@ -67,7 +69,7 @@ func open(ctx context.Context, spec lab.Spec, labhost string) (*lab.Lab, error) 
 	return l, nil
 }
 
-// port of the web service, on the VIP and on every node.
+// port of the web service on the VIP.
 const port = 80
 
-func target(addr netip.Addr) string { return netip.AddrPortFrom(addr, port).String() }
+var target = netip.AddrPortFrom(lab.VIP.Addr(), port).String()

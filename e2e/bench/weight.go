@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"time"
 
 	"github.com/tandem-lb/tandem/e2e/internal/probe"
@@ -15,7 +16,7 @@ func weights(ctx context.Context, r *runner, s side) ([]float64, error) {
 	var probes []*traffic.Probe
 	for _, name := range []string{master, backup} {
 		cfg := sampling()
-		cfg.Target, cfg.Answers = target(s.network().Host(name).Address.Addr()), true
+		cfg.Target, cfg.Answers = netip.AddrPortFrom(s.network().Host(name).Address.Addr(), s.port()).String(), true
 		p, err := traffic.StartProbe(ctx, s.network().Host("client"), r.Labhost, cfg)
 		if err != nil {
 			return nil, err

@@ -14,13 +14,14 @@ import (
 	"github.com/tandem-lb/tandem/e2e/internal/cluster/clustertest"
 	"github.com/tandem-lb/tandem/e2e/lab"
 	"github.com/tandem-lb/tandem/e2e/lab/labtest"
+	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
 )
 
 // busyLoops is how many processes compute without end on a busy machine.
 const busyLoops = 32
 
-// No VIP moves in ten minutes in which nothing happens to it: on an idle machine,
-// on a busy one, and with a reload each second. Witnesses are the kernels. An
+// No VIP moves and no alarm is raised in ten minutes in which nothing happens: on an
+// idle machine, on a busy one, and with a reload each second. Witnesses are the kernels. An
 // idle pair of keepalived beside it must be calm as well, else the machine itself
 // was paused.
 func TestRandomCalm(t *testing.T) {
@@ -38,6 +39,7 @@ func TestRandomCalm(t *testing.T) {
 		t.Run(run.name, func(t *testing.T) {
 			s := s.in(t)
 			s.healthy(labtest.Deadline(t, repair))
+			alarms := s.watchAlarms()
 			ours := watchMoves(t, s.Lab, clustertest.Both, lab.VIP.Addr())
 			idle := watchMoves(t, beside, idleHosts, idleAddress)
 			ctx, cancel := context.WithTimeout(t.Context(), length)
@@ -50,8 +52,33 @@ func TestRandomCalm(t *testing.T) {
 			case len(moved) > 0:
 				t.Errorf("the VIP moved: %v", moved)
 			}
+			for _, alarm := range alarms() {
+				t.Errorf("an alarm without a reason: %s", alarm)
+			}
 			t.Logf("%d changes of the VIP in %s", len(moved), length)
 		})
+	}
+}
+
+// watchAlarms returns what tells the alarms that were raised since.
+func (s *site) watchAlarms() func() []string {
+	s.t.Helper()
+	read := func() []*tandemv1.Event {
+		s.t.Helper()
+		events, err := s.allEvents(labtest.Deadline(s.t, time.Minute))
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		return events
+	}
+	before := len(read())
+	return func() (alarms []string) {
+		for _, e := range read()[before:] {
+			if e.GetReason() == "ALARM_RAISED" {
+				alarms = append(alarms, e.GetMessage())
+			}
+		}
+		return alarms
 	}
 }
 

@@ -47,23 +47,6 @@ func (r *faultRun) verifyEvents(ctx context.Context) {
 	t.Logf("%d events tell of %d faults and %d changes of addresses", len(events), len(r.past), len(changes))
 }
 
-// allEvents reads the whole log, the oldest first.
-func (r *faultRun) allEvents(ctx context.Context) ([]*tandemv1.Event, error) {
-	var all []*tandemv1.Event
-	request := &tandemv1.ListEventsRequest{Parent: cluster.Name, PageSize: 1000}
-	for {
-		page, err := r.events.ListEvents(ctx, request)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, page.GetEvents()...)
-		if request.PageToken = page.GetNextPageToken(); request.PageToken == "" {
-			slices.Reverse(all)
-			return all, nil
-		}
-	}
-}
-
 // inOrder fails the test if the log has a gap, or what one node tells is not in
 // the order in which it happened.
 func (r *faultRun) inOrder(events []*tandemv1.Event) {

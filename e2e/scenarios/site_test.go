@@ -3,6 +3,7 @@ package scenarios
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"testing"
 	"time"
@@ -208,5 +209,22 @@ func (s *site) restructuring(ctx context.Context, n int) call {
 			UpdateMask: &fieldmaskpb.FieldMask{Paths: []string{"priorities"}},
 		}, o)
 		return err
+	}
+}
+
+// allEvents reads the whole log, the oldest first.
+func (s *site) allEvents(ctx context.Context) ([]*tandemv1.Event, error) {
+	var all []*tandemv1.Event
+	request := &tandemv1.ListEventsRequest{Parent: cluster.Name, PageSize: 1000}
+	for {
+		page, err := s.events.ListEvents(ctx, request)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, page.GetEvents()...)
+		if request.PageToken = page.GetNextPageToken(); request.PageToken == "" {
+			slices.Reverse(all)
+			return all, nil
+		}
 	}
 }
