@@ -119,10 +119,14 @@ func (s *session) await(ctx context.Context, target wait.Target) error {
 	switch {
 	case len(progress.Applied) > 0:
 		s.say("applied on %s after %s", strings.Join(progress.Applied, ", "), time.Since(begin).Round(time.Millisecond))
+	case len(progress.Waiting) > 0:
 	case err == nil && len(progress.Offline) == 0:
 		s.say("no node has joined yet: the change waits for the first one")
 	case err == nil:
 		s.say("no node is connected: the change waits for them")
+	}
+	for _, w := range progress.Waiting {
+		s.say("not yet on %s: %s", w.Node, output.Clean(w.Words))
 	}
 	if len(progress.Offline) > 0 {
 		s.say("not connected: %s; applied there on return", strings.Join(progress.Offline, ", "))

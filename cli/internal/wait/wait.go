@@ -32,11 +32,13 @@ type Progress struct {
 	Pending []string
 	// Failed refused it, or could not apply it.
 	Failed []Failure
+	// Waiting have all of it but what waits for other nodes.
+	Waiting []Failure
 	// Offline are not connected: they get it when they come back.
 	Offline []string
 }
 
-// Failure is why one node does not have a revision.
+// Failure is why one node does not have a revision, or what it waits for.
 type Failure struct {
 	// Node is its id.
 	Node string
@@ -98,8 +100,8 @@ func (e *TimeoutError) Error() string {
 // Unwrap returns the context's error.
 func (e *TimeoutError) Unwrap() error { return e.cause }
 
-// Applied blocks until every connected node has the target in effect, one has
-// failed and no other is pending, or ctx ends. It tells report, from its own
+// Applied blocks until every connected node has the target in effect or waits for
+// others, one has failed and no other is pending, or ctx ends. It tells report, from its own
 // goroutine, whenever the progress may have changed. The error is a
 // *FailedError, a *TimeoutError, or a call's.
 func Applied(ctx context.Context, watch Watch, target Target, report func(Progress)) (Progress, error) {
@@ -151,6 +153,8 @@ func judge(nodes []*tandemv1.NodeStatus, revision uint64) Progress {
 			p.Offline = append(p.Offline, id)
 		case node.GetFailed() >= revision:
 			p.Failed = append(p.Failed, Failure{id, node.GetFailed(), node.GetFailure()})
+		case node.GetWaiting() != "":
+			p.Waiting = append(p.Waiting, Failure{id, revision, node.GetWaiting()})
 		default:
 			p.Pending = append(p.Pending, id)
 		}

@@ -44,6 +44,13 @@ func node(id string, connected bool, applied, failed uint64, words string) step 
 		Name: "clusters/default/nodes/" + id, Connected: connected, Applied: applied, Failed: failed, Failure: words}}}
 }
 
+// waiting is a node that waits for another one.
+func waiting(id string) step {
+	s := node(id, true, 6, 0, "")
+	s.GetNode().Waiting = "VIP web waits for b"
+	return s
+}
+
 func synced() step {
 	return &tandemv1.WatchStatusResponse{Change: &tandemv1.WatchStatusResponse_Synced{Synced: true}}
 }
@@ -99,6 +106,11 @@ func TestApplied(t *testing.T) {
 				{steps: []step{node("a", true, 7, 0, ""), synced()}},
 			},
 			applied: "a",
+		},
+		{
+			name:    "one waits for another that is away",
+			watches: []script{{steps: []step{waiting("a"), node("b", false, 6, 0, ""), synced()}}},
+			offline: "b",
 		},
 		{
 			name:    "too long",

@@ -102,8 +102,12 @@ func serve(ctx context.Context, o options) (err error) {
 	if err != nil {
 		return err
 	}
+	agreements, err := fleet.OpenAgreements(ctx, store)
+	if err != nil {
+		return err
+	}
 	nodes := fleet.New(fleet.Options{
-		Ledger: book, Events: happened, Holds: holds, Addresses: addresses, Logger: o.logger.Named("fleet"), Version: o.version,
+		Ledger: book, Events: happened, Holds: holds, Addresses: addresses, Agreements: agreements, Logger: o.logger.Named("fleet"), Version: o.version,
 		Controllers: controllers(o.advertise, grpcListener.Addr()),
 		Outdated: func(s *agentv1.IdentityState) bool {
 			return authority.Outdated(s.GetAuthorities(), s.GetIssuer())

@@ -27,6 +27,19 @@ type Target struct {
 	// without a network. A node gets those of the others if it has told its own: its
 	// agent knows the field then.
 	Peers []*keepalivedv1.Peer
+	// Parts are how the node takes part in VIPs, by their ids, where that is not
+	// what the structure says: then it does not have the whole structure yet, and
+	// its version says so.
+	Parts map[string]Part
+}
+
+// whole is the newest revision whose structure the node has all of.
+func (t Target) whole() uint64 {
+	newest := t.Structure.Revision()
+	for _, p := range t.Parts {
+		newest = min(newest, p.Since-1)
+	}
+	return newest
 }
 
 // Config is the resolved configuration of one node. It never changes, and
@@ -98,7 +111,7 @@ func (c *Compiler) Node(t Target, node string) (*Config, error) {
 	return &Config{
 		version: &agentv1.Version{
 			Epoch:     t.Runtime.Epoch(),
-			Structure: t.Structure.Revision(),
+			Structure: t.whole(),
 			Runtime:   t.Runtime.Revision(),
 			Hash:      combine(shared.hash, hashParts(own)),
 		},

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -51,6 +52,7 @@ type vrrpMemo struct {
 	cluster  *tandemv1.Cluster
 	vips     []*tandemv1.Vip
 	peers    []*keepalivedv1.Peer
+	taking   map[string]Part
 	password string
 	parts    []*part
 }
@@ -61,7 +63,7 @@ func (m *vrrpMemo) compile(t Target, node string, n *tandemv1.Node) ([]*part, er
 	if state.EffectiveVrrpVersion(c) == 2 {
 		password = c.Secret("vrrp/auth")
 	}
-	if m.parts != nil && m.node == n && m.cluster == c.Cluster() && sameSlice(m.vips, c.Vips()) && sameSlice(m.peers, t.Peers) && m.password == password {
+	if m.parts != nil && m.node == n && m.cluster == c.Cluster() && sameSlice(m.vips, c.Vips()) && sameSlice(m.peers, t.Peers) && maps.Equal(m.taking, t.Parts) && m.password == password {
 		return m.parts, nil
 	}
 	global := seal(&agentv1.Resource{Key: "keepalived/global", Body: &agentv1.Resource_KeepalivedGlobal{
@@ -69,7 +71,14 @@ func (m *vrrpMemo) compile(t Target, node string, n *tandemv1.Node) ([]*part, er
 	}})
 	var instances []*agentv1.Resource
 	for _, v := range c.Vips() {
-		of, err := vipInstances(c, v, n, password)
+		p, special := t.Parts[id(v)]
+		switch {
+		case p.Out:
+			continue
+		case !special:
+			p.Terms = TermsOf(c, v)
+		}
+		of, err := vipInstances(c, v, n, p.Terms)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", v.GetName(), err)
 		}
@@ -80,7 +89,7 @@ func (m *vrrpMemo) compile(t Target, node string, n *tandemv1.Node) ([]*part, er
 		}
 	}
 	slices.SortFunc(instances, func(a, b *agentv1.Resource) int { return strings.Compare(a.GetKey(), b.GetKey()) })
-	m.node, m.cluster, m.vips, m.peers, m.password = n, c.Cluster(), c.Vips(), t.Peers, password
+	m.node, m.cluster, m.vips, m.peers, m.taking, m.password = n, c.Cluster(), c.Vips(), t.Peers, t.Parts, password
 	m.parts = []*part{
 		newPart("keepalived/global", []*agentv1.Resource{global}),
 		newPart(instancePrefix, instances),
@@ -98,7 +107,7 @@ func others(all []*keepalivedv1.Peer, node string) []*keepalivedv1.Peer {
 }
 
 // vipInstances returns one instance for each address family of a VIP.
-func vipInstances(c *state.Config, v *tandemv1.Vip, n *tandemv1.Node, password string) ([]*keepalivedv1.Instance, error) {
+func vipInstances(c *state.Config, v *tandemv1.Vip, n *tandemv1.Node, terms Terms) ([]*keepalivedv1.Instance, error) {
 	all, err := prefixes(v)
 	if err != nil {
 		return nil, err
@@ -111,6 +120,9 @@ func vipInstances(c *state.Config, v *tandemv1.Vip, n *tandemv1.Node, password s
 	families := make(map[bool]*keepalivedv1.Instance, 2)
 	for _, p := range all {
 		v6 := p.Addr().Is6()
+		if v6 && terms.Version == 2 {
+			continue // it comes with the terms that can carry it
+		}
 		if i := families[v6]; i != nil {
 			i.Addresses = append(i.Addresses, p.String())
 			continue
@@ -118,12 +130,12 @@ func vipInstances(c *state.Config, v *tandemv1.Vip, n *tandemv1.Node, password s
 		i := &keepalivedv1.Instance{
 			Name:           instanceName(id(v), false),
 			Vip:            id(v),
-			Version:        state.EffectiveVrrpVersion(c),
-			Network:        state.EffectiveNetwork(v),
-			Vrid:           v.GetVrid(),
+			Version:        terms.Version,
+			Network:        terms.Network,
+			Vrid:           terms.Vrid,
 			Priority:       state.EffectivePriority(c, v, n),
-			AdvertInterval: durationpb.New(state.EffectiveAdvertInterval(c, v)),
-			AuthPassword:   password,
+			AdvertInterval: durationpb.New(cmp.Or(terms.Advert, state.EffectiveAdvertInterval(c, v))),
+			AuthPassword:   terms.Password,
 			Anchor:         p.String(),
 			FailBack:       failBack,
 

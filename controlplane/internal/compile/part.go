@@ -42,14 +42,20 @@ func hashParts(parts []*part) [sha256.Size]byte {
 	return sum
 }
 
-func (p *part) has(key string) bool {
+func (p *part) has(key string) bool { return p.get(key) != nil }
+
+// get returns a resource, nil if there is none.
+func (p *part) get(key string) *agentv1.Resource {
 	if !strings.HasPrefix(key, p.prefix) {
-		return false
+		return nil
 	}
-	_, ok := slices.BinarySearchFunc(p.resources, key, func(r *agentv1.Resource, key string) int {
+	n, ok := slices.BinarySearchFunc(p.resources, key, func(r *agentv1.Resource, key string) int {
 		return strings.Compare(r.GetKey(), key)
 	})
-	return ok
+	if !ok {
+		return nil
+	}
+	return p.resources[n]
 }
 
 // seal sets the version of a resource: a hash of its key and content.

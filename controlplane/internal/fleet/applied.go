@@ -3,11 +3,17 @@ package fleet
 import (
 	"fmt"
 
+	"google.golang.org/protobuf/proto"
+
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 )
 
 // What sessions report of the way of a configuration to a node. A session that
 // is no longer the node's newest is not listened to.
+
+// whole is the newest revision of which nothing is held back from a node that has
+// this version.
+func whole(v *agentv1.Version) uint64 { return min(v.GetStructure(), v.GetRuntime()) }
 
 // sent notes that a version is on its way.
 func (c *cluster) sent(s *session, v *agentv1.Version) {
@@ -18,9 +24,16 @@ func (c *cluster) sent(s *session, v *agentv1.Version) {
 // in this session.
 func (c *cluster) current(s *session, v *agentv1.Version) {
 	c.with(s, func(n *node) {
-		n.sent, n.applied, n.base = v.GetRuntime(), v.GetRuntime(), s.base
+		n.sent, n.applied, n.base = v.GetRuntime(), whole(v), s.base
+		c.settledAt(n, v)
 		c.stir.put(struct{}{})
 	})
+}
+
+// settledAt notes that a session has nothing more to send than a version that is in
+// effect. The lock is held.
+func (c *cluster) settledAt(n *node, v *agentv1.Version) {
+	n.settled = n.base != nil && n.target != nil && proto.Equal(v, n.target.Version())
 }
 
 // acked notes that a version is in effect.
@@ -30,7 +43,8 @@ func (c *cluster) acked(s *session, a *agentv1.Ack, v *agentv1.Version, changes 
 			c.log.Warn("a node acknowledged a version that was never made", "node", n.id, "revision", v.GetRuntime())
 			return
 		}
-		n.applied, n.base, n.notPersistent = v.GetRuntime(), s.base, a.GetNotPersistent()
+		n.applied, n.base, n.notPersistent = whole(v), s.base, a.GetNotPersistent()
+		c.settledAt(n, v)
 		if n.failed != 0 && n.applied >= n.failed {
 			n.failed, n.failure = 0, ""
 		}

@@ -97,12 +97,13 @@ func (c *cluster) introduce(s *session, n *node, h *agentv1.Hello) {
 	s.resume = n.given
 	c.acknowledge(n)
 	s.applied = boundedVersion(h.GetApplied())
-	if n.base != nil && sameHash(n.base.Version(), s.applied) {
-		s.base = n.base
+	if n.base != nil && !sameHash(n.base.Version(), s.applied) {
+		n.base = nil
 	}
+	s.base = n.base
 	n.applied = 0
 	if s.applied.GetHash() != "" && c.plausible(s.applied) {
-		n.applied = s.applied.GetRuntime()
+		n.applied = whole(s.applied)
 	}
 	n.sent, n.failed, n.failure = n.applied, 0, ""
 	n.notPersistent = h.GetNotPersistent()

@@ -33,7 +33,7 @@ func (f *Fleet) Check(ctx context.Context, config *state.Config) ([]*tandemv1.No
 	group.SetLimit(maxChecks)
 	for i, n := range config.Nodes() {
 		id := lastID(n.GetName())
-		target, err := compiler.Node(rollout.Target(config, peers), id)
+		target, err := compiler.Node(rollout.Target(config, peers, nil), id)
 		if err != nil {
 			return nil, err
 		}

@@ -33,6 +33,7 @@ type cluster struct {
 
 	compiler compile.Compiler     // used by run only
 	peers    []*keepalivedv1.Peer // likewise
+	agreed   agreements           // likewise
 
 	mu       sync.Mutex
 	closed   bool
@@ -41,6 +42,7 @@ type cluster struct {
 	unknown  map[string]bool // ids of nodes that a restored store does not know
 	nodes    map[string]*node
 	vips     map[string]*holders
+	arranged arrangement
 	suspects map[string]*suspect
 	watchers map[*Watcher]struct{}
 	rendered map[string]*tandemv1.BackendStatus // by "pool/backend", until it changes
@@ -60,6 +62,7 @@ type node struct {
 	ahead   uint64           // revision that it has of this epoch and the store had not; 0: none
 	target  *compile.Config
 	base    *compile.Config // in effect, if that is known
+	settled bool            // base is target, and nothing older is on its way
 
 	sent, applied, failed uint64 // revisions
 	failure               string
@@ -88,6 +91,7 @@ func newCluster(o *Options, head *state.Config) *cluster {
 		started:  time.Now(),
 		stir:     newMailbox[struct{}](),
 		moved:    newMailbox[struct{}](),
+		agreed:   o.Agreements.of(head.ID()),
 		head:     head,
 		restored: o.Ledger.Restored(),
 		unknown:  make(map[string]bool),
@@ -118,6 +122,15 @@ func (c *cluster) run(ctx context.Context) {
 	defer alarm.Stop()
 	moved, again := c.moved, time.NewTimer(peersEvery)
 	defer again.Stop()
+	step := time.NewTimer(0)
+	defer step.Stop()
+	arrange := func(head *state.Config) bool {
+		changed, next := c.arrange(ctx, head)
+		if next > 0 {
+			step.Reset(next)
+		}
+		return changed
+	}
 	for {
 		select {
 		case head, ok := <-sub.C:
@@ -125,6 +138,7 @@ func (c *cluster) run(ctx context.Context) {
 				return
 			}
 			c.gather(head)
+			arrange(head)
 			c.publish(head)
 		case <-moved:
 			c.settle(ctx)
@@ -136,6 +150,13 @@ func (c *cluster) run(ctx context.Context) {
 			confirmed = nil
 			c.release()
 		case <-c.stir:
+			if arrange(c.head) {
+				c.publish(c.head)
+			}
+		case <-step.C:
+			if arrange(c.head) {
+				c.publish(c.head)
+			}
 		case <-alarm.C:
 		case <-ctx.Done():
 			return
@@ -152,7 +173,7 @@ func (c *cluster) publish(head *state.Config) {
 	var failure error
 	for _, n := range head.Nodes() {
 		id := lastID(n.GetName())
-		target, err := c.compiler.Node(rollout.Target(head, c.peers), id)
+		target, err := c.compiler.Node(rollout.Target(head, c.peers, c.arranged.parts[id]), id)
 		if err != nil {
 			failure = err
 			c.log.Error("cannot compile a node's configuration", "node", id, "revision", head.Revision(), "error", err)

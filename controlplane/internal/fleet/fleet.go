@@ -65,6 +65,8 @@ type Options struct {
 	Holds *Holds
 	// Addresses remembers the nodes' own addresses; nil: in memory only.
 	Addresses *Addresses
+	// Agreements remembers the terms of the VIPs; nil: in memory only.
+	Agreements *Agreements
 	// Logger; nil: none.
 	Logger hclog.Logger
 	// Version of the controller, told to agents.
@@ -95,6 +97,9 @@ func New(o Options) *Fleet {
 	}
 	if o.Addresses == nil {
 		o.Addresses = newAddresses(nil)
+	}
+	if o.Agreements == nil {
+		o.Agreements = newAgreements(nil)
 	}
 	f := &Fleet{options: o, log: o.Logger, clusters: make(map[string]*cluster)}
 	for _, id := range o.Ledger.Clusters() {

@@ -23,6 +23,7 @@ type lab struct {
 
 	holds       *Holds
 	addresses   *Addresses
+	agreements  *Agreements
 	controllers []string // addresses that the controller is advertised by
 }
 
@@ -54,7 +55,7 @@ func newLab(t testing.TB, nodes ...string) *lab {
 
 // start starts the controller's part, stop ends it and waits.
 func (l *lab) start() {
-	l.fleet = New(Options{Ledger: l.ledger, Events: l.log, Version: "test", Holds: l.holds, Addresses: l.addresses, Controllers: l.controllers})
+	l.fleet = New(Options{Ledger: l.ledger, Events: l.log, Version: "test", Holds: l.holds, Addresses: l.addresses, Agreements: l.agreements, Controllers: l.controllers})
 	l.ctx, l.end = context.WithCancel(context.Background())
 	fleet, ctx := l.fleet, l.ctx
 	l.all.Go(func() {

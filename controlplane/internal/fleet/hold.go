@@ -7,6 +7,8 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"github.com/tandem-lb/tandem/controlplane/internal/state"
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 )
@@ -19,6 +21,9 @@ import (
 
 // offer hands a node its target, unless it is held back. The lock is held.
 func (c *cluster) offer(n *node) {
+	if n.base == nil || n.target == nil || !proto.Equal(n.base.Version(), n.target.Version()) {
+		n.settled = false
+	}
 	switch {
 	case n.ahead != 0:
 		n.failed, n.reason = c.head.Revision(), agentv1.NackReason_NACK_REASON_OLD_VERSION

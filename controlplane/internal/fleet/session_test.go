@@ -285,7 +285,7 @@ func TestAnswerToAnEarlierSession(t *testing.T) {
 		a.connect()
 		synctest.Wait()
 		a.say(&agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Nack{Nack: &agentv1.Nack{Nonce: "1", Version: first, Message: "old"}}})
-		a.say(&agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Ack{Ack: &agentv1.Ack{Nonce: "1", Version: &agentv1.Version{Epoch: "epoch-1", Runtime: 2, Hash: "old"}}}})
+		a.say(&agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Ack{Ack: &agentv1.Ack{Nonce: "1", Version: &agentv1.Version{Epoch: "epoch-1", Structure: 2, Runtime: 2, Hash: "old"}}}})
 		synctest.Wait()
 		if n := l.node("lb-master"); n.GetFailed() != 0 || n.GetApplied() != 2 {
 			t.Errorf("status = %v", n)

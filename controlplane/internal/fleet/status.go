@@ -120,6 +120,7 @@ func (c *cluster) nodeStatus(n *node) *tandemv1.NodeStatus {
 		Reloads:       n.observed.reloads,
 		Interfaces:    n.interfaces,
 		Drift:         c.drift(n),
+		Waiting:       c.waiting(n),
 		NotPersistent: n.applied != 0 && n.notPersistent,
 	}
 	if seen := n.seen.Load(); seen != 0 {

@@ -10,7 +10,8 @@ import (
 
 // Target returns what the nodes shall have now that head is the newest
 // configuration of their cluster: the newest structure, on all nodes at once.
-// peers are the nodes' own addresses.
-func Target(head *state.Config, peers []*keepalivedv1.Peer) compile.Target {
-	return compile.Target{Structure: head, Runtime: head, Peers: peers}
+// peers are the nodes' own addresses; parts how one node takes part in VIPs whose
+// terms change.
+func Target(head *state.Config, peers []*keepalivedv1.Peer, parts map[string]compile.Part) compile.Target {
+	return compile.Target{Structure: head, Runtime: head, Peers: peers, Parts: parts}
 }

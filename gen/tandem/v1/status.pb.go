@@ -350,6 +350,10 @@ type NodeStatus struct {
 	// its reboot, because its disk is full or read-only. problems has the cure.
 	// It ends by itself once the node can write again.
 	NotPersistent bool `protobuf:"varint,16,opt,name=not_persistent,json=notPersistent,proto3" json:"not_persistent,omitempty"`
+	// waiting says what keeps the newest revision from being in effect on the node
+	// though it answers: settings that all nodes of a VIP must change at once, and
+	// another node that does not answer.
+	Waiting       string `protobuf:"bytes,17,opt,name=waiting,proto3" json:"waiting,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -494,6 +498,13 @@ func (x *NodeStatus) GetNotPersistent() bool {
 		return x.NotPersistent
 	}
 	return false
+}
+
+func (x *NodeStatus) GetWaiting() string {
+	if x != nil {
+		return x.Waiting
+	}
+	return ""
 }
 
 // Drift is one thing that an operator has changed on a node itself, with
@@ -1168,7 +1179,7 @@ const file_tandem_v1_status_proto_rawDesc = "" +
 	"\x05nodes\x18\x04 \x03(\v2\x15.tandem.v1.NodeStatusR\x05nodes\x12(\n" +
 	"\x04vips\x18\x05 \x03(\v2\x14.tandem.v1.VipStatusR\x04vips\x12+\n" +
 	"\x05pools\x18\x06 \x03(\v2\x15.tandem.v1.PoolStatusR\x05pools\x12(\n" +
-	"\x06alarms\x18\a \x03(\v2\x10.tandem.v1.AlarmR\x06alarms\"\x89\x05\n" +
+	"\x06alarms\x18\a \x03(\v2\x10.tandem.v1.AlarmR\x06alarms\"\xa3\x05\n" +
 	"\n" +
 	"NodeStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
@@ -1191,7 +1202,8 @@ const file_tandem_v1_status_proto_rawDesc = "" +
 	"interfaces\x18\x0e \x03(\v2%.tandem.v1.NodeStatus.InterfacesEntryR\n" +
 	"interfaces\x12&\n" +
 	"\x05drift\x18\x0f \x03(\v2\x10.tandem.v1.DriftR\x05drift\x12%\n" +
-	"\x0enot_persistent\x18\x10 \x01(\bR\rnotPersistent\x1a=\n" +
+	"\x0enot_persistent\x18\x10 \x01(\bR\rnotPersistent\x12\x18\n" +
+	"\awaiting\x18\x11 \x01(\tR\awaiting\x1a=\n" +
 	"\x0fInterfacesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe6\x01\n" +

@@ -1,0 +1,221 @@
+package fleet
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/tandem-lb/tandem/controlplane/internal/compile"
+	"github.com/tandem-lb/tandem/controlplane/internal/rollout"
+	"github.com/tandem-lb/tandem/controlplane/internal/state"
+	"github.com/tandem-lb/tandem/controlplane/internal/store"
+	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
+)
+
+const agreementsBucket = "vip-terms"
+
+// agreements are the orders of a cluster's VIPs, by their ids.
+type agreements map[string]rollout.Order
+
+// Agreements remembers over restarts which terms are in force on the VIPs' nodes,
+// and how far a change of them is.
+type Agreements struct {
+	records store.Records // nil: memory only
+
+	mu  sync.Mutex // held for moments only
+	all map[string]agreements
+}
+
+// OpenAgreements reads what is remembered.
+func OpenAgreements(ctx context.Context, records store.Records) (*Agreements, error) {
+	a := newAgreements(records)
+	kept, err := records.List(ctx, agreementsBucket)
+	if err != nil {
+		return nil, fmt.Errorf("read the terms of the VIPs: %w", err)
+	}
+	for cluster, v := range kept {
+		var of agreements
+		if err := json.Unmarshal(v, &of); err != nil {
+			return nil, fmt.Errorf("record %s/%s: %w", agreementsBucket, cluster, err)
+		}
+		a.all[cluster] = of
+	}
+	return a, nil
+}
+
+func newAgreements(records store.Records) *Agreements {
+	return &Agreements{records: records, all: map[string]agreements{}}
+}
+
+// of returns what is remembered of a cluster; the caller does not change it.
+func (a *Agreements) of(cluster string) agreements {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.all[cluster]
+}
+
+// keep makes what is remembered of a cluster durable.
+func (a *Agreements) keep(ctx context.Context, cluster string, of agreements) error {
+	if a.records != nil {
+		v, err := json.Marshal(of)
+		if err != nil {
+			return err
+		}
+		if err := a.records.Put(ctx, agreementsBucket, cluster, v); err != nil {
+			return fmt.Errorf("record %s/%s: %w", agreementsBucket, cluster, err)
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.all[cluster] = of
+	return nil
+}
+
+// retryAgreements is the pause after a write that failed.
+const retryAgreements = time.Second
+
+// arrangement is how a cluster's nodes take part in VIPs whose terms change.
+type arrangement struct {
+	parts map[string]map[string]compile.Part // by node and VIP
+	waits map[string]string                  // by VIP: what its change waits for
+}
+
+// arrange takes the next steps of the VIPs whose terms change. It returns whether
+// nodes are to be given something else, and when to be called again at the latest;
+// 0: with the next change of what is known. Only run calls it.
+func (c *cluster) arrange(ctx context.Context, head *state.Config) (changed bool, next time.Duration) {
+	orders, now, next := c.steps(head)
+	if !maps.EqualFunc(orders, c.agreed, sameOrder) {
+		if err := c.options.Agreements.keep(ctx, c.id, orders); err != nil {
+			if ctx.Err() == nil {
+				c.log.Error("VIPs keep their VRRP terms until it is on disk which are in force", "error", err)
+			}
+			return false, retryAgreements
+		}
+	}
+	c.agreed = orders
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	changed = !maps.EqualFunc(now.parts, c.arranged.parts, maps.Equal)
+	if changed || !maps.Equal(now.waits, c.arranged.waits) {
+		c.arranged = now
+		for id := range c.nodes {
+			c.mark(key{kindNode, id})
+		}
+	}
+	return changed, next
+}
+
+// sameOrder tells whether two orders are the same on disk.
+func sameOrder(a, b rollout.Order) bool {
+	return a.Agreed == b.Agreed && a.Since == b.Since && a.Switching == b.Switching && a.Goal == b.Goal
+}
+
+// steps takes the steps on copies.
+func (c *cluster) steps(head *state.Config) (orders agreements, now arrangement, next time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	orders = make(agreements, len(head.Vips()))
+	for _, v := range head.Vips() {
+		id, wanted := lastID(v.GetName()), compile.TermsOf(head, v)
+		o, ok := c.agreed[id]
+		if !ok {
+			o = rollout.Order{Agreed: wanted}
+		}
+		if o.Switching || o.Agreed != wanted {
+			if o.Since == 0 {
+				// The latest wins: the revision may have come and gone unseen.
+				o.Since = min(c.head.Revision()+1, head.Revision())
+			}
+			parts, waits, again := o.Step(time.Now(), head.Revision(), wanted, c.standings(head, v))
+			now.add(id, parts, waits)
+			if again > 0 && (next == 0 || again < next) {
+				next = again
+			}
+		}
+		orders[id] = o
+	}
+	for id, o := range c.agreed {
+		if _, ok := orders[id]; !ok && c.remembers(head, id) {
+			orders[id] = o // it may be made again
+		}
+	}
+	return orders, now, next
+}
+
+func (a *arrangement) add(vip string, parts map[string]compile.Part, waits string) {
+	for node, p := range parts {
+		if a.parts == nil {
+			a.parts = make(map[string]map[string]compile.Part)
+		}
+		if a.parts[node] == nil {
+			a.parts[node] = make(map[string]compile.Part)
+		}
+		a.parts[node][vip] = p
+	}
+	if waits != "" {
+		if a.waits == nil {
+			a.waits = make(map[string]string)
+		}
+		a.waits[vip] = waits
+	}
+}
+
+// suspectTerms tells of a change that waits for nodes. The lock is held.
+func (c *cluster) suspectTerms(v *tandemv1.Vip, add addSuspect) {
+	vip := lastID(v.GetName())
+	if waits := c.arranged.waits[vip]; waits != "" {
+		add("VIP_CHANGE_WAITS", v.GetName(), reconnecting, fmt.Sprintf("VIP %s keeps the VRRP settings that it had: %s", vip, waits),
+			"all nodes of a VIP change its VRID, network, VRRP version, password, or the interval of VRRPv2 at once, or two would hold it: "+
+				"bring the node's agent back; \"lbctl node remove NODE\" if it is gone for good, and switched off")
+	}
+}
+
+// waiting says what the newest revision waits for on a node, "" if for nothing but
+// its own answer. The lock is held.
+func (c *cluster) waiting(n *node) string {
+	var all []string
+	for _, vip := range slices.Sorted(maps.Keys(c.arranged.parts[n.id])) {
+		if waits := c.arranged.waits[vip]; waits != "" {
+			all = append(all, fmt.Sprintf("VIP %s keeps the VRRP settings that it had: %s", vip, waits))
+		}
+	}
+	return strings.Join(all, "; ")
+}
+
+// standings are what is known of a VIP's nodes. The lock is held.
+func (c *cluster) standings(head *state.Config, v *tandemv1.Vip) []rollout.Standing {
+	vip := lastID(v.GetName())
+	all := make([]rollout.Standing, 0, len(head.Nodes()))
+	for _, x := range head.Nodes() {
+		s := rollout.Standing{Node: lastID(x.GetName()), Priority: state.EffectivePriority(head, v, x)}
+		if n := c.nodes[s.Node]; n != nil && n.uid == x.GetUid() {
+			s.Connected = n.session != nil
+			s.Failed = n.failed != 0 && n.failed == head.Revision()
+			s.Known = n.base != nil || n.told != nil && n.told.GetHash() == "" && n.applied == 0
+			s.Terms, s.Has = n.base.Terms(vip)
+			s.Current = n.settled
+			s.Holds = c.vips[vip] != nil && slices.Contains(c.vips[vip].nodes, s.Node)
+		}
+		all = append(all, s)
+	}
+	return all
+}
+
+// remembers tells whether a node may still have a VIP that was removed. The lock is
+// held.
+func (c *cluster) remembers(head *state.Config, vip string) bool {
+	return slices.ContainsFunc(head.Nodes(), func(x *tandemv1.Node) bool {
+		n := c.nodes[lastID(x.GetName())]
+		if n == nil || n.base == nil {
+			return n == nil || n.told.GetHash() != ""
+		}
+		_, has := n.base.Terms(vip)
+		return has
+	})
+}

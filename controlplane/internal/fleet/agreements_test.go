@@ -1,0 +1,158 @@
+package fleet
+
+import (
+	"math/rand/v2"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
+
+	"github.com/tandem-lb/tandem/controlplane/internal/rollout"
+	"github.com/tandem-lb/tandem/controlplane/internal/state"
+	"github.com/tandem-lb/tandem/controlplane/internal/store/bolt"
+	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
+	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
+)
+
+// vrid is a change of the VIP's virtual router id.
+func vrid(id uint32) state.Change {
+	return state.UpdateVip(&tandemv1.Vip{Name: "clusters/default/vips/web", Vrid: id}, &fieldmaskpb.FieldMask{Paths: []string{"vrid"}})
+}
+
+// instance of the VIP that the agent has, 0: none.
+func (a *agent) vrid() uint32 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.resources["keepalived/instance/web"].GetInstance().GetVrid()
+}
+
+// agree lets time go by, and fails when the agents have different VRIDs at any
+// millisecond, or all of them none.
+func agree(t *testing.T, d time.Duration, all ...*agent) {
+	t.Helper()
+	for range d / time.Millisecond {
+		pass(time.Millisecond)
+		has := make(map[uint32]int)
+		for _, a := range all {
+			if id := a.vrid(); id != 0 {
+				has[id]++
+			}
+		}
+		if len(has) != 1 {
+			t.Fatalf("VRIDs are %v", has)
+		}
+	}
+}
+
+func newTermsLab(t *testing.T, nodes ...string) (l *lab, restart func(), all []*agent) {
+	t.Helper()
+	l = newLab(t, nodes...)
+	l.stop()
+	records, err := bolt.Open(filepath.Join(t.TempDir(), "store.db"), bolt.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = records.Close() })
+	restart = func() {
+		if l.agreements, err = OpenAgreements(t.Context(), records); err != nil {
+			t.Fatal(err)
+		}
+		l.start()
+	}
+	restart()
+	for _, node := range nodes {
+		all = append(all, l.agent(node).connect())
+	}
+	synctest.Wait()
+	for i, a := range all {
+		vrrp := agentv1.VrrpState_VRRP_STATE_BACKUP
+		if i == 0 {
+			vrrp = agentv1.VrrpState_VRRP_STATE_MASTER
+		}
+		a.observe(well(vrrp))
+		a.pause = func() time.Duration { return time.Duration(rand.IntN(50)) * time.Millisecond }
+	}
+	return l, restart, all
+}
+
+// The nodes of a VIP never have different VRIDs while that changes, however long
+// each of them takes, and however often the controller dies in between. The
+// revision counts as applied when all have it.
+func TestTermsChangeInOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, restart, all := newTermsLab(t, "lb-master", "lb-backup", "lb-third")
+		for round := range uint32(30) {
+			l.change(vrid(100 + round%3))
+			if rand.IntN(2) == 0 {
+				agree(t, time.Duration(rand.IntN(100))*time.Millisecond, all...)
+				l.stop()
+				for _, a := range all {
+					if err := <-a.served; err == nil {
+						t.Error("Serve = nil")
+					}
+				}
+				restart()
+				for _, a := range all {
+					a.connect()
+				}
+			}
+			agree(t, time.Duration(rand.IntN(300))*time.Millisecond, all...)
+		}
+		agree(t, time.Second, all...)
+		for _, a := range all {
+			a.checkConverged()
+		}
+		l.wantAlarms()
+	})
+}
+
+// While a node is away the others keep what they have, everything else goes on, and
+// the status says what is waited for.
+func TestTermsWaitForANodeThatIsAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, _, all := newTermsLab(t, "lb-master", "lb-backup")
+		_ = all[1].disconnect()
+		head := l.change(vrid(77))
+		l.change(weight(9))
+		agree(t, time.Second, all...)
+		n := l.node("lb-master")
+		if all[0].vrid() != 51 || n.GetApplied() >= head.Revision() || !strings.Contains(n.GetWaiting(), "VIP web") || !strings.Contains(n.GetWaiting(), "lb-backup") {
+			t.Errorf("VRID %d, applied %d of %d, waiting %q", all[0].vrid(), n.GetApplied(), head.Revision(), n.GetWaiting())
+		}
+		all[0].mu.Lock()
+		got := all[0].resources["haproxy/server/web_servers/web1"].GetServer().GetWeight()
+		all[0].mu.Unlock()
+		if got != 9 {
+			t.Errorf("weight %d, want 9: a change of something else waits", got)
+		}
+		pass(time.Minute)
+		l.wantAlarms("VIP_CHANGE_WAITS web", "NODE_DISCONNECTED lb-backup")
+		all[1].connect()
+		agree(t, time.Second, all...)
+		for _, a := range all {
+			a.checkConverged()
+		}
+		l.wantAlarms()
+	})
+}
+
+// The holder's machine dies while it changes: the standby comes back without it.
+func TestTermsOfADeadKeeper(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, _, all := newTermsLab(t, "lb-master", "lb-backup")
+		all[0].pause = func() time.Duration { return time.Hour }
+		l.change(vrid(77))
+		pass(100 * time.Millisecond)
+		if got := all[1].vrid(); got != 0 {
+			t.Fatalf("the standby has VRID %d, want none", got)
+		}
+		_ = all[0].disconnect()
+		pass(rollout.Patience + 100*time.Millisecond)
+		if got := all[1].vrid(); got != 77 {
+			t.Errorf("the standby has VRID %d, want 77", got)
+		}
+	})
+}

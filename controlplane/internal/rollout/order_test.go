@@ -1,0 +1,265 @@
+package rollout
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/tandem-lb/tandem/controlplane/internal/compile"
+)
+
+// world is a controller that steps an order, with nodes that do as they are told
+// when they come to it.
+type world struct {
+	order    Order
+	disk     []byte // what is durable of order
+	now      time.Time
+	revision uint64
+	wanted   compile.Terms
+	nodes    []*machine
+	waits    string
+}
+
+// machine is a node: what it has, and what it was told last.
+type machine struct {
+	id               string
+	connected        bool
+	known            bool // the controller knows what it has
+	has              bool
+	terms            compile.Terms
+	told, heard, did target // last: by the controller, by the agent, in effect
+	failed           bool
+	stubborn         bool // it can change nothing
+}
+
+type target struct {
+	revision uint64
+	has      bool
+	terms    compile.Terms
+}
+
+func terms(vrid uint32) compile.Terms {
+	return compile.Terms{Version: 3, Network: "front", Vrid: vrid}
+}
+
+func newWorld(nodes int) *world {
+	w := &world{order: Order{Agreed: terms(1)}, now: time.Unix(1700000000, 0), revision: 1, wanted: terms(1)}
+	for i := range nodes {
+		w.nodes = append(w.nodes, &machine{id: fmt.Sprint("lb-", i), connected: true, known: true, has: true, terms: terms(1)})
+	}
+	w.step()
+	for _, m := range w.nodes {
+		m.heard = m.told
+		m.act()
+	}
+	return w
+}
+
+// step is the controller's: what it decides is durable before the nodes hear it.
+func (w *world) step() (next time.Duration) {
+	var all []Standing
+	for i, m := range w.nodes {
+		all = append(all, Standing{
+			Node: m.id, Connected: m.connected, Known: m.known, Has: m.has, Terms: m.terms, Failed: m.failed,
+			Current: m.known && m.told == m.did && m.heard == m.did,
+			Holds:   i == 0 && m.has, Priority: uint32(230 - i),
+		})
+	}
+	parts, waits, next := w.order.Step(w.now, w.revision, w.wanted, all)
+	w.waits = waits
+	w.disk, _ = json.Marshal(w.order)
+	for _, m := range w.nodes {
+		m.told = target{w.revision, true, w.wanted}
+		if p, ok := parts[m.id]; ok {
+			m.told.has, m.told.terms = !p.Out, p.Terms
+		}
+	}
+	return next
+}
+
+// act has a node do what it has heard last, and then hear what it was told since.
+func (m *machine) act() {
+	if !m.connected {
+		return
+	}
+	if same := m.has == m.heard.has && m.terms == m.heard.terms; m.stubborn && !same {
+		m.failed = true
+	} else {
+		m.has, m.terms, m.did, m.failed = m.heard.has, m.heard.terms, m.heard, false
+	}
+	m.heard = m.told
+}
+
+// restart is a controller that knows what is on disk, and what the nodes tell it
+// when they have connected.
+func (w *world) restart() {
+	w.order = Order{}
+	if err := json.Unmarshal(w.disk, &w.order); err != nil {
+		panic(err)
+	}
+	for _, m := range w.nodes {
+		m.known = m.connected
+	}
+}
+
+// mixed returns the different terms that nodes have at this moment.
+func (w *world) mixed() (all []compile.Terms) {
+	for _, m := range w.nodes {
+		if m.has && !slices.Contains(all, m.terms) {
+			all = append(all, m.terms)
+		}
+	}
+	return all
+}
+
+// settle lets all nodes answer until nothing more happens.
+func (w *world) settle() {
+	for range 20 {
+		w.step()
+		for _, m := range w.nodes {
+			m.known = m.known || m.connected
+			m.act()
+		}
+	}
+}
+
+// A pair goes to new terms in three steps; the holder has the VIP in all of them.
+func TestStandbyLeavesHolderSwitchesStandbyComesBack(t *testing.T) {
+	w := newWorld(2)
+	w.revision, w.wanted = 2, terms(2)
+	var story []string
+	for range 5 {
+		w.step()
+		for _, m := range w.nodes {
+			m.heard = m.told
+			m.act()
+		}
+		story = append(story, fmt.Sprint(w.nodes[0].has, w.nodes[0].terms.Vrid, " ", w.nodes[1].has, w.nodes[1].terms.Vrid))
+	}
+	want := "true 1 false 0, true 2 false 0, true 2 true 2, true 2 true 2, true 2 true 2"
+	if got := strings.Join(story, ", "); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+// While a node is away nobody changes and nobody leaves; then all do.
+func TestChangeWaitsForANodeThatIsAway(t *testing.T) {
+	w := newWorld(3)
+	w.nodes[2].connected = false
+	w.revision, w.wanted = 2, terms(2)
+	w.settle()
+	for _, m := range w.nodes {
+		if !m.has || m.terms != terms(1) {
+			t.Errorf("%s: has %v %v", m.id, m.has, m.terms)
+		}
+	}
+	if !strings.Contains(w.waits, "lb-2") {
+		t.Errorf("waits: %q", w.waits)
+	}
+	w.nodes[2].connected = true
+	w.settle()
+	for _, m := range w.nodes {
+		if !m.has || m.terms != terms(2) || w.waits != "" {
+			t.Errorf("%s: has %v %v, waits %q", m.id, m.has, m.terms, w.waits)
+		}
+	}
+}
+
+// A node that cannot take the change leaves everybody with what they had, until
+// another revision comes.
+func TestRefusedChangeLeavesWhatWas(t *testing.T) {
+	for _, stubborn := range []int{0, 1} {
+		w := newWorld(2)
+		w.nodes[stubborn].stubborn = true
+		w.revision, w.wanted = 2, terms(2)
+		w.settle()
+		w.nodes[stubborn].stubborn = false
+		w.settle()
+		for _, m := range w.nodes {
+			if !m.has || m.terms != terms(1) {
+				t.Errorf("stubborn %d: %s has %v %v", stubborn, m.id, m.has, m.terms)
+			}
+		}
+		w.revision++
+		w.settle()
+		for _, m := range w.nodes {
+			if !m.has || m.terms != terms(2) {
+				t.Errorf("stubborn %d, then not: %s has %v %v", stubborn, m.id, m.has, m.terms)
+			}
+		}
+	}
+}
+
+// A keeper that dies while it switches does not leave the VIP to nobody.
+func TestKeeperDiesWhileItSwitches(t *testing.T) {
+	w := newWorld(2)
+	w.revision, w.wanted = 2, terms(2)
+	w.step()
+	w.nodes[1].heard = w.nodes[1].told
+	w.nodes[1].act()
+	w.step()
+	w.nodes[0].connected = false
+	next := w.step()
+	if next <= 0 || next > Patience {
+		t.Errorf("next = %v, want a moment in the next %v", next, Patience)
+	}
+	if w.settle(); w.nodes[1].has {
+		t.Error("the standby came back at once")
+	}
+	w.now = w.now.Add(next)
+	if w.settle(); !w.nodes[1].has || w.nodes[1].terms != terms(2) {
+		t.Errorf("the standby has %v %v", w.nodes[1].has, w.nodes[1].terms)
+	}
+}
+
+// Whatever comes in between, no two nodes ever have different terms, and in the
+// end all have what is wanted.
+func TestNodesAgreeAtEveryMoment(t *testing.T) {
+	for range 10 {
+		rapid.Check(t, nodesAgree)
+	}
+}
+
+func nodesAgree(t *rapid.T) {
+	w := newWorld(rapid.IntRange(1, 3).Draw(t, "nodes"))
+	node := rapid.SampledFrom(w.nodes)
+	actions := map[string]func(*rapid.T){
+		"change": func(t *rapid.T) {
+			w.revision, w.wanted = w.revision+1, terms(rapid.Uint32Range(1, 3).Draw(t, "vrid"))
+		},
+		"step": func(*rapid.T) { w.step() },
+		"act":  func(t *rapid.T) { node.Draw(t, "node").act() },
+		"cut":  func(t *rapid.T) { node.Draw(t, "node").connected = false },
+		"connect": func(t *rapid.T) {
+			m := node.Draw(t, "node")
+			m.connected, m.known = true, true
+		},
+		"restart": func(*rapid.T) { w.restart() },
+		"stubborn": func(t *rapid.T) {
+			m := node.Draw(t, "node")
+			m.stubborn = !m.stubborn
+		},
+		"": func(t *rapid.T) {
+			if mixed := w.mixed(); len(mixed) > 1 {
+				t.Fatalf("nodes with different terms: %v", mixed)
+			}
+		},
+	}
+	t.Repeat(actions)
+	for _, m := range w.nodes {
+		m.connected, m.stubborn = true, false
+	}
+	w.settle()
+	w.revision++
+	w.settle()
+	for _, m := range w.nodes {
+		if !m.has || m.terms != w.wanted {
+			t.Fatalf("%s has %v %v in the end, want %v", m.id, m.has, m.terms, w.wanted)
+		}
+	}
+}
