@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -117,6 +119,26 @@ func TestI11NoPlannedMoveCostsARequest(t *testing.T) {
 				t.Errorf("%d requests of kind %s, want %d at least", n, kind, least)
 			}
 		}
+	})
+
+	// As an upgrade of its package does.
+	t.Run("keepalived is stopped", func(t *testing.T) {
+		s := s.in(t)
+		s.tell(s.under(ctx, load, func() {
+			stopped, err := s.Master().Host.SignalAll("keepalived", syscall.SIGTERM)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.until(10*time.Second, "another keepalived", func(context.Context) error {
+				pids, err := s.Master().Host.Pids("keepalived")
+				if err == nil && (len(pids) == 0 || slices.ContainsFunc(pids, func(pid int) bool { return slices.Contains(stopped, pid) })) {
+					err = fmt.Errorf("there is %v", pids)
+				}
+				return err
+			})
+			s.holds(ctx, cluster.Master)
+			s.served(ctx, 500*time.Millisecond)
+		}))
 	})
 
 	t.Run("without the agents", func(t *testing.T) {

@@ -14,7 +14,7 @@ import (
 
 // rig is two load balancers, a and b, and a client on one switch.
 type rig struct {
-	t     *testing.T
+	t     testing.TB
 	names map[string]string // of the namespaces
 	hosts map[string]*host
 	macs  map[string]net.HardwareAddr
@@ -26,7 +26,7 @@ type host struct {
 	stdout *json.Decoder
 }
 
-func run(t *testing.T, args ...string) string {
+func run(t testing.TB, args ...string) string {
 	t.Helper()
 	out, err := exec.Command(args[0], args[1:]...).CombinedOutput()
 	if err != nil {
@@ -37,7 +37,7 @@ func run(t *testing.T, args ...string) string {
 
 var rigs int
 
-func newRig(t *testing.T) *rig {
+func newRig(t testing.TB) *rig {
 	t.Helper()
 	r := &rig{t: t, names: make(map[string]string), hosts: make(map[string]*host), macs: make(map[string]net.HardwareAddr)}
 	rigs++
@@ -135,7 +135,7 @@ type service struct {
 	bits int
 }
 
-func newService(t *testing.T, vip string, bits int) *service {
+func newService(t testing.TB, vip string, bits int) *service {
 	r := newRig(t)
 	s := &service{r, netip.MustParseAddr(vip), bits}
 	s.give("a")

@@ -25,7 +25,10 @@ const playHost = "TANDEM_TEST_HOST"
 // order to a machine, one a line on its standard input. Exactly one of its fields
 // is set.
 type order struct {
-	Listen     string        // echo there, whoever has the address
+	Listen     string        // answer there, whoever has the address
+	Times      int           // beside Ask: so often
+	Upload     int           // so many bytes, on a connection of its own to Dial
+	Cost       bool          // asks what the program has cost
 	Dial       string        // and say hello
 	Ask        int           // say hello again, on the nth connection
 	Drop       int           // close it, without waiting for the other side
@@ -54,6 +57,7 @@ type answer struct {
 	Text  string
 	N     int
 	Took  time.Duration
+	Spent time.Duration // by the program
 }
 
 func TestMain(m *testing.M) {
@@ -96,6 +100,14 @@ func (m *machine) obey(o *order, a *answer) (err error) {
 	switch {
 	case o.Listen != "":
 		return m.listen(o.Listen)
+	case o.Upload != 0:
+		return upload(o.Dial, o.Upload)
+	case o.Cost:
+		stats, err := m.kernel.program.Stats()
+		if err == nil {
+			a.N, a.Spent = int(stats.RunCount), stats.Runtime
+		}
+		return err
 	case o.Dial != "":
 		c, err := net.DialTimeout("tcp", o.Dial, 5*time.Second)
 		if err != nil {
@@ -106,8 +118,12 @@ func (m *machine) obey(o *order, a *answer) (err error) {
 		a.Text, err = hello(c)
 		return err
 	case o.Ask != 0:
-		a.Text, err = hello(m.conns[o.Ask-1])
-		return err
+		for range max(1, o.Times) {
+			if a.Text, err = hello(m.conns[o.Ask-1]); err != nil {
+				return err
+			}
+		}
+		return nil
 	case o.Drop != 0:
 		return m.conns[o.Drop-1].Close()
 	case o.Set != nil:
@@ -174,10 +190,13 @@ func (m *machine) listen(address string) error {
 			}
 			go func() {
 				defer c.Close()
-				buffer := make([]byte, 5)
+				buffer := make([]byte, len("hello"))
 				for {
 					if _, err := io.ReadFull(c, buffer); err != nil {
 						return
+					}
+					if string(buffer) != "hello" { // an upload
+						_, _ = io.Copy(io.Discard, c)
 					}
 					if _, err := fmt.Fprintln(c, m.name); err != nil {
 						return
@@ -187,6 +206,26 @@ func (m *machine) listen(address string) error {
 		}
 	}()
 	return nil
+}
+
+// upload sends bytes and waits until they have been taken.
+func upload(address string, bytes int) error {
+	c, err := net.DialTimeout("tcp", address, 5*time.Second)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	block := make([]byte, 128<<10)
+	for sent := 0; sent < bytes; sent += len(block) {
+		if _, err := c.Write(block); err != nil {
+			return err
+		}
+	}
+	if err := c.(*net.TCPConn).CloseWrite(); err != nil {
+		return err
+	}
+	_, err = io.ReadAll(c)
+	return err
 }
 
 // hello sends a message and returns who answers it.
