@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
+
 	keepalivedv1 "github.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1"
 )
 
@@ -129,6 +131,25 @@ func TestADeadProxyReleasesNothingAlone(t *testing.T) {
 	a.setHealth(false)
 	within(t, 5*time.Second, "the VIP is let go", func() bool { return !a.has("10.9.0.100") })
 	within(t, 5*time.Second, "the VIP is up again", func() bool { return a.has("10.9.0.100") })
+}
+
+// VRRPv2 with whole seconds: the standby does not wait for three advertisements.
+func TestADeadProxyReleasesWithSlowAdverts(t *testing.T) {
+	t.Parallel()
+	first, second := newPair(t)
+	a, b := newNode(t, "lb-master", first), newNode(t, "lb-backup", second)
+	for n, priority := range map[*node]uint32{a: 230, b: 220} {
+		c := web(n.name, priority)
+		c.Instances[0].Version, c.Instances[0].AuthPassword = 2, "Secret01"
+		c.Instances[0].AdvertInterval = durationpb.New(time.Second)
+		n.setHealth(true)
+		n.mustApply(c)
+	}
+	waitMaster(t, 15*time.Second, "web", "10.9.0.100", a, b)
+	a.setHealth(false)
+	// Without a release it takes two more adverts and the skew, 2.1 s.
+	took := waitMaster(t, 2*time.Second, "web", "10.9.0.100", b, a)
+	t.Logf("the VIP moved in %v", took)
 }
 
 // A drain is known beside a release, too.
