@@ -237,6 +237,40 @@ func TestStrayAddressIsRemoved(t *testing.T) {
 	})
 }
 
+// A holder that stands still for less than three intervals loses nothing, whatever
+// they are.
+func TestShortFreezeMovesNothing(t *testing.T) {
+	t.Parallel()
+	a, b := newCluster(t)
+	for interval, freeze := range map[time.Duration]time.Duration{
+		100 * time.Millisecond: 100 * time.Millisecond,
+		time.Second:            1500 * time.Millisecond,
+	} {
+		for n, priority := range map[*node]uint32{a: 230, b: 220} {
+			n.mustApply(webOf(n.name, priority, interval))
+		}
+		waitMaster(t, 5*time.Second, "web", "10.9.0.100", a, b)
+		mine, peers := len(a.steps()), len(b.steps())
+		for range 3 {
+			a.signal(unix.SIGSTOP)
+			frozen := time.Now()
+			within(t, 2*freeze, "the end of the freeze", func() bool { return time.Since(frozen) > freeze })
+			a.signal(unix.SIGCONT)
+			within(t, 5*time.Second, "the holder to answer", func() bool { return !a.mustApply(webOf(a.name, 230, interval)) })
+		}
+		if len(a.steps()) != mine || len(b.steps()) != peers || !a.has("10.9.0.100") {
+			t.Errorf("with intervals of %v the VIP moved: %s; %s", interval, a.steps(), b.steps())
+		}
+	}
+}
+
+// webOf is web with an interval between advertisements.
+func webOf(router string, priority uint32, interval time.Duration) *keepalivedv1.Config {
+	c := web(router, priority)
+	c.Instances[0].AdvertInterval = durationpb.New(interval)
+	return c
+}
+
 func TestIPv6MovesToo(t *testing.T) {
 	t.Parallel()
 	first, second := newPair(t)

@@ -51,6 +51,7 @@ func TestRequests(t *testing.T) {
 		"vip set web --priority lb-master=120",
 		"vip set web --address 192.168.1.100/24 --address 192.168.1.101/24 --vrid 52",
 		"vip set web --unset priority",
+		"vip set web --profile wan --unset advert-interval",
 		"vip list",
 		"vip remove web",
 		"listener add web_frontend --vip web --port 80 --protocol http --pool web_servers",

@@ -219,10 +219,26 @@ func EffectiveHandoverTimeout(v *tandemv1.Vip) time.Duration {
 	return v.GetHandoverTimeout().AsDuration()
 }
 
-// EffectiveAdvertInterval is the time between a VIP's advertisements.
+// profiles are the intervals between advertisements that have names.
+var profiles = map[string]time.Duration{
+	"fast":   50 * time.Millisecond,
+	"normal": 100 * time.Millisecond,
+	"wan":    time.Second,
+}
+
+// EffectiveAdvertInterval is the time between a VIP's advertisements: what the VIP
+// says, by an interval or a profile, or else the cluster, or the default.
 func EffectiveAdvertInterval(c *Config, v *tandemv1.Vip) time.Duration {
-	if d := or(v.GetAdvertInterval(), c.cluster.GetVrrp().GetAdvertInterval()); d != nil {
-		return d.AsDuration()
+	for _, says := range []interface {
+		GetAdvertInterval() *durationpb.Duration
+		GetProfile() string
+	}{v, c.cluster.GetVrrp()} {
+		if d := says.GetAdvertInterval(); d != nil {
+			return d.AsDuration()
+		}
+		if d, ok := profiles[says.GetProfile()]; ok {
+			return d
+		}
 	}
 	if EffectiveVrrpVersion(c) == 2 {
 		return c.defaults().advertV2

@@ -95,3 +95,25 @@ func TestInheritance(t *testing.T) {
 		t.Error("an override outranks the backend")
 	}
 }
+
+// A VIP's own interval or profile counts before the cluster's, and that before the
+// default.
+func TestPaces(t *testing.T) {
+	for _, tt := range []struct {
+		cluster *tandemv1.Vrrp
+		vip     *tandemv1.Vip
+		want    time.Duration
+	}{
+		{&tandemv1.Vrrp{}, &tandemv1.Vip{Profile: "fast"}, 50 * time.Millisecond},
+		{&tandemv1.Vrrp{}, &tandemv1.Vip{Profile: "normal"}, 100 * time.Millisecond},
+		{&tandemv1.Vrrp{Profile: "wan"}, &tandemv1.Vip{}, time.Second},
+		{&tandemv1.Vrrp{Profile: "wan"}, &tandemv1.Vip{AdvertInterval: dur(20 * time.Second)}, 20 * time.Second},
+		{&tandemv1.Vrrp{AdvertInterval: dur(3 * time.Second)}, &tandemv1.Vip{Profile: "fast"}, 50 * time.Millisecond},
+		{&tandemv1.Vrrp{Version: proto.Uint32(2), Profile: "wan"}, &tandemv1.Vip{}, time.Second},
+	} {
+		c := apply(t, emptyCluster(t), UpdateCluster(&tandemv1.Cluster{Name: "default", Vrrp: tt.cluster}, nil))
+		if got := EffectiveAdvertInterval(c, tt.vip); got != tt.want {
+			t.Errorf("cluster %v, VIP %v: %v, want %v", tt.cluster, tt.vip, got, tt.want)
+		}
+	}
+}

@@ -60,6 +60,7 @@ const (
 	ReasonV2IPv6            = "VRRP2_IPV6"
 	ReasonPriorityGap       = "PRIORITY_GAP"
 	ReasonAdvertInterval    = "ADVERT_INTERVAL"
+	ReasonProfile           = "PROFILE_OR_INTERVAL"
 	ReasonAuthNeedsV2       = "AUTH_NEEDS_VRRP2"
 	ReasonFailBackDelay     = "FAIL_BACK_DELAY"
 	ReasonUserTwice         = "USER_TWICE"

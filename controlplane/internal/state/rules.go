@@ -195,6 +195,9 @@ func (r *rules) moved(n Name) bool {
 
 // vips holds the rules of VRRP.
 func (r *rules) vips() {
+	if c := r.next.cluster.GetVrrp(); c.GetProfile() != "" && c.GetAdvertInterval() != nil {
+		r.twoPaces(r.cluster("vrrp.profile"))
+	}
 	owners := newVipIndex(r.draft.env.Others)
 	for i, v := range r.next.vips.values {
 		id := r.next.vips.keys[i]
@@ -240,9 +243,18 @@ func (r *rules) vrrp(id string, v *tandemv1.Vip) {
 		r.refuse(ReasonAdvertInterval,
 			[]place{r.vip(id, "advert_interval"), r.cluster("vrrp.advert_interval")}, "%s, not %s", words, interval)
 	}
+	if v.GetProfile() != "" && v.GetAdvertInterval() != nil {
+		r.twoPaces(r.vip(id, "profile"))
+	}
 	if v.GetFailBack() == "delayed" && v.GetFailBackDelay().AsDuration() <= 0 {
 		r.refuse(ReasonFailBackDelay, []place{r.vip(id, "fail_back_delay")}, "fail_back delayed needs a delay, such as 60s")
 	}
+}
+
+// twoPaces refuses a profile beside an interval: which of them counts would be a
+// guess.
+func (r *rules) twoPaces(at place) {
+	r.refuse(ReasonProfile, []place{at}, "profile and advert_interval both say how often to advertise: unset one of them")
 }
 
 // maxPriorityGap is how far the priorities of one VIP may be apart. The agents'

@@ -169,6 +169,12 @@ func TestRules(t *testing.T) {
 			FailedPrecondition, "vip.advert_interval", ReasonAdvertInterval},
 		{"VRRPv3 and 55ms", nil, UpdateCluster(&tandemv1.Cluster{Name: "default", Vrrp: &tandemv1.Vrrp{AdvertInterval: dur(55 * time.Millisecond)}}, nil),
 			FailedPrecondition, "cluster.vrrp.advert_interval", ReasonAdvertInterval},
+		{"VRRPv2 and fast", []Change{v2}, UpdateVip(&tandemv1.Vip{Name: "web", Profile: "fast"}, nil),
+			FailedPrecondition, "vip.advert_interval", ReasonAdvertInterval},
+		{"interval and profile", nil, UpdateVip(&tandemv1.Vip{Name: "web", Profile: "wan", AdvertInterval: dur(time.Second)}, nil),
+			FailedPrecondition, "vip.profile", ReasonProfile},
+		{"cluster's interval and profile", nil, UpdateCluster(&tandemv1.Cluster{Name: "default", Vrrp: &tandemv1.Vrrp{Profile: "wan", AdvertInterval: dur(time.Second)}}, nil),
+			FailedPrecondition, "cluster.vrrp.profile", ReasonProfile},
 		{"delay without a time", nil, UpdateVip(&tandemv1.Vip{Name: "web", FailBack: "delayed"}, nil),
 			FailedPrecondition, "vip.fail_back_delay", ReasonFailBackDelay},
 

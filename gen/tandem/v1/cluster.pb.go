@@ -161,8 +161,13 @@ type Vrrp struct {
 	AuthPassword string `protobuf:"bytes,3,opt,name=auth_password,json=authPassword,proto3" json:"auth_password,omitempty"`
 	// auth_password_set tells that a password is stored.
 	AuthPasswordSet bool `protobuf:"varint,4,opt,name=auth_password_set,json=authPasswordSet,proto3" json:"auth_password_set,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// profile names advert_interval by what the network between the nodes is like:
+	// "fast" is 50ms, "normal" 100ms, "wan" 1s. A holder that is silent for a little
+	// more than three of them is taken for dead. It and advert_interval exclude each
+	// other; VRRPv2 knows "wan" only.
+	Profile       string `protobuf:"bytes,5,opt,name=profile,proto3" json:"profile,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Vrrp) Reset() {
@@ -221,6 +226,13 @@ func (x *Vrrp) GetAuthPasswordSet() bool {
 		return x.AuthPasswordSet
 	}
 	return false
+}
+
+func (x *Vrrp) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
 }
 
 // StatsPage is HAProxy's statistics page on every node.
@@ -475,13 +487,14 @@ const file_tandem_v1_cluster_proto_rawDesc = "" +
 	"\x04etag\x18\b \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\x12@\n" +
 	"\vcreate_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
 	"createTimeB\x12\n" +
-	"\x10_max_connections\"\x9f\x03\n" +
+	"\x10_max_connections\"\xd6\x03\n" +
 	"\x04Vrrp\x12(\n" +
 	"\aversion\x18\x01 \x01(\rB\t\xbaH\x06*\x040\x020\x03H\x00R\aversion\x88\x01\x01\x12U\n" +
 	"\x0fadvert_interval\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x02\b(2\x05\x10\x80\xe1\xeb\x17R\x0eadvertInterval\x12\xd8\x01\n" +
 	"\rauth_password\x18\x03 \x01(\tB\xb2\x01\xe0A\x04\xbaH\xa8\x01\xba\x01\xa1\x01\n" +
 	"\x12vrrp.auth_password\x12gmust be 1 to 8 letters or digits: keepalived cuts longer passwords and reads other characters as syntax\x1a\"this.matches('^[A-Za-z0-9]{1,8}$')\xd8\x01\x01\x80\x01\x01R\fauthPassword\x12/\n" +
-	"\x11auth_password_set\x18\x04 \x01(\bB\x03\xe0A\x03R\x0fauthPasswordSetB\n" +
+	"\x11auth_password_set\x18\x04 \x01(\bB\x03\xe0A\x03R\x0fauthPasswordSet\x125\n" +
+	"\aprofile\x18\x05 \x01(\tB\x1b\xbaH\x18\xd8\x01\x01r\x13R\x04fastR\x06normalR\x03wanR\aprofileB\n" +
 	"\n" +
 	"\b_version\"\xf9\x05\n" +
 	"\tStatsPage\x12\xa6\x01\n" +

@@ -53,6 +53,8 @@ type Vip struct {
 	AdvertInterval *durationpb.Duration `protobuf:"bytes,8,opt,name=advert_interval,json=advertInterval,proto3" json:"advert_interval,omitempty"`
 	// etag changes with every change to this VIP.
 	Etag string `protobuf:"bytes,9,opt,name=etag,proto3" json:"etag,omitempty"`
+	// profile overrides the cluster's pace; it and advert_interval exclude each other.
+	Profile string `protobuf:"bytes,10,opt,name=profile,proto3" json:"profile,omitempty"`
 	// handover_timeout is how long connections that are established may outlive a
 	// planned move: the node that held the VIP goes on with them, and the holder
 	// forwards what clients send for them, until it has passed. 0s to 24h; unset means
@@ -155,6 +157,13 @@ func (x *Vip) GetEtag() string {
 	return ""
 }
 
+func (x *Vip) GetProfile() string {
+	if x != nil {
+		return x.Profile
+	}
+	return ""
+}
+
 func (x *Vip) GetHandoverTimeout() *durationpb.Duration {
 	if x != nil {
 		return x.HandoverTimeout
@@ -166,7 +175,7 @@ var File_tandem_v1_vip_proto protoreflect.FileDescriptor
 
 const file_tandem_v1_vip_proto_rawDesc = "" +
 	"\n" +
-	"\x13tandem/v1/vip.proto\x12\ttandem.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\"\xc8\x06\n" +
+	"\x13tandem/v1/vip.proto\x12\ttandem.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\"\xff\x06\n" +
 	"\x03Vip\x12\x17\n" +
 	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x12\x95\x01\n" +
 	"\taddresses\x18\x02 \x03(\tBw\xbaHt\x92\x01q\b\x01\x10@\"k\xba\x01h\n" +
@@ -182,7 +191,9 @@ const file_tandem_v1_vip_proto_rawDesc = "" +
 	"\x0ffail_back_delay\x18\a \x01(\v2\x19.google.protobuf.DurationB\r\xbaH\n" +
 	"\xaa\x01\a\"\x03\b\x90\x1c2\x00R\rfailBackDelay\x12U\n" +
 	"\x0fadvert_interval\x18\b \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x02\b(2\x05\x10\x80\xe1\xeb\x17R\x0eadvertInterval\x12\x1c\n" +
-	"\x04etag\x18\t \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\x12T\n" +
+	"\x04etag\x18\t \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\x125\n" +
+	"\aprofile\x18\n" +
+	" \x01(\tB\x1b\xbaH\x18\xd8\x01\x01r\x13R\x04fastR\x06normalR\x03wanR\aprofile\x12T\n" +
 	"\x10handover_timeout\x18\x14 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xa3\x052\x00R\x0fhandoverTimeout\x1a=\n" +
 	"\x0fPrioritiesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
