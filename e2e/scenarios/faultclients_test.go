@@ -37,12 +37,6 @@ type faultClient struct {
 	outages []interval // from a failed attempt to the next one that did not
 }
 
-// interval is the time in which something was not as it should be.
-type interval struct {
-	from, to time.Time
-	what     string
-}
-
 const (
 	// faultAttempt bounds an attempt.
 	faultAttempt = time.Second

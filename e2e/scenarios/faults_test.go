@@ -54,7 +54,7 @@ type kind func(node string) fault
 func (s *site) drawFaults(seed uint64, n int, controller bool) []fault {
 	random := rand.New(rand.NewPCG(seed, 5))
 	atNodes := []func(*rand.Rand) kind{
-		s.kill, s.kill, s.freeze, s.freeze, s.killAgent, s.freezeAgent, s.cut, s.deaf, s.mute, s.drain, s.reload, s.powerCut,
+		s.kill, s.kill, s.freeze, s.freeze, s.killAgent, s.freezeAgent, s.cut, s.deaf, s.mute, s.drain, s.failover, s.reload, s.powerCut,
 	}
 	elsewhere := []func(*rand.Rand) fault{s.killController, s.restructure}
 	if !controller {
@@ -228,6 +228,20 @@ func (s *site) drain(*rand.Rand) kind {
 				return err
 			},
 			end: func(ctx context.Context) error { _, err := n.LbAgent(ctx, "undrain"); return err },
+		}
+	}
+}
+
+// failover moves the VIP that the node holds when all is well, for a moment.
+func (s *site) failover(*rand.Rand) kind {
+	return func(node string) fault {
+		vip := activeVIPs[slices.IndexFunc(activeVIPs, func(v activeVIP) bool { return v.home == node })]
+		return fault{
+			kind: "failover of " + vip.id,
+			begin: func(ctx context.Context) error {
+				_, err := s.Nodes[node].LbAgent(ctx, "failover", vip.id, "--for", "1s")
+				return err
+			},
 		}
 	}
 }
