@@ -81,6 +81,12 @@ func expected(c *keepalivedv1.Config) []string {
 			fmt.Sprintf("%.2f", i.GetAdvertInterval().AsDuration().Seconds()), ".00"))
 		add("notify_deleted")
 		add("promote_secondaries")
+		if n := i.GetAnnounceRepeat(); n != 0 && n != 5 {
+			add("garp_master_repeat %d", n)
+		}
+		if d := i.GetAnnounceRefresh(); d != nil && d.AsDuration() != time.Minute {
+			add("garp_master_refresh %d", d.GetSeconds())
+		}
 		if i.GetAuthPassword() != "" {
 			add("authentication")
 			add("authentication / auth_type PASS")

@@ -38,6 +38,8 @@ type instance struct {
 	delay     time.Duration
 	peered    bool          // another node is known on its network
 	handover  time.Duration // how long connections may outlive a move; 0: not at all
+	repeat    int           // announcements of each address by a new holder
+	refresh   time.Duration // between announcements later; 0: none
 }
 
 // addresses are the anchor and all others.
@@ -191,6 +193,11 @@ func resolveInstance(field string, c *keepalivedv1.Instance) (*instance, error) 
 		failBack: c.GetFailBack(),
 		delay:    c.GetFailBackDelay().AsDuration(),
 		handover: c.GetHandoverTimeout().AsDuration(),
+		repeat:   int(cmp.Or(c.GetAnnounceRepeat(), announceRepeat)),
+		refresh:  announceRefresh,
+	}
+	if d := c.GetAnnounceRefresh(); d != nil {
+		i.refresh = d.AsDuration()
 	}
 	if err := resolveAddresses(field, c, i); err != nil {
 		return nil, err
@@ -198,6 +205,8 @@ func resolveInstance(field string, c *keepalivedv1.Instance) (*instance, error) 
 	for _, err := range []error{
 		checkRange(field+"vrid", i.vrid, 1, 255),
 		checkRange(field+"priority", i.priority, 1, 234),
+		checkRange(field+"announce_repeat", i.repeat, 1, 20),
+		checkRefresh(field, i),
 		checkVersion(field, i),
 		checkFailBack(field, i),
 		checkHandover(field, i),
@@ -212,6 +221,19 @@ func resolveInstance(field string, c *keepalivedv1.Instance) (*instance, error) 
 func checkRange(field string, value, low, high int) error {
 	if value < low || value > high {
 		return fmt.Errorf("%s is %d: must be %d to %d", field, value, low, high)
+	}
+	return nil
+}
+
+// What is announced unless the VIP says otherwise.
+const (
+	announceRepeat  = 5 // keepalived's own default
+	announceRefresh = time.Minute
+)
+
+func checkRefresh(field string, i *instance) error {
+	if i.refresh < 0 || i.refresh > time.Hour || i.refresh%time.Second != 0 {
+		return fmt.Errorf("%sannounce_refresh is %v: must be whole seconds, 0s to 1h", field, i.refresh)
 	}
 	return nil
 }

@@ -94,6 +94,12 @@ vrrp_instance %s {
     notify_deleted
     promote_secondaries
 `, i.name, i.version, i.iface, i.vrid, i.priority, seconds(i.advert))
+	if i.repeat != announceRepeat {
+		fmt.Fprintf(w, "    garp_master_repeat %d\n", i.repeat)
+	}
+	if i.refresh != announceRefresh {
+		fmt.Fprintf(w, "    garp_master_refresh %d\n", i.refresh/time.Second)
+	}
 	if i.password != "" {
 		fmt.Fprintf(w, `    authentication {
         auth_type PASS

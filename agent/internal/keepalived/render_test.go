@@ -89,6 +89,12 @@ var goldens = map[string]*keepalivedv1.Config{
 			i.AdvertInterval = durationpb.New(time.Second)
 		})},
 	},
+	"announced-otherwise": {
+		Global: &keepalivedv1.Global{RouterId: "lb-master"},
+		Instances: []*keepalivedv1.Instance{base(func(i *keepalivedv1.Instance) {
+			i.AnnounceRepeat, i.AnnounceRefresh = 3, durationpb.New(0)
+		})},
+	},
 	"fail-back": {
 		Global: &keepalivedv1.Global{RouterId: "lb-master"},
 		Instances: []*keepalivedv1.Instance{
@@ -173,6 +179,8 @@ func TestResolveRefuses(t *testing.T) {
 		"version":               {func(i *keepalivedv1.Instance) { i.Version = 4 }, "must be 2 or 3"},
 		"vrid 0":                {func(i *keepalivedv1.Instance) { i.Vrid = 0 }, "vrid is 0: must be 1 to 255"},
 		"vrid 256":              {func(i *keepalivedv1.Instance) { i.Vrid = 256 }, "1 to 255"},
+		"21 announcements":      {func(i *keepalivedv1.Instance) { i.AnnounceRepeat = 21 }, "announce_repeat is 21: must be 1 to 20"},
+		"half a second":         {func(i *keepalivedv1.Instance) { i.AnnounceRefresh = durationpb.New(time.Second / 2) }, "announce_refresh is 500ms: must be whole seconds"},
 		"priority 0":            {func(i *keepalivedv1.Instance) { i.Priority = 0 }, "priority is 0: must be 1 to 234"},
 		"priority 235":          {func(i *keepalivedv1.Instance) { i.Priority = 235 }, "1 to 234"},
 		"advert 0":              {func(i *keepalivedv1.Instance) { i.AdvertInterval = nil }, "advert_interval"},

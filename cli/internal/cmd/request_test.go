@@ -52,6 +52,7 @@ func TestRequests(t *testing.T) {
 		"vip set web --address 192.168.1.100/24 --address 192.168.1.101/24 --vrid 52",
 		"vip set web --unset priority",
 		"vip set web --profile wan --unset advert-interval",
+		"vip set web --announce-repeat 3 --announce-refresh 0s",
 		"vip list",
 		"vip remove web",
 		"listener add web_frontend --vip web --port 80 --protocol http --pool web_servers",

@@ -22,6 +22,8 @@ var vipFields = []fields.Field{
 	{Flag: "fail-back-delay", Path: "fail_back_delay", Usage: "how long a better node must be well, 0s to 1h; with --fail-back delayed"},
 	{Flag: "handover-timeout", Path: "handover_timeout", Usage: "how long established connections may outlive a planned move, 0s to 24h (default 5m); 0s: not at all"},
 	{Flag: "advert-interval", Path: "advert_interval", Usage: "time between advertisements (default: the cluster's)"},
+	{Flag: "announce-repeat", Path: "announce_repeat", Usage: "gratuitous ARP packets or neighbour advertisements of a new holder, 1 to 20 (default 5)"},
+	{Flag: "announce-refresh", Path: "announce_refresh", Usage: "how often the holder repeats them, 0s to 1h, 0s never (default 60s)"},
 	{Flag: "profile", Path: "profile", Usage: "that time by name: fast (50ms), normal (100ms) or wan (1s)", Values: []string{"fast", "normal", "wan"}},
 }
 

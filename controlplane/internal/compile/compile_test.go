@@ -169,7 +169,7 @@ func TestVersion2(t *testing.T) {
 		Name: "web", Vip: "web", Version: 2, Network: "front", Vrid: 51, Priority: 230,
 		AdvertInterval: durationpb.New(time.Second), AuthPassword: "secret12",
 		Anchor: "192.168.1.100/24", FailBack: keepalivedv1.FailBack_FAIL_BACK_AUTOMATIC,
-		HandoverTimeout: durationpb.New(5 * time.Minute),
+		HandoverTimeout: durationpb.New(5 * time.Minute), AnnounceRepeat: 5, AnnounceRefresh: durationpb.New(time.Minute),
 	}
 	if d := cmp.Diff(want, i, protocmp.Transform()); d != "" {
 		t.Errorf("instance (-want +got):\n%s", d)

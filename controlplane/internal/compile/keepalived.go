@@ -139,6 +139,8 @@ func vipInstances(c *state.Config, v *tandemv1.Vip, n *tandemv1.Node, terms Term
 			Anchor:         p.String(),
 			FailBack:       failBack,
 
+			AnnounceRepeat:  state.EffectiveAnnounceRepeat(v),
+			AnnounceRefresh: durationpb.New(state.EffectiveAnnounceRefresh(v)),
 			HandoverTimeout: durationpb.New(state.EffectiveHandoverTimeout(v)),
 		}
 		if failBack == keepalivedv1.FailBack_FAIL_BACK_DELAYED {

@@ -246,6 +246,24 @@ func EffectiveAdvertInterval(c *Config, v *tandemv1.Vip) time.Duration {
 	return c.defaults().advert
 }
 
+// EffectiveAnnounceRepeat is how many announcements of each address a new holder
+// sends.
+func EffectiveAnnounceRepeat(v *tandemv1.Vip) uint32 {
+	if v.AnnounceRepeat != nil {
+		return v.GetAnnounceRepeat()
+	}
+	return 5
+}
+
+// EffectiveAnnounceRefresh is how often the holder announces the addresses anew; 0:
+// never.
+func EffectiveAnnounceRefresh(v *tandemv1.Vip) time.Duration {
+	if d := v.GetAnnounceRefresh(); d != nil {
+		return d.AsDuration()
+	}
+	return time.Minute
+}
+
 // EffectiveNetwork is the name of the network that a VIP lives on.
 func EffectiveNetwork(v *tandemv1.Vip) string { return orText(v.GetNetwork(), "front") }
 

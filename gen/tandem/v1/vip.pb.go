@@ -55,6 +55,13 @@ type Vip struct {
 	Etag string `protobuf:"bytes,9,opt,name=etag,proto3" json:"etag,omitempty"`
 	// profile overrides the cluster's pace; it and advert_interval exclude each other.
 	Profile string `protobuf:"bytes,10,opt,name=profile,proto3" json:"profile,omitempty"`
+	// announce_repeat is how many gratuitous ARP packets (IPv6: unsolicited neighbour
+	// advertisements) a new holder sends for each address, at once and again five
+	// seconds later, 1 to 20; unset means 5.
+	AnnounceRepeat *uint32 `protobuf:"varint,11,opt,name=announce_repeat,json=announceRepeat,proto3,oneof" json:"announce_repeat,omitempty"`
+	// announce_refresh is how often the holder announces the addresses anew, for
+	// whoever has missed that: 0s to 1h in whole seconds; unset means 60s, 0s never.
+	AnnounceRefresh *durationpb.Duration `protobuf:"bytes,12,opt,name=announce_refresh,json=announceRefresh,proto3" json:"announce_refresh,omitempty"`
 	// handover_timeout is how long connections that are established may outlive a
 	// planned move: the node that held the VIP goes on with them, and the holder
 	// forwards what clients send for them, until it has passed. 0s to 24h; unset means
@@ -164,6 +171,20 @@ func (x *Vip) GetProfile() string {
 	return ""
 }
 
+func (x *Vip) GetAnnounceRepeat() uint32 {
+	if x != nil && x.AnnounceRepeat != nil {
+		return *x.AnnounceRepeat
+	}
+	return 0
+}
+
+func (x *Vip) GetAnnounceRefresh() *durationpb.Duration {
+	if x != nil {
+		return x.AnnounceRefresh
+	}
+	return nil
+}
+
 func (x *Vip) GetHandoverTimeout() *durationpb.Duration {
 	if x != nil {
 		return x.HandoverTimeout
@@ -175,7 +196,7 @@ var File_tandem_v1_vip_proto protoreflect.FileDescriptor
 
 const file_tandem_v1_vip_proto_rawDesc = "" +
 	"\n" +
-	"\x13tandem/v1/vip.proto\x12\ttandem.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\"\xff\x06\n" +
+	"\x13tandem/v1/vip.proto\x12\ttandem.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\"\xfb\b\n" +
 	"\x03Vip\x12\x17\n" +
 	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x12\x95\x01\n" +
 	"\taddresses\x18\x02 \x03(\tBw\xbaHt\x92\x01q\b\x01\x10@\"k\xba\x01h\n" +
@@ -193,11 +214,15 @@ const file_tandem_v1_vip_proto_rawDesc = "" +
 	"\x0fadvert_interval\x18\b \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x02\b(2\x05\x10\x80\xe1\xeb\x17R\x0eadvertInterval\x12\x1c\n" +
 	"\x04etag\x18\t \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\x125\n" +
 	"\aprofile\x18\n" +
-	" \x01(\tB\x1b\xbaH\x18\xd8\x01\x01r\x13R\x04fastR\x06normalR\x03wanR\aprofile\x12T\n" +
+	" \x01(\tB\x1b\xbaH\x18\xd8\x01\x01r\x13R\x04fastR\x06normalR\x03wanR\aprofile\x127\n" +
+	"\x0fannounce_repeat\x18\v \x01(\rB\t\xbaH\x06*\x04\x18\x14(\x01H\x00R\x0eannounceRepeat\x88\x01\x01\x12\xac\x01\n" +
+	"\x10announce_refresh\x18\f \x01(\v2\x19.google.protobuf.DurationBf\xbaHc\xba\x01V\n" +
+	"\x14vip.announce_refresh\x12!must be a whole number of seconds\x1a\x1bthis.getMilliseconds() == 0\xaa\x01\a\"\x03\b\x90\x1c2\x00R\x0fannounceRefresh\x12T\n" +
 	"\x10handover_timeout\x18\x14 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xa3\x052\x00R\x0fhandoverTimeout\x1a=\n" +
 	"\x0fPrioritiesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01B\x92\x01\n" +
+	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01B\x12\n" +
+	"\x10_announce_repeatB\x92\x01\n" +
 	"\rcom.tandem.v1B\bVipProtoP\x01Z2github.com/tandem-lb/tandem/gen/tandem/v1;tandemv1\xa2\x02\x03TXX\xaa\x02\tTandem.V1\xca\x02\tTandem\\V1\xe2\x02\x15Tandem\\V1\\GPBMetadata\xea\x02\n" +
 	"Tandem::V1b\x06proto3"
 
@@ -223,12 +248,13 @@ var file_tandem_v1_vip_proto_depIdxs = []int32{
 	1, // 0: tandem.v1.Vip.priorities:type_name -> tandem.v1.Vip.PrioritiesEntry
 	2, // 1: tandem.v1.Vip.fail_back_delay:type_name -> google.protobuf.Duration
 	2, // 2: tandem.v1.Vip.advert_interval:type_name -> google.protobuf.Duration
-	2, // 3: tandem.v1.Vip.handover_timeout:type_name -> google.protobuf.Duration
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	2, // 3: tandem.v1.Vip.announce_refresh:type_name -> google.protobuf.Duration
+	2, // 4: tandem.v1.Vip.handover_timeout:type_name -> google.protobuf.Duration
+	5, // [5:5] is the sub-list for method output_type
+	5, // [5:5] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_tandem_v1_vip_proto_init() }
@@ -236,6 +262,7 @@ func file_tandem_v1_vip_proto_init() {
 	if File_tandem_v1_vip_proto != nil {
 		return
 	}
+	file_tandem_v1_vip_proto_msgTypes[0].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

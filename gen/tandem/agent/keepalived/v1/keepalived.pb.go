@@ -292,6 +292,12 @@ type Instance struct {
 	FailBack FailBack `protobuf:"varint,11,opt,name=fail_back,json=failBack,proto3,enum=tandem.agent.keepalived.v1.FailBack" json:"fail_back,omitempty"`
 	// fail_back_delay with FAIL_BACK_DELAYED.
 	FailBackDelay *durationpb.Duration `protobuf:"bytes,12,opt,name=fail_back_delay,json=failBackDelay,proto3" json:"fail_back_delay,omitempty"`
+	// announce_repeat is how many announcements of each address a new holder sends;
+	// 0: an older controller, 5.
+	AnnounceRepeat uint32 `protobuf:"varint,13,opt,name=announce_repeat,json=announceRepeat,proto3" json:"announce_repeat,omitempty"`
+	// announce_refresh is how often the holder repeats them, in whole seconds, 0s
+	// never; unset: an older controller, 60s.
+	AnnounceRefresh *durationpb.Duration `protobuf:"bytes,14,opt,name=announce_refresh,json=announceRefresh,proto3" json:"announce_refresh,omitempty"`
 	// handover_timeout is how long established connections may outlive a planned
 	// move, 0s to 24h; 0s or unset: not at all.
 	HandoverTimeout *durationpb.Duration `protobuf:"bytes,20,opt,name=handover_timeout,json=handoverTimeout,proto3" json:"handover_timeout,omitempty"`
@@ -413,6 +419,20 @@ func (x *Instance) GetFailBackDelay() *durationpb.Duration {
 	return nil
 }
 
+func (x *Instance) GetAnnounceRepeat() uint32 {
+	if x != nil {
+		return x.AnnounceRepeat
+	}
+	return 0
+}
+
+func (x *Instance) GetAnnounceRefresh() *durationpb.Duration {
+	if x != nil {
+		return x.AnnounceRefresh
+	}
+	return nil
+}
+
 func (x *Instance) GetHandoverTimeout() *durationpb.Duration {
 	if x != nil {
 		return x.HandoverTimeout
@@ -435,7 +455,7 @@ const file_tandem_agent_keepalived_v1_keepalived_proto_rawDesc = "" +
 	"\x04Peer\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\anetwork\x18\x02 \x01(\tR\anetwork\x12\x1c\n" +
-	"\taddresses\x18\x03 \x03(\tR\taddresses\"\x84\x04\n" +
+	"\taddresses\x18\x03 \x03(\tR\taddresses\"\xf3\x04\n" +
 	"\bInstance\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03vip\x18\x02 \x01(\tR\x03vip\x12\x18\n" +
@@ -449,7 +469,9 @@ const file_tandem_agent_keepalived_v1_keepalived_proto_rawDesc = "" +
 	"\taddresses\x18\n" +
 	" \x03(\tR\taddresses\x12A\n" +
 	"\tfail_back\x18\v \x01(\x0e2$.tandem.agent.keepalived.v1.FailBackR\bfailBack\x12A\n" +
-	"\x0ffail_back_delay\x18\f \x01(\v2\x19.google.protobuf.DurationR\rfailBackDelay\x12D\n" +
+	"\x0ffail_back_delay\x18\f \x01(\v2\x19.google.protobuf.DurationR\rfailBackDelay\x12'\n" +
+	"\x0fannounce_repeat\x18\r \x01(\rR\x0eannounceRepeat\x12D\n" +
+	"\x10announce_refresh\x18\x0e \x01(\v2\x19.google.protobuf.DurationR\x0fannounceRefresh\x12D\n" +
 	"\x10handover_timeout\x18\x14 \x01(\v2\x19.google.protobuf.DurationR\x0fhandoverTimeout*j\n" +
 	"\bFailBack\x12\x19\n" +
 	"\x15FAIL_BACK_UNSPECIFIED\x10\x00\x12\x17\n" +
@@ -487,12 +509,13 @@ var file_tandem_agent_keepalived_v1_keepalived_proto_depIdxs = []int32{
 	5, // 3: tandem.agent.keepalived.v1.Instance.advert_interval:type_name -> google.protobuf.Duration
 	0, // 4: tandem.agent.keepalived.v1.Instance.fail_back:type_name -> tandem.agent.keepalived.v1.FailBack
 	5, // 5: tandem.agent.keepalived.v1.Instance.fail_back_delay:type_name -> google.protobuf.Duration
-	5, // 6: tandem.agent.keepalived.v1.Instance.handover_timeout:type_name -> google.protobuf.Duration
-	7, // [7:7] is the sub-list for method output_type
-	7, // [7:7] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	5, // 6: tandem.agent.keepalived.v1.Instance.announce_refresh:type_name -> google.protobuf.Duration
+	5, // 7: tandem.agent.keepalived.v1.Instance.handover_timeout:type_name -> google.protobuf.Duration
+	8, // [8:8] is the sub-list for method output_type
+	8, // [8:8] is the sub-list for method input_type
+	8, // [8:8] is the sub-list for extension type_name
+	8, // [8:8] is the sub-list for extension extendee
+	0, // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_tandem_agent_keepalived_v1_keepalived_proto_init() }
