@@ -44,7 +44,7 @@ func TestAHungHAProxyMovesTheVIP(t *testing.T) {
 			_ = pause(ctx, 500*time.Millisecond) // until there are answers again
 		})
 		t.Logf("SIGSTOP (%s): longest gap %.0f ms", of, report.LongestGap.MS)
-		// It is told after 0.7 to 0.8 s, and the probe's own connections that hang
+		// It is told after 0.7 to 0.9 s, and the probe's own connections that hang
 		// count until they are given up.
 		if gap := report.LongestGap; gap.Open || gap.MS > 2000 {
 			t.Errorf("SIGSTOP (%s): clients were without an answer for %.0f ms (at the end, still none: %v)", of, gap.MS, gap.Open)

@@ -12,16 +12,16 @@ import (
 const (
 	// askEvery is how often the newest worker is asked whether it goes on. It takes
 	// HAProxy 50 µs.
-	askEvery = 100 * time.Millisecond
-	// hungAfter is how long a worker may be silent: with askEvery it counts as dead
-	// within a second.
+	askEvery = 150 * time.Millisecond
+	// hungAfter is how long a worker may be silent. The fifth look without an answer is
+	// the first one beyond it, 0.75 to 0.9 s after the worker has stopped.
 	hungAfter = 700 * time.Millisecond
 	// replaceAfter is how long HAProxy may be silent until it is killed, to be
 	// started again: a machine that swaps or a debugger goes on, with all
 	// connections, and the VIP is elsewhere by then.
 	replaceAfter = 10 * time.Second
 	// pausedAfter is how late a look is when the agent did not run itself.
-	pausedAfter = 5 * askEvery
+	pausedAfter = 500 * time.Millisecond
 )
 
 // silence measures for how long HAProxy has not answered although it could: neither
@@ -51,7 +51,7 @@ func (s *silence) look(now time.Time, quiet bool, worker func() daemon.Child) ti
 		s.length, s.worker = 0, daemon.Child{}
 		return 0
 	}
-	more := min(since, 2*askEvery)
+	more := min(since, askEvery)
 	was, is := s.worker, worker()
 	s.worker = is
 	if is.Runnable {
