@@ -28,11 +28,14 @@ import (
 
 const (
 	// renewEvery is how often a node that stands by looks for the holder.
-	renewEvery = time.Second
+	renewEvery = 2 * time.Second
 	// checkEvery is how often a node that forwards looks for the previous holder.
 	checkEvery = 250 * time.Millisecond
 	// armed is how long it forwards without its agent, should it become the holder.
-	armed = 5 * time.Second
+	armed = 6 * time.Second
+	// lookEvery is how often the kernel is asked whether the program and the rules are
+	// still there.
+	lookEvery = 10 * time.Second
 	// answerWithin is how long a node may take to answer. One that is a cable away
 	// takes less than a millisecond.
 	answerWithin = 200 * time.Millisecond
@@ -109,6 +112,7 @@ type Keeper struct {
 	peers  map[host]*peer
 	vips   map[string]*vip
 	set    map[netip.Addr]kernel.Way // in the kernel
+	looked time.Duration             // when program and rules were seen there
 }
 
 // host is an address on an interface.
@@ -213,7 +217,25 @@ func (k *Keeper) step(ctx context.Context, view View, renew bool) error {
 	}
 	// The program comes last, and takes the place of an earlier agent's with all
 	// that it has to know.
-	return errors.Join(k.apply(view, now), kernel.AddRules(), k.attach(view.VIPs))
+	return errors.Join(k.apply(view, now), k.install(view.VIPs, now))
+}
+
+// install has the program and the rules in the kernel, and finds out now and then
+// whether somebody has removed them.
+func (k *Keeper) install(vips []VIP, now time.Duration) error {
+	want := make(map[string]bool)
+	for n := range vips {
+		want[vips[n].Interface] = true
+	}
+	if maps.Equal(want, k.saved.Interfaces) && k.looked != 0 && now-k.looked < lookEvery {
+		return nil
+	}
+	k.looked = 0
+	if err := errors.Join(kernel.AddRules(), k.attach(want)); err != nil {
+		return err
+	}
+	k.looked = now
+	return nil
 }
 
 // errUnsupported is a problem with its cure.
@@ -251,12 +273,8 @@ func (k *Keeper) apply(view View, now time.Duration) error {
 	return errors.Join(append(failed, k.save())...)
 }
 
-// attach has the program on the interfaces of the VIPs, and on no other one.
-func (k *Keeper) attach(vips []VIP) error {
-	want := make(map[string]bool)
-	for n := range vips {
-		want[vips[n].Interface] = true
-	}
+// attach has the program on these interfaces, and on no other one.
+func (k *Keeper) attach(want map[string]bool) error {
 	var failed []error
 	for name := range k.saved.Interfaces {
 		if !want[name] {
@@ -298,6 +316,7 @@ func (k *Keeper) dismantle() error {
 		failed = append(failed, k.kernel.Close())
 		k.kernel = nil
 	}
+	k.looked = 0
 	clear(k.vips)
 	clear(k.set)
 	return errors.Join(append(failed, k.save())...)

@@ -189,10 +189,5 @@ func (k *Keeper) holderOf(view *VIP) *peer {
 func linkAddress(ctx context.Context, h host) (to, from net.HardwareAddr, err error) {
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
-	link, err := net.InterfaceByName(h.Interface)
-	if err != nil {
-		return nil, nil, err
-	}
-	to, err = kernel.LinkAddress(ctx, h.Interface, h.Address)
-	return to, link.HardwareAddr, err
+	return kernel.LinkAddress(ctx, h.Interface, h.Address)
 }

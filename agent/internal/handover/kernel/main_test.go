@@ -150,7 +150,7 @@ func (m *machine) obey(o *order, a *answer) (err error) {
 	case o.Find != nil:
 		ctx, cancel := context.WithTimeout(context.Background(), o.For)
 		defer cancel()
-		mac, err := LinkAddress(ctx, "eth0", *o.Find)
+		mac, _, err := LinkAddress(ctx, "eth0", *o.Find)
 		a.Text = mac.String()
 		return err
 	}

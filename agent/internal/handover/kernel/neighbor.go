@@ -19,30 +19,30 @@ var ErrSilent = errors.New("nobody answers for it on the network")
 const askEvery = 2 * time.Millisecond
 
 // LinkAddress asks the network who has an address now, by ARP or neighbour
-// solicitation, and returns its link-layer address. It waits for the answer until
-// ctx ends, and then fails with ErrSilent.
-func LinkAddress(ctx context.Context, name string, address netip.Addr) (net.HardwareAddr, error) {
+// solicitation, and returns its link-layer address, and that of this machine there.
+// It waits for the answer until ctx ends, and then fails with ErrSilent.
+func LinkAddress(ctx context.Context, name string, address netip.Addr) (to, from net.HardwareAddr, err error) {
 	link, err := netlink.LinkByName(name)
 	if err != nil {
-		return nil, fmt.Errorf("interface %s: %w", name, err)
+		return nil, nil, fmt.Errorf("interface %s: %w", name, err)
 	}
 	if err := probe(link.Attrs().Index, address); err != nil {
-		return nil, fmt.Errorf("ask for %s on %s: %w", address, name, err)
+		return nil, nil, fmt.Errorf("ask for %s on %s: %w", address, name, err)
 	}
 	poll := time.NewTicker(askEvery)
 	defer poll.Stop()
 	for {
-		n, err := neighbor(link.Attrs().Index, address)
-		if err != nil {
-			return nil, fmt.Errorf("neighbour %s on %s: %w", address, name, err)
-		}
-		if n != nil && n.State&(unix.NUD_REACHABLE|unix.NUD_PERMANENT) != 0 && len(n.HardwareAddr) == 6 {
-			return n.HardwareAddr, nil
-		}
 		select {
 		case <-poll.C:
 		case <-ctx.Done():
-			return nil, fmt.Errorf("%s on %s: %w", address, name, ErrSilent)
+			return nil, nil, fmt.Errorf("%s on %s: %w", address, name, ErrSilent)
+		}
+		n, err := neighbor(link.Attrs().Index, address)
+		if err != nil {
+			return nil, nil, fmt.Errorf("neighbour %s on %s: %w", address, name, err)
+		}
+		if n != nil && n.State&(unix.NUD_REACHABLE|unix.NUD_PERMANENT) != 0 && len(n.HardwareAddr) == 6 {
+			return n.HardwareAddr, link.Attrs().HardwareAddr, nil
 		}
 	}
 }
