@@ -45,7 +45,7 @@ func TestI7AlarmsOfTheWire(t *testing.T) {
 			make: func() error { return backup.Drop(ctx, lab.In, "ip protocol vrrp") },
 			end:  func() error { return backup.Undrop(ctx) },
 			conditions: []cluster.Condition{
-				alarmed("TWO_HOLDERS", "lb-master and lb-backup"), alarmed("PEER_SILENT", "lb-backup does not hear lb-master"),
+				alarmed("FENCED", "lb-backup is kept off VIP web"), alarmed("PEER_SILENT", "lb-backup does not hear lb-master"),
 			},
 		},
 		otherVIP(ctx, t, "a stranger with the VRID", stranger,

@@ -42,9 +42,21 @@ there are no units (runner: exec) the agent starts haproxy-guard itself.`,
 		haproxyStop(&dirs),
 		haproxyGuard(&dirs),
 		dirs.command("keepalived-start", "Write safe scores before keepalived starts, and await its interfaces", keepalivedStart),
+		fenceGuard(),
 		dirs.command("keepalived-stop", "Remove what a keepalived that was killed left behind", keepalivedStop),
 	)
 	return cmd
+}
+
+// fenceGuard is what the agent starts beside a fence, which must not outlive it.
+func fenceGuard() *cobra.Command {
+	return &cobra.Command{
+		Use: "fence-guard FILE...", Short: "End a fence when the agent, which says how long it lasts, does not",
+		Args: arguments(cobra.MinimumNArgs(1)), Hidden: true,
+		RunE: func(cmd *cobra.Command, files []string) error {
+			return keepalived.GuardFence(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout(), files)
+		},
+	}
 }
 
 // hookDirs are where a hook finds the agent's files.

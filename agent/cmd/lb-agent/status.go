@@ -159,6 +159,9 @@ func score(s *localv1.Score) string {
 
 func vipNote(v *localv1.VipStatus, now time.Time) string {
 	var notes []string
+	if v.GetFenced() {
+		notes = append(notes, "fenced off, as another node holds it")
+	}
 	if v.GetFailBack() != 0 {
 		notes = append(notes, fmt.Sprintf("%d as its fail-back lets it stay elsewhere", v.GetFailBack()))
 	}

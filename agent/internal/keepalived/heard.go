@@ -89,6 +89,7 @@ func (o *observer) hear(now time.Time) {
 			}
 		}
 	}
+	o.endFences(now)
 }
 
 // first is the text of the first finding of a kind.

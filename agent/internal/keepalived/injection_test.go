@@ -104,6 +104,8 @@ func expected(c *keepalivedv1.Config) []string {
 		add("track_file / score")
 		add("track_file / away.%s", i.GetName())
 		track("away." + i.GetName())
+		add("track_file / fence.%s", i.GetName())
+		track("fence." + i.GetName())
 		if i.GetFailBack() == keepalivedv1.FailBack_FAIL_BACK_NEVER || i.GetFailBackDelay().AsDuration() > 0 {
 			add("track_file / standby.%s", i.GetName())
 			track("standby." + i.GetName())

@@ -40,6 +40,9 @@ type Options struct {
 	ProbeInterval time.Duration
 	// Runner starts keepalived; nil: the agent itself.
 	Runner Runner
+	// FenceGuard is the command line that GuardFence is behind; the files are
+	// appended. Without it no fence is taken.
+	FenceGuard []string
 	// Logger may be nil.
 	Logger hclog.Logger
 	// Notify gets the whole state when Run begins and then every change, in
@@ -78,9 +81,10 @@ type Driver struct {
 	paths  paths
 	layout layout
 
-	control  chan *control // holds the one control while nobody uses it
-	observer *observer     // Run's goroutine only
-	fifo     *os.File      // of notices; set before Run's goroutines begin
+	control  chan *control          // holds the one control while nobody uses it
+	guards   chan map[string]*guard // likewise, the guards of fences by VIP
+	observer *observer              // Run's goroutine only
+	fifo     *os.File               // of notices; set before Run's goroutines begin
 	mail     chan task
 	kick     chan struct{} // depth one
 	ended    chan struct{} // closed when Run has returned
@@ -155,6 +159,7 @@ func New(ctx context.Context, opts Options) (*Driver, error) {
 		opts:    opts,
 		log:     opts.Logger,
 		control: make(chan *control, 1),
+		guards:  make(chan map[string]*guard, 1),
 		mail:    make(chan task),
 		kick:    make(chan struct{}, 1),
 		ended:   make(chan struct{}),
@@ -188,6 +193,7 @@ func New(ctx context.Context, opts Options) (*Driver, error) {
 		d.observer.adopt(c.process)
 	}
 	d.control <- c
+	d.guards <- make(map[string]*guard)
 	d.snapshot.Store(d.observer.snapshot())
 	return d, nil
 }

@@ -25,6 +25,9 @@ import (
 // with all of its threads, so it gets a process of its own.
 const nodeOptions = "TANDEM_TEST_NODE"
 
+// fenceGuard as the first argument makes it play a guard.
+const fenceGuard = "fence-guard"
+
 // request to a node, one a line on its standard input.
 type request struct {
 	Apply  json.RawMessage `json:",omitempty"` // keepalivedv1.Config
@@ -36,6 +39,10 @@ type request struct {
 	Failover    string        `json:",omitempty"`
 	FailoverFor time.Duration `json:",omitempty"`
 	Withdraw    *bool
+	// Fence off a VIP, with a lease of FenceFor.
+	Fence    string        `json:",omitempty"`
+	FenceFor time.Duration `json:",omitempty"`
+	Announce string        `json:",omitempty"` // a VIP
 	// TakeOver applies a configuration to a keepalived that somebody else has
 	// started; GiveBack gives it back.
 	TakeOver *foreignRequest
@@ -54,6 +61,12 @@ type reply struct {
 }
 
 func TestMain(m *testing.M) {
+	if len(os.Args) > 1 && os.Args[1] == fenceGuard {
+		if err := GuardFence(context.Background(), os.Stdin, os.Stdout, os.Args[2:]); err != nil {
+			os.Exit(1)
+		}
+		return
+	}
 	options := os.Getenv(nodeOptions)
 	if options == "" {
 		runWide()
@@ -82,6 +95,7 @@ func playNode(options string) error {
 	if err := json.Unmarshal([]byte(options), &opts); err != nil {
 		return err
 	}
+	opts.FenceGuard = []string{os.Args[0], fenceGuard}
 	opts.Logger = hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: os.Stderr})
 	replies := make(chan reply, 10000)
 	var d *Driver
@@ -172,6 +186,10 @@ func serve(ctx context.Context, d *Driver, line []byte) reply {
 		err = d.SetHealth(*r.Health, proven)
 	case r.Failover != "":
 		err = d.Failover(ctx, r.Failover, r.FailoverFor)
+	case r.Fence != "":
+		err = d.Fence(ctx, r.Fence, r.FenceFor)
+	case r.Announce != "":
+		err = d.Announce(ctx, r.Announce)
 	case r.Withdraw != nil:
 		err = d.Withdraw(*r.Withdraw)
 	}

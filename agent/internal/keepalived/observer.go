@@ -289,6 +289,7 @@ func (o *observer) snapshot() *Snapshot {
 		Handovers: o.handovers,
 	}
 	for _, w := range o.statuses() {
+		w.Fenced = o.scores.fences[w.Name] != nil
 		if b := o.scores.standby[w.Name]; b != nil {
 			w.FailBack = b.value(now)
 		}

@@ -32,6 +32,9 @@ func standbyFile(instance string) string { return "standby." + instance }
 // awayFile is the track file of an instance for failovers by hand.
 func awayFile(instance string) string { return "away." + instance }
 
+// fenceFile is the track file of an instance for fences.
+func fenceFile(instance string) string { return "fence." + instance }
+
 // render writes keepalived.conf. It is pure: the same input gives the same
 // bytes, which is how a needless reload is avoided.
 func render(in *intent, l layout) []byte {
@@ -41,6 +44,7 @@ func render(in *intent, l layout) []byte {
 	renderTrackFile(&w, l, scoreFile)
 	for i := range in.instances {
 		renderTrackFile(&w, l, awayFile(in.instances[i].name))
+		renderTrackFile(&w, l, fenceFile(in.instances[i].name))
 		if in.instances[i].sticky() {
 			renderTrackFile(&w, l, standbyFile(in.instances[i].name))
 		}
@@ -111,7 +115,7 @@ vrrp_instance %s {
 	if len(i.extra) > 0 {
 		renderBlock(w, "virtual_ipaddress_excluded", i.extra...)
 	}
-	tracked := []string{scoreFile, awayFile(i.name)}
+	tracked := []string{scoreFile, awayFile(i.name), fenceFile(i.name)}
 	if i.sticky() {
 		tracked = append(tracked, standbyFile(i.name))
 	}

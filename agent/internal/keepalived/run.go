@@ -45,6 +45,7 @@ func (d *Driver) Run(ctx context.Context) error {
 		return errors.Join(ctx.Err(), fifo.Close())
 	})
 	err = g.Wait()
+	d.endGuards()
 	d.letGo()
 	if !errors.Is(err, context.Canceled) {
 		return fmt.Errorf("keepalived driver: %w", err)
@@ -101,6 +102,7 @@ func (d *Driver) observe(ctx context.Context, notices <-chan notice) error {
 		case <-o.done():
 			o.ended(time.Now())
 		case <-due.C:
+			o.endFences(time.Now())
 			o.writeScores(time.Now())
 		case <-ctx.Done():
 			return ctx.Err()

@@ -60,6 +60,7 @@ type scores struct {
 	wasWell bool                // at the last write
 	standby map[string]*standby // by the names of sticky instances
 	away    map[string]*away    // by the names of all instances
+	fences  map[string]*fence   // by the names of those that are fenced
 	written map[string]int      // what the files hold
 }
 
@@ -79,7 +80,7 @@ func newScores(p paths) (*scores, error) {
 	withdrawn, err2 := marked(p.withdrawn)
 	return &scores{
 		dir: p.trackDir, drain: drain, withdrawn: withdrawn, fresh: true,
-		standby: make(map[string]*standby), away: make(map[string]*away), written: make(map[string]int),
+		standby: make(map[string]*standby), away: make(map[string]*away), fences: make(map[string]*fence), written: make(map[string]int),
 	}, errors.Join(err, err2)
 }
 
@@ -94,7 +95,17 @@ func loadScores(p paths) (*scores, error) {
 		s.drain = !s.withdrawn && (score == drainScore || score == unhealthyScore+drainScore)
 	}
 	s.wasWell = s.well(time.Now())
-	return s, err
+	return s, errors.Join(err, s.openFences())
+}
+
+// openFences ends the fences of an earlier agent.
+func (s *scores) openFences() error {
+	files, err := filepath.Glob(filepath.Join(s.dir, fenceFile("*")))
+	failed := []error{err}
+	for _, file := range files {
+		failed = append(failed, atomicfile.WriteVolatile(file, []byte("0\n"), 0o644))
+	}
+	return errors.Join(failed...)
 }
 
 // marked tells whether there is a mark, such as that the node was drained when it
@@ -217,6 +228,7 @@ func (s *scores) forget(now time.Time) {
 	for _, a := range s.away {
 		a.end()
 	}
+	clear(s.fences)
 	s.released()
 }
 
@@ -264,6 +276,9 @@ func (s *scores) next(now time.Time) time.Time {
 			sooner(a.until)
 		}
 	}
+	for _, f := range s.fences {
+		sooner(f.until)
+	}
 	if now.Before(s.release) {
 		sooner(s.release)
 	}
@@ -288,7 +303,10 @@ func (s *scores) write(now time.Time) error {
 		want[standbyFile(name)] = b.value(now)
 	}
 	for name, a := range s.away {
-		want[awayFile(name)] = a.value(now)
+		want[awayFile(name)], want[fenceFile(name)] = a.value(now), 0
+		if f := s.fences[name]; f != nil && now.Before(f.until) {
+			want[fenceFile(name)] = fenceScore
+		}
 	}
 	var failed []error
 	for name, score := range want {
@@ -324,6 +342,9 @@ func (s *scores) tidy() error {
 	for _, e := range entries {
 		standby, isStandby := strings.CutPrefix(e.Name(), standbyFile(""))
 		away, isAway := strings.CutPrefix(e.Name(), awayFile(""))
+		if fence, isFence := strings.CutPrefix(e.Name(), fenceFile("")); isFence {
+			away, isAway = fence, true
+		}
 		if !isStandby && !isAway || isStandby && s.standby[standby] != nil || isAway && s.away[away] != nil {
 			continue
 		}

@@ -82,6 +82,8 @@ type InstanceStatus struct {
 	Holds bool
 	// Wire is what reaches the interface.
 	Wire Wire
+	// Fenced tells that a fence keeps the VIP away.
+	Fenced bool
 	// FailBack is what the fail-back policy adds to the priority, 0 or below.
 	FailBack int
 	// Failover is what a failover by hand adds to it until FailoverEnd; 0:

@@ -42,6 +42,8 @@ func (o *observer) step(w *watched, state InstanceState, priority int, reason st
 // as this node knows.
 func (o *observer) why(w *watched, state InstanceState, now time.Time) string {
 	switch {
+	case state == InstanceFault && o.scores.fences[w.name] != nil:
+		return "fenced, as another node holds it, too"
 	case state == InstanceFault && o.scores.healthy:
 		return linkTrouble(w.iface)
 	case state == InstanceFault:

@@ -83,6 +83,8 @@ func Run(ctx context.Context, s *settings.Settings, version string, logger hclog
 		Reconciler:  reconciler,
 		Drift:       here,
 		Failover:    here.FailoverFor,
+		Fence:       n.vrrp.Fence,
+		Announce:    n.vrrp.Announce,
 		Problem:     n.report.Problem,
 		Withdraw:    n.vrrp.Withdraw,
 		Logger:      logger.Named("uplink"),
@@ -156,14 +158,19 @@ func (n *node) drivers(ctx context.Context, s *settings.Settings, good *target.T
 	if err != nil {
 		return err
 	}
+	program, err := os.Executable()
+	if err != nil {
+		return err
+	}
 	n.vrrp, err = keepalived.New(ctx, keepalived.Options{
-		Binary:   s.Keepalived.Binary,
-		StateDir: s.StateDir,
-		RunDir:   s.RunDir,
-		Networks: s.Networks,
-		Runner:   routers,
-		Logger:   n.logger.Named("keepalived"),
-		Notify:   n.fromKeepalived,
+		FenceGuard: []string{program, "hook", "fence-guard"},
+		Binary:     s.Keepalived.Binary,
+		StateDir:   s.StateDir,
+		RunDir:     s.RunDir,
+		Networks:   s.Networks,
+		Runner:     routers,
+		Logger:     n.logger.Named("keepalived"),
+		Notify:     n.fromKeepalived,
 	})
 	if err != nil {
 		return err

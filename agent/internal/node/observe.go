@@ -81,6 +81,7 @@ func (n *node) fromKeepalived(event keepalived.Event) {
 			Name: i.Name, Vip: i.VIP, State: instanceStates[i.State],
 			Priority: uint32(max(0, i.Priority)),
 			Holds:    i.Holds,
+			Fenced:   i.Fenced,
 		}
 		fromWire(o, &i.Wire)
 		instances = append(instances, o)

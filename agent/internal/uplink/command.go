@@ -15,7 +15,7 @@ import (
 const maxCommands = 4
 
 // capabilities are the commands that this agent carries out.
-var capabilities = []string{"command/check", "command/discard", "command/failover"}
+var capabilities = []string{"command/check", "command/discard", "command/failover", "command/fence", "command/announce"}
 
 // errLate is the answer to a command whose deadline has passed.
 var errLate = errors.New("the deadline has passed")
@@ -64,6 +64,10 @@ func (s *session) execute(ctx context.Context, c *agentv1.Command) (agentv1.Comm
 		err = s.check(ctx, c.GetCheck())
 	case c.GetDiscard() != nil:
 		err = s.Drift.DiscardFor(ctx, c.GetDiscard())
+	case c.GetFence() != nil:
+		err = s.Fence(ctx, c.GetFence().GetVip(), c.GetFence().GetLease().AsDuration())
+	case c.GetAnnounce() != nil:
+		err = s.Announce(ctx, c.GetAnnounce().GetVip())
 	case c.GetFailover() != nil:
 		err = s.Failover(ctx, c.GetFailover())
 	default:

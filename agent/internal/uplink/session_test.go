@@ -185,7 +185,7 @@ func TestCommandsAreAnswered(t *testing.T) {
 		"an unknown value":     {checkOf(unknown), ready, time.Second, notDone, "lb-agent 1.0 does not know value 99 of tandem.agent.haproxy.v1.Backend.mode: it needs agent ≥ 1.1"},
 		"an unknown field":     {newer, ready, time.Second, notDone, "it needs agent ≥ 1.1"},
 		"an unknown command":   {&agentv1.Command{}, ready, time.Second, notDone, "does not know the command: it needs agent ≥ 1.1"},
-		"one for later agents": {&agentv1.Command{Kind: &agentv1.Command_Fence{Fence: &agentv1.FenceCommand{}}}, ready, time.Second, notDone, "it needs agent ≥ 1.1"},
+		"one for later agents": {&agentv1.Command{Kind: &agentv1.Command_Probe{Probe: &agentv1.ProbeCommand{}}}, ready, time.Second, notDone, "it needs agent ≥ 1.1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

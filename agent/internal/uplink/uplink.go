@@ -75,6 +75,10 @@ type Options struct {
 	Report        *report.Report
 	Reconciler    Reconciler
 	Drift         Drift
+	// Fence keeps a VIP away from this node for the lease; 0 ends that.
+	Fence func(ctx context.Context, vip string, lease time.Duration) error
+	// Announce tells the network that this node has a VIP.
+	Announce func(ctx context.Context, vip string) error
 	// Failover gives a VIP up to another node, for an operator of the controller,
 	// and returns when it is gone from this one.
 	Failover func(ctx context.Context, c *agentv1.FailoverCommand) error

@@ -60,6 +60,9 @@ func vipOnNode(vip *tandemv1.VipStatus, node string) output.Cell {
 		if on.GetPriority() != 0 {
 			cell.Text += " " + strconv.Itoa(int(on.GetPriority()))
 		}
+		if on.GetFenced() {
+			cell.Text += ", fenced"
+		}
 		// keepalived's word and the kernel's addresses must agree.
 		if master := on.GetState() == tandemv1.VrrpState_VRRP_STATE_MASTER; master != on.GetHolds() {
 			cell.Tone = output.Bad

@@ -34,7 +34,7 @@ const (
 
 // alarm reasons, the worst first.
 var alarmReasons = []string{
-	"RESTORED", "TWO_HOLDERS", "NO_HOLDER", "HOLDER_UNKNOWN", "NOT_SERVED", "NO_BACKEND", "PROXY_DEAD", "KEEPALIVED_DEAD", "DUPLICATE_ADDRESS", "FOREIGN_VRRP_SPEAKER", "ADVERT_MISMATCH", "PEER_SILENT", "CLONED_NODE", "NODE_AHEAD", "APPLY_FAILED", "VIP_CHANGE_WAITS", "NODE_DISCONNECTED", "ALL_DRAINED", "DRIFT", "ADVERTISED_VIP",
+	"RESTORED", "TWO_HOLDERS", "NO_HOLDER", "HOLDER_UNKNOWN", "NOT_SERVED", "NO_BACKEND", "PROXY_DEAD", "KEEPALIVED_DEAD", "DUPLICATE_ADDRESS", "FOREIGN_VRRP_SPEAKER", "ADVERT_MISMATCH", "PEER_SILENT", "FENCED", "CLONED_NODE", "NODE_AHEAD", "APPLY_FAILED", "VIP_CHANGE_WAITS", "NODE_DISCONNECTED", "ALL_DRAINED", "DRIFT", "ADVERTISED_VIP",
 }
 
 // suspect is an alarm, raised or about to be.
@@ -149,6 +149,7 @@ func (c *cluster) suspicions(now time.Time) map[string]*suspect {
 	for _, v := range c.head.Vips() {
 		c.suspectVip(v, add)
 		c.suspectWire(v, add)
+		c.suspectFenced(v, add)
 		c.suspectTerms(v, add)
 		c.suspectAdvertised(v, add)
 		c.suspectServed(v, add)

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -44,6 +45,7 @@ type cluster struct {
 	vips     map[string]*holders
 	arranged arrangement
 	suspects map[string]*suspect
+	fences   map[fenceKey]*fence
 	watchers map[*Watcher]struct{}
 	rendered map[string]*tandemv1.BackendStatus // by "pool/backend", until it changes
 	backends int                                // in head
@@ -98,6 +100,7 @@ func newCluster(o *Options, head *state.Config) *cluster {
 		nodes:    make(map[string]*node),
 		vips:     make(map[string]*holders),
 		suspects: make(map[string]*suspect),
+		fences:   make(map[fenceKey]*fence),
 		watchers: make(map[*Watcher]struct{}),
 		rendered: make(map[string]*tandemv1.BackendStatus),
 	}
@@ -117,6 +120,8 @@ func (c *cluster) run(ctx context.Context) {
 		return
 	}
 	defer sub.Close()
+	var sending sync.WaitGroup
+	defer sending.Wait()
 	confirmed := c.options.Ledger.Confirmed()
 	alarm := time.NewTimer(0)
 	defer alarm.Stop()
@@ -161,7 +166,13 @@ func (c *cluster) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
-		if next := c.judge(time.Now()); next > 0 {
+		next := c.judge(time.Now())
+		orders, renew := c.referee(time.Now())
+		c.send(ctx, orders, &sending)
+		if renew > 0 {
+			next = min(renew, cmp.Or(next, renew))
+		}
+		if next > 0 {
 			alarm.Reset(next)
 		}
 	}

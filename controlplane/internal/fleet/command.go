@@ -72,6 +72,11 @@ func (f *Fleet) call(ctx context.Context, cluster, node string, command *agentv1
 	if err != nil {
 		return nil, err
 	}
+	return c.ask(ctx, node, command)
+}
+
+// ask is Command, without a look at the outcome.
+func (c *cluster) ask(ctx context.Context, node string, command *agentv1.Command) (*agentv1.CommandResult, error) {
 	s, err := c.capable(node, command)
 	if err != nil {
 		return nil, err

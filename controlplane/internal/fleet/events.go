@@ -28,6 +28,8 @@ const (
 	reasonRecovered        reason = "CERTIFICATE_RECOVERED"
 	reasonAlarmRaised      reason = "ALARM_RAISED"
 	reasonAlarmCleared     reason = "ALARM_CLEARED"
+	reasonFenced           reason = "VIP_FENCED"
+	reasonUnfenced         reason = "VIP_UNFENCED"
 )
 
 // meaning is how an event of a reason is shown.
@@ -55,6 +57,8 @@ var meanings = map[reason]meaning{
 	reasonRecovered:        {tandemv1.EventType_EVENT_TYPE_ACCESS, info},
 	reasonAlarmRaised:      {tandemv1.EventType_EVENT_TYPE_NODE, failure},
 	reasonAlarmCleared:     {tandemv1.EventType_EVENT_TYPE_NODE, info},
+	reasonFenced:           {tandemv1.EventType_EVENT_TYPE_VRRP, failure},
+	reasonUnfenced:         {tandemv1.EventType_EVENT_TYPE_VRRP, info},
 
 	"BACKEND_UP":          {tandemv1.EventType_EVENT_TYPE_BACKEND, info},
 	"BACKEND_NO_CHECK":    {tandemv1.EventType_EVENT_TYPE_BACKEND, info},

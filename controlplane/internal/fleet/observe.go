@@ -220,6 +220,7 @@ func boundedInstance(i *agentv1.InstanceObservation) *agentv1.InstanceObservatio
 		Mac:      bounded(i.GetMac(), maxWord),
 		Gateway:  i.GetGateway(),
 		Asked:    i.GetAsked(),
+		Fenced:   i.GetFenced(),
 	}
 	for _, a := range i.GetAdvertisers()[:min(len(i.GetAdvertisers()), maxWire)] {
 		out.Advertisers = append(out.Advertisers, &agentv1.Advertiser{

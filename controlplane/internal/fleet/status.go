@@ -173,6 +173,7 @@ func vipNodeStatus(node string, instances []*agentv1.InstanceObservation) *tande
 	out.State = known(tandemv1.VrrpState(worst.GetState()), tandemv1.VrrpState_name)
 	for _, i := range instances {
 		out.Holds = out.Holds && i.GetHolds()
+		out.Fenced = out.Fenced || i.GetFenced()
 		out.Priority = min(out.Priority, i.GetPriority())
 	}
 	return out

@@ -113,8 +113,13 @@ func advertises(n *node, vip, instance string) bool {
 
 // isDeaf tells whether a node that listens hears nobody but strangers.
 func isDeaf(i *agentv1.InstanceObservation) bool {
-	active := i.GetState() == agentv1.VrrpState_VRRP_STATE_MASTER || i.GetState() == agentv1.VrrpState_VRRP_STATE_BACKUP
-	return i.GetListens() && active && !slices.ContainsFunc(i.GetAdvertisers(), func(a *agentv1.Advertiser) bool {
+	active := i.GetState() == agentv1.VrrpState_VRRP_STATE_MASTER || i.GetState() == agentv1.VrrpState_VRRP_STATE_BACKUP || i.GetFenced()
+	return i.GetListens() && active && !hears(i)
+}
+
+// hears tells whether a node hears anybody but strangers advertise.
+func hears(i *agentv1.InstanceObservation) bool {
+	return i.GetListens() && slices.ContainsFunc(i.GetAdvertisers(), func(a *agentv1.Advertiser) bool {
 		return !slices.ContainsFunc(i.GetFindings(), func(f *agentv1.Finding) bool {
 			return f.GetKind() == agentv1.FindingKind_FINDING_KIND_FOREIGN_SPEAKER && f.GetWho() == a.GetAddress()
 		})

@@ -812,7 +812,10 @@ type VipNodeStatus struct {
 	// holds tells whether the kernel has the VIP's anchor addresses.
 	Holds bool `protobuf:"varint,3,opt,name=holds,proto3" json:"holds,omitempty"`
 	// priority is the effective one, 1 to 254.
-	Priority      uint32 `protobuf:"varint,4,opt,name=priority,proto3" json:"priority,omitempty"`
+	Priority uint32 `protobuf:"varint,4,opt,name=priority,proto3" json:"priority,omitempty"`
+	// fenced tells that the controller keeps the VIP away from the node, since
+	// another one holds it and they do not hear each other.
+	Fenced        bool `protobuf:"varint,10,opt,name=fenced,proto3" json:"fenced,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -873,6 +876,13 @@ func (x *VipNodeStatus) GetPriority() uint32 {
 		return x.Priority
 	}
 	return 0
+}
+
+func (x *VipNodeStatus) GetFenced() bool {
+	if x != nil {
+		return x.Fenced
+	}
+	return false
 }
 
 // PoolStatus is a pool's backends as the nodes see them.
@@ -1230,12 +1240,14 @@ const file_tandem_v1_status_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aholders\x18\x02 \x03(\tR\aholders\x12.\n" +
 	"\x05nodes\x18\x03 \x03(\v2\x18.tandem.v1.VipNodeStatusR\x05nodes\x120\n" +
-	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\x81\x01\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\x99\x01\n" +
 	"\rVipNodeStatus\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12*\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x14.tandem.v1.VrrpStateR\x05state\x12\x14\n" +
 	"\x05holds\x18\x03 \x01(\bR\x05holds\x12\x1a\n" +
-	"\bpriority\x18\x04 \x01(\rR\bpriority\"V\n" +
+	"\bpriority\x18\x04 \x01(\rR\bpriority\x12\x16\n" +
+	"\x06fenced\x18\n" +
+	" \x01(\bR\x06fenced\"V\n" +
 	"\n" +
 	"PoolStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x124\n" +

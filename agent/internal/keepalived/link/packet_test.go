@@ -84,3 +84,30 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestAnnouncements(t *testing.T) {
+	for operation, want := range map[byte]string{
+		1: "0001 0800 06 04 0001 020000000001 c0a80164 ffffffffffff c0a80164",
+		2: "0001 0800 06 04 0002 020000000001 c0a80164 ffffffffffff c0a80164",
+	} {
+		got := gratuitous(own, vip4, operation)
+		if !bytes.Equal(got, unhex(t, want)) {
+			t.Errorf("ARP: %x", got)
+		}
+		if claimed, ok := ParseARP(got); !ok || claimed != vip4 {
+			t.Errorf("it claims %v, %v", claimed, ok)
+		}
+	}
+	got := advertisement(own, vip6)
+	if claimed, ok := ParseAdvertisement(got); !ok || claimed != vip6 {
+		t.Errorf("it claims %v, %v", claimed, ok)
+	}
+	body := bytes.Clone(got[ipv6Header:])
+	body[2], body[3] = 0, 0
+	if sum := checksum(got[8:ipv6Header], body); got[ipv6Header+2] != byte(sum>>8) || got[ipv6Header+3] != byte(sum) {
+		t.Errorf("checksum %x", got[ipv6Header+2:ipv6Header+4])
+	}
+	if !strings.HasSuffix(hex.EncodeToString(got), "0201020000000001") {
+		t.Errorf("ND: %x", got)
+	}
+}

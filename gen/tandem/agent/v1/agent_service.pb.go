@@ -1281,6 +1281,7 @@ type Command struct {
 	//	*Command_Fence
 	//	*Command_Discard
 	//	*Command_Failover
+	//	*Command_Announce
 	Kind          isCommand_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1382,6 +1383,15 @@ func (x *Command) GetFailover() *FailoverCommand {
 	return nil
 }
 
+func (x *Command) GetAnnounce() *AnnounceCommand {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_Announce); ok {
+			return x.Announce
+		}
+	}
+	return nil
+}
+
 type isCommand_Kind interface {
 	isCommand_Kind()
 }
@@ -1411,6 +1421,11 @@ type Command_Failover struct {
 	Failover *FailoverCommand `protobuf:"bytes,7,opt,name=failover,proto3,oneof"`
 }
 
+type Command_Announce struct {
+	// announce a VIP that the node holds.
+	Announce *AnnounceCommand `protobuf:"bytes,8,opt,name=announce,proto3,oneof"`
+}
+
 func (*Command_Check) isCommand_Kind() {}
 
 func (*Command_Probe) isCommand_Kind() {}
@@ -1420,6 +1435,8 @@ func (*Command_Fence) isCommand_Kind() {}
 func (*Command_Discard) isCommand_Kind() {}
 
 func (*Command_Failover) isCommand_Kind() {}
+
+func (*Command_Announce) isCommand_Kind() {}
 
 // CheckCommand carries a configuration to check.
 type CheckCommand struct {
@@ -1522,12 +1539,15 @@ func (x *ProbeCommand) GetTimeout() *durationpb.Duration {
 	return nil
 }
 
-// FenceCommand keeps a VIP away from this node while the lease lasts.
+// FenceCommand keeps a VIP away from this node while the lease lasts. The fence
+// also falls when the agent or keepalived ends, and when the node that holds the VIP
+// was heard and is heard no longer.
 type FenceCommand struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// vip is its id.
 	Vip string `protobuf:"bytes,1,opt,name=vip,proto3" json:"vip,omitempty"`
-	// lease after which the fence falls by itself.
+	// lease after which the fence falls by itself, at most 10s, counted from now with
+	// each command; 0 ends it.
 	Lease         *durationpb.Duration `protobuf:"bytes,2,opt,name=lease,proto3" json:"lease,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1577,6 +1597,53 @@ func (x *FenceCommand) GetLease() *durationpb.Duration {
 	return nil
 }
 
+// AnnounceCommand has the node tell its network that it has the VIP's addresses,
+// by gratuitous ARP and neighbour advertisements.
+type AnnounceCommand struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// vip is its id.
+	Vip           string `protobuf:"bytes,1,opt,name=vip,proto3" json:"vip,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AnnounceCommand) Reset() {
+	*x = AnnounceCommand{}
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AnnounceCommand) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AnnounceCommand) ProtoMessage() {}
+
+func (x *AnnounceCommand) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AnnounceCommand.ProtoReflect.Descriptor instead.
+func (*AnnounceCommand) Descriptor() ([]byte, []int) {
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *AnnounceCommand) GetVip() string {
+	if x != nil {
+		return x.Vip
+	}
+	return ""
+}
+
 // FailoverCommand has the node give a VIP up to another one. It is done when the
 // VIP is gone from this one; when nobody takes it, it has failed and the VIP stays.
 type FailoverCommand struct {
@@ -1595,7 +1662,7 @@ type FailoverCommand struct {
 
 func (x *FailoverCommand) Reset() {
 	*x = FailoverCommand{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[17]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1607,7 +1674,7 @@ func (x *FailoverCommand) String() string {
 func (*FailoverCommand) ProtoMessage() {}
 
 func (x *FailoverCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[17]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1620,7 +1687,7 @@ func (x *FailoverCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailoverCommand.ProtoReflect.Descriptor instead.
 func (*FailoverCommand) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{17}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *FailoverCommand) GetVip() string {
@@ -1666,7 +1733,7 @@ type DiscardCommand struct {
 
 func (x *DiscardCommand) Reset() {
 	*x = DiscardCommand{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[18]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1678,7 +1745,7 @@ func (x *DiscardCommand) String() string {
 func (*DiscardCommand) ProtoMessage() {}
 
 func (x *DiscardCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[18]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1691,7 +1758,7 @@ func (x *DiscardCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardCommand.ProtoReflect.Descriptor instead.
 func (*DiscardCommand) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{18}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *DiscardCommand) GetDrain() bool {
@@ -1732,7 +1799,7 @@ type CommandResult struct {
 
 func (x *CommandResult) Reset() {
 	*x = CommandResult{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[19]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1744,7 +1811,7 @@ func (x *CommandResult) String() string {
 func (*CommandResult) ProtoMessage() {}
 
 func (x *CommandResult) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[19]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1757,7 +1824,7 @@ func (x *CommandResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommandResult.ProtoReflect.Descriptor instead.
 func (*CommandResult) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{19}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *CommandResult) GetId() string {
@@ -1802,7 +1869,7 @@ type EventBatch struct {
 
 func (x *EventBatch) Reset() {
 	*x = EventBatch{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[20]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1814,7 +1881,7 @@ func (x *EventBatch) String() string {
 func (*EventBatch) ProtoMessage() {}
 
 func (x *EventBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[20]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1827,7 +1894,7 @@ func (x *EventBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventBatch.ProtoReflect.Descriptor instead.
 func (*EventBatch) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{20}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *EventBatch) GetBootId() string {
@@ -1870,7 +1937,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[21]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1882,7 +1949,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[21]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1895,7 +1962,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{21}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Event) GetSequence() uint64 {
@@ -2064,7 +2131,7 @@ type LocalChangeEnd struct {
 
 func (x *LocalChangeEnd) Reset() {
 	*x = LocalChangeEnd{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[22]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2076,7 +2143,7 @@ func (x *LocalChangeEnd) String() string {
 func (*LocalChangeEnd) ProtoMessage() {}
 
 func (x *LocalChangeEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[22]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2089,7 +2156,7 @@ func (x *LocalChangeEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocalChangeEnd.ProtoReflect.Descriptor instead.
 func (*LocalChangeEnd) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{22}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *LocalChangeEnd) GetChange() *LocalChange {
@@ -2119,7 +2186,7 @@ type EventAck struct {
 
 func (x *EventAck) Reset() {
 	*x = EventAck{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[23]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2131,7 +2198,7 @@ func (x *EventAck) String() string {
 func (*EventAck) ProtoMessage() {}
 
 func (x *EventAck) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[23]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2144,7 +2211,7 @@ func (x *EventAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventAck.ProtoReflect.Descriptor instead.
 func (*EventAck) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{23}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *EventAck) GetBootId() string {
@@ -2246,7 +2313,7 @@ const file_tandem_agent_v1_agent_service_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\x0e2\x1b.tandem.agent.v1.NackReasonR\x06reason\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x122\n" +
 	"\aversion\x18\x04 \x01(\v2\x18.tandem.agent.v1.VersionR\aversion\x12\x1a\n" +
-	"\bretrying\x18\x05 \x01(\bR\bretrying\"\xfb\x02\n" +
+	"\bretrying\x18\x05 \x01(\bR\bretrying\"\xbb\x03\n" +
 	"\aCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x126\n" +
 	"\bdeadline\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\x125\n" +
@@ -2254,7 +2321,8 @@ const file_tandem_agent_v1_agent_service_proto_rawDesc = "" +
 	"\x05probe\x18\x04 \x01(\v2\x1d.tandem.agent.v1.ProbeCommandH\x00R\x05probe\x125\n" +
 	"\x05fence\x18\x05 \x01(\v2\x1d.tandem.agent.v1.FenceCommandH\x00R\x05fence\x12;\n" +
 	"\adiscard\x18\x06 \x01(\v2\x1f.tandem.agent.v1.DiscardCommandH\x00R\adiscard\x12>\n" +
-	"\bfailover\x18\a \x01(\v2 .tandem.agent.v1.FailoverCommandH\x00R\bfailoverB\x06\n" +
+	"\bfailover\x18\a \x01(\v2 .tandem.agent.v1.FailoverCommandH\x00R\bfailover\x12>\n" +
+	"\bannounce\x18\b \x01(\v2 .tandem.agent.v1.AnnounceCommandH\x00R\bannounceB\x06\n" +
 	"\x04kind\"C\n" +
 	"\fCheckCommand\x123\n" +
 	"\x06config\x18\x01 \x01(\v2\x1b.tandem.agent.v1.NodeConfigR\x06config\"U\n" +
@@ -2263,7 +2331,9 @@ const file_tandem_agent_v1_agent_service_proto_rawDesc = "" +
 	"\atimeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\atimeout\"Q\n" +
 	"\fFenceCommand\x12\x10\n" +
 	"\x03vip\x18\x01 \x01(\tR\x03vip\x12/\n" +
-	"\x05lease\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05lease\"\x84\x01\n" +
+	"\x05lease\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05lease\"#\n" +
+	"\x0fAnnounceCommand\x12\x10\n" +
+	"\x03vip\x18\x01 \x01(\tR\x03vip\"\x84\x01\n" +
 	"\x0fFailoverCommand\x12\x10\n" +
 	"\x03vip\x18\x01 \x01(\tR\x03vip\x12/\n" +
 	"\x05lease\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05lease\x12\x16\n" +
@@ -2337,7 +2407,7 @@ func file_tandem_agent_v1_agent_service_proto_rawDescGZIP() []byte {
 }
 
 var file_tandem_agent_v1_agent_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_tandem_agent_v1_agent_service_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_tandem_agent_v1_agent_service_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_tandem_agent_v1_agent_service_proto_goTypes = []any{
 	(NackReason)(0),               // 0: tandem.agent.v1.NackReason
 	(CommandOutcome)(0),           // 1: tandem.agent.v1.CommandOutcome
@@ -2358,81 +2428,83 @@ var file_tandem_agent_v1_agent_service_proto_goTypes = []any{
 	(*CheckCommand)(nil),          // 16: tandem.agent.v1.CheckCommand
 	(*ProbeCommand)(nil),          // 17: tandem.agent.v1.ProbeCommand
 	(*FenceCommand)(nil),          // 18: tandem.agent.v1.FenceCommand
-	(*FailoverCommand)(nil),       // 19: tandem.agent.v1.FailoverCommand
-	(*DiscardCommand)(nil),        // 20: tandem.agent.v1.DiscardCommand
-	(*CommandResult)(nil),         // 21: tandem.agent.v1.CommandResult
-	(*EventBatch)(nil),            // 22: tandem.agent.v1.EventBatch
-	(*Event)(nil),                 // 23: tandem.agent.v1.Event
-	(*LocalChangeEnd)(nil),        // 24: tandem.agent.v1.LocalChangeEnd
-	(*EventAck)(nil),              // 25: tandem.agent.v1.EventAck
-	nil,                           // 26: tandem.agent.v1.Hello.InterfacesEntry
-	(*Observation)(nil),           // 27: tandem.agent.v1.Observation
-	(*timestamppb.Timestamp)(nil), // 28: google.protobuf.Timestamp
-	(*Version)(nil),               // 29: tandem.agent.v1.Version
-	(*Resource)(nil),              // 30: tandem.agent.v1.Resource
-	(*durationpb.Duration)(nil),   // 31: google.protobuf.Duration
-	(*NodeConfig)(nil),            // 32: tandem.agent.v1.NodeConfig
-	(*BackendObservation)(nil),    // 33: tandem.agent.v1.BackendObservation
-	(*InstanceObservation)(nil),   // 34: tandem.agent.v1.InstanceObservation
-	(*DaemonObservation)(nil),     // 35: tandem.agent.v1.DaemonObservation
-	(*LocalChange)(nil),           // 36: tandem.agent.v1.LocalChange
+	(*AnnounceCommand)(nil),       // 19: tandem.agent.v1.AnnounceCommand
+	(*FailoverCommand)(nil),       // 20: tandem.agent.v1.FailoverCommand
+	(*DiscardCommand)(nil),        // 21: tandem.agent.v1.DiscardCommand
+	(*CommandResult)(nil),         // 22: tandem.agent.v1.CommandResult
+	(*EventBatch)(nil),            // 23: tandem.agent.v1.EventBatch
+	(*Event)(nil),                 // 24: tandem.agent.v1.Event
+	(*LocalChangeEnd)(nil),        // 25: tandem.agent.v1.LocalChangeEnd
+	(*EventAck)(nil),              // 26: tandem.agent.v1.EventAck
+	nil,                           // 27: tandem.agent.v1.Hello.InterfacesEntry
+	(*Observation)(nil),           // 28: tandem.agent.v1.Observation
+	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
+	(*Version)(nil),               // 30: tandem.agent.v1.Version
+	(*Resource)(nil),              // 31: tandem.agent.v1.Resource
+	(*durationpb.Duration)(nil),   // 32: google.protobuf.Duration
+	(*NodeConfig)(nil),            // 33: tandem.agent.v1.NodeConfig
+	(*BackendObservation)(nil),    // 34: tandem.agent.v1.BackendObservation
+	(*InstanceObservation)(nil),   // 35: tandem.agent.v1.InstanceObservation
+	(*DaemonObservation)(nil),     // 36: tandem.agent.v1.DaemonObservation
+	(*LocalChange)(nil),           // 37: tandem.agent.v1.LocalChange
 }
 var file_tandem_agent_v1_agent_service_proto_depIdxs = []int32{
 	10, // 0: tandem.agent.v1.SessionRequest.hello:type_name -> tandem.agent.v1.Hello
 	13, // 1: tandem.agent.v1.SessionRequest.ack:type_name -> tandem.agent.v1.Ack
 	14, // 2: tandem.agent.v1.SessionRequest.nack:type_name -> tandem.agent.v1.Nack
-	21, // 3: tandem.agent.v1.SessionRequest.result:type_name -> tandem.agent.v1.CommandResult
-	22, // 4: tandem.agent.v1.SessionRequest.events:type_name -> tandem.agent.v1.EventBatch
-	27, // 5: tandem.agent.v1.SessionRequest.observation:type_name -> tandem.agent.v1.Observation
+	22, // 3: tandem.agent.v1.SessionRequest.result:type_name -> tandem.agent.v1.CommandResult
+	23, // 4: tandem.agent.v1.SessionRequest.events:type_name -> tandem.agent.v1.EventBatch
+	28, // 5: tandem.agent.v1.SessionRequest.observation:type_name -> tandem.agent.v1.Observation
 	8,  // 6: tandem.agent.v1.SessionRequest.identity:type_name -> tandem.agent.v1.IdentityState
 	11, // 7: tandem.agent.v1.SessionResponse.welcome:type_name -> tandem.agent.v1.Welcome
 	12, // 8: tandem.agent.v1.SessionResponse.update:type_name -> tandem.agent.v1.Update
 	15, // 9: tandem.agent.v1.SessionResponse.command:type_name -> tandem.agent.v1.Command
-	25, // 10: tandem.agent.v1.SessionResponse.event_ack:type_name -> tandem.agent.v1.EventAck
+	26, // 10: tandem.agent.v1.SessionResponse.event_ack:type_name -> tandem.agent.v1.EventAck
 	9,  // 11: tandem.agent.v1.SessionResponse.renew:type_name -> tandem.agent.v1.RenewNow
-	28, // 12: tandem.agent.v1.IdentityState.expire_time:type_name -> google.protobuf.Timestamp
-	29, // 13: tandem.agent.v1.Hello.applied:type_name -> tandem.agent.v1.Version
-	26, // 14: tandem.agent.v1.Hello.interfaces:type_name -> tandem.agent.v1.Hello.InterfacesEntry
+	29, // 12: tandem.agent.v1.IdentityState.expire_time:type_name -> google.protobuf.Timestamp
+	30, // 13: tandem.agent.v1.Hello.applied:type_name -> tandem.agent.v1.Version
+	27, // 14: tandem.agent.v1.Hello.interfaces:type_name -> tandem.agent.v1.Hello.InterfacesEntry
 	8,  // 15: tandem.agent.v1.Hello.identity:type_name -> tandem.agent.v1.IdentityState
-	25, // 16: tandem.agent.v1.Welcome.last_event:type_name -> tandem.agent.v1.EventAck
-	28, // 17: tandem.agent.v1.Welcome.time:type_name -> google.protobuf.Timestamp
-	29, // 18: tandem.agent.v1.Update.version:type_name -> tandem.agent.v1.Version
-	30, // 19: tandem.agent.v1.Update.upserts:type_name -> tandem.agent.v1.Resource
-	29, // 20: tandem.agent.v1.Ack.version:type_name -> tandem.agent.v1.Version
-	31, // 21: tandem.agent.v1.Ack.duration:type_name -> google.protobuf.Duration
+	26, // 16: tandem.agent.v1.Welcome.last_event:type_name -> tandem.agent.v1.EventAck
+	29, // 17: tandem.agent.v1.Welcome.time:type_name -> google.protobuf.Timestamp
+	30, // 18: tandem.agent.v1.Update.version:type_name -> tandem.agent.v1.Version
+	31, // 19: tandem.agent.v1.Update.upserts:type_name -> tandem.agent.v1.Resource
+	30, // 20: tandem.agent.v1.Ack.version:type_name -> tandem.agent.v1.Version
+	32, // 21: tandem.agent.v1.Ack.duration:type_name -> google.protobuf.Duration
 	0,  // 22: tandem.agent.v1.Nack.reason:type_name -> tandem.agent.v1.NackReason
-	29, // 23: tandem.agent.v1.Nack.version:type_name -> tandem.agent.v1.Version
-	28, // 24: tandem.agent.v1.Command.deadline:type_name -> google.protobuf.Timestamp
+	30, // 23: tandem.agent.v1.Nack.version:type_name -> tandem.agent.v1.Version
+	29, // 24: tandem.agent.v1.Command.deadline:type_name -> google.protobuf.Timestamp
 	16, // 25: tandem.agent.v1.Command.check:type_name -> tandem.agent.v1.CheckCommand
 	17, // 26: tandem.agent.v1.Command.probe:type_name -> tandem.agent.v1.ProbeCommand
 	18, // 27: tandem.agent.v1.Command.fence:type_name -> tandem.agent.v1.FenceCommand
-	20, // 28: tandem.agent.v1.Command.discard:type_name -> tandem.agent.v1.DiscardCommand
-	19, // 29: tandem.agent.v1.Command.failover:type_name -> tandem.agent.v1.FailoverCommand
-	32, // 30: tandem.agent.v1.CheckCommand.config:type_name -> tandem.agent.v1.NodeConfig
-	31, // 31: tandem.agent.v1.ProbeCommand.timeout:type_name -> google.protobuf.Duration
-	31, // 32: tandem.agent.v1.FenceCommand.lease:type_name -> google.protobuf.Duration
-	31, // 33: tandem.agent.v1.FailoverCommand.lease:type_name -> google.protobuf.Duration
-	1,  // 34: tandem.agent.v1.CommandResult.outcome:type_name -> tandem.agent.v1.CommandOutcome
-	23, // 35: tandem.agent.v1.EventBatch.events:type_name -> tandem.agent.v1.Event
-	28, // 36: tandem.agent.v1.Event.time:type_name -> google.protobuf.Timestamp
-	33, // 37: tandem.agent.v1.Event.backend:type_name -> tandem.agent.v1.BackendObservation
-	34, // 38: tandem.agent.v1.Event.instance:type_name -> tandem.agent.v1.InstanceObservation
-	35, // 39: tandem.agent.v1.Event.haproxy:type_name -> tandem.agent.v1.DaemonObservation
-	35, // 40: tandem.agent.v1.Event.keepalived:type_name -> tandem.agent.v1.DaemonObservation
-	36, // 41: tandem.agent.v1.Event.local_begun:type_name -> tandem.agent.v1.LocalChange
-	24, // 42: tandem.agent.v1.Event.local_ended:type_name -> tandem.agent.v1.LocalChangeEnd
-	36, // 43: tandem.agent.v1.LocalChangeEnd.change:type_name -> tandem.agent.v1.LocalChange
-	2,  // 44: tandem.agent.v1.AgentService.Enrol:input_type -> tandem.agent.v1.EnrolRequest
-	4,  // 45: tandem.agent.v1.AgentService.Renew:input_type -> tandem.agent.v1.RenewRequest
-	6,  // 46: tandem.agent.v1.AgentService.Session:input_type -> tandem.agent.v1.SessionRequest
-	3,  // 47: tandem.agent.v1.AgentService.Enrol:output_type -> tandem.agent.v1.EnrolResponse
-	5,  // 48: tandem.agent.v1.AgentService.Renew:output_type -> tandem.agent.v1.RenewResponse
-	7,  // 49: tandem.agent.v1.AgentService.Session:output_type -> tandem.agent.v1.SessionResponse
-	47, // [47:50] is the sub-list for method output_type
-	44, // [44:47] is the sub-list for method input_type
-	44, // [44:44] is the sub-list for extension type_name
-	44, // [44:44] is the sub-list for extension extendee
-	0,  // [0:44] is the sub-list for field type_name
+	21, // 28: tandem.agent.v1.Command.discard:type_name -> tandem.agent.v1.DiscardCommand
+	20, // 29: tandem.agent.v1.Command.failover:type_name -> tandem.agent.v1.FailoverCommand
+	19, // 30: tandem.agent.v1.Command.announce:type_name -> tandem.agent.v1.AnnounceCommand
+	33, // 31: tandem.agent.v1.CheckCommand.config:type_name -> tandem.agent.v1.NodeConfig
+	32, // 32: tandem.agent.v1.ProbeCommand.timeout:type_name -> google.protobuf.Duration
+	32, // 33: tandem.agent.v1.FenceCommand.lease:type_name -> google.protobuf.Duration
+	32, // 34: tandem.agent.v1.FailoverCommand.lease:type_name -> google.protobuf.Duration
+	1,  // 35: tandem.agent.v1.CommandResult.outcome:type_name -> tandem.agent.v1.CommandOutcome
+	24, // 36: tandem.agent.v1.EventBatch.events:type_name -> tandem.agent.v1.Event
+	29, // 37: tandem.agent.v1.Event.time:type_name -> google.protobuf.Timestamp
+	34, // 38: tandem.agent.v1.Event.backend:type_name -> tandem.agent.v1.BackendObservation
+	35, // 39: tandem.agent.v1.Event.instance:type_name -> tandem.agent.v1.InstanceObservation
+	36, // 40: tandem.agent.v1.Event.haproxy:type_name -> tandem.agent.v1.DaemonObservation
+	36, // 41: tandem.agent.v1.Event.keepalived:type_name -> tandem.agent.v1.DaemonObservation
+	37, // 42: tandem.agent.v1.Event.local_begun:type_name -> tandem.agent.v1.LocalChange
+	25, // 43: tandem.agent.v1.Event.local_ended:type_name -> tandem.agent.v1.LocalChangeEnd
+	37, // 44: tandem.agent.v1.LocalChangeEnd.change:type_name -> tandem.agent.v1.LocalChange
+	2,  // 45: tandem.agent.v1.AgentService.Enrol:input_type -> tandem.agent.v1.EnrolRequest
+	4,  // 46: tandem.agent.v1.AgentService.Renew:input_type -> tandem.agent.v1.RenewRequest
+	6,  // 47: tandem.agent.v1.AgentService.Session:input_type -> tandem.agent.v1.SessionRequest
+	3,  // 48: tandem.agent.v1.AgentService.Enrol:output_type -> tandem.agent.v1.EnrolResponse
+	5,  // 49: tandem.agent.v1.AgentService.Renew:output_type -> tandem.agent.v1.RenewResponse
+	7,  // 50: tandem.agent.v1.AgentService.Session:output_type -> tandem.agent.v1.SessionResponse
+	48, // [48:51] is the sub-list for method output_type
+	45, // [45:48] is the sub-list for method input_type
+	45, // [45:45] is the sub-list for extension type_name
+	45, // [45:45] is the sub-list for extension extendee
+	0,  // [0:45] is the sub-list for field type_name
 }
 
 func init() { file_tandem_agent_v1_agent_service_proto_init() }
@@ -2464,8 +2536,9 @@ func file_tandem_agent_v1_agent_service_proto_init() {
 		(*Command_Fence)(nil),
 		(*Command_Discard)(nil),
 		(*Command_Failover)(nil),
+		(*Command_Announce)(nil),
 	}
-	file_tandem_agent_v1_agent_service_proto_msgTypes[21].OneofWrappers = []any{
+	file_tandem_agent_v1_agent_service_proto_msgTypes[22].OneofWrappers = []any{
 		(*Event_Backend)(nil),
 		(*Event_Instance)(nil),
 		(*Event_Haproxy)(nil),
@@ -2481,7 +2554,7 @@ func file_tandem_agent_v1_agent_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tandem_agent_v1_agent_service_proto_rawDesc), len(file_tandem_agent_v1_agent_service_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   25,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

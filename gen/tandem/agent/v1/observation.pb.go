@@ -1148,7 +1148,9 @@ type InstanceObservation struct {
 	Gateway GatewayState `protobuf:"varint,14,opt,name=gateway,proto3,enum=tandem.agent.v1.GatewayState" json:"gateway,omitempty"`
 	// asked tells that a host has asked for the VIP within the last seconds, and
 	// that its question reached this node.
-	Asked         bool `protobuf:"varint,15,opt,name=asked,proto3" json:"asked,omitempty"`
+	Asked bool `protobuf:"varint,15,opt,name=asked,proto3" json:"asked,omitempty"`
+	// fenced tells that a fence keeps the VIP away from this node.
+	Fenced        bool `protobuf:"varint,16,opt,name=fenced,proto3" json:"fenced,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1256,6 +1258,13 @@ func (x *InstanceObservation) GetGateway() GatewayState {
 func (x *InstanceObservation) GetAsked() bool {
 	if x != nil {
 		return x.Asked
+	}
+	return false
+}
+
+func (x *InstanceObservation) GetFenced() bool {
+	if x != nil {
+		return x.Fenced
 	}
 	return false
 }
@@ -1460,7 +1469,7 @@ const file_tandem_agent_v1_observation_proto_rawDesc = "" +
 	"\x05state\x18\x03 \x01(\x0e2\x1c.tandem.agent.v1.ServerStateR\x05state\x12\x16\n" +
 	"\x06weight\x18\x04 \x01(\rR\x06weight\x12\x16\n" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x120\n" +
-	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\x8f\x03\n" +
+	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xa7\x03\n" +
 	"\x13InstanceObservation\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03vip\x18\x02 \x01(\tR\x03vip\x120\n" +
@@ -1473,7 +1482,8 @@ const file_tandem_agent_v1_observation_proto_rawDesc = "" +
 	"\vadvertisers\x18\f \x03(\v2\x1b.tandem.agent.v1.AdvertiserR\vadvertisers\x124\n" +
 	"\bfindings\x18\r \x03(\v2\x18.tandem.agent.v1.FindingR\bfindings\x127\n" +
 	"\agateway\x18\x0e \x01(\x0e2\x1d.tandem.agent.v1.GatewayStateR\agateway\x12\x14\n" +
-	"\x05asked\x18\x0f \x01(\bR\x05asked\"h\n" +
+	"\x05asked\x18\x0f \x01(\bR\x05asked\x12\x16\n" +
+	"\x06fenced\x18\x10 \x01(\bR\x06fenced\"h\n" +
 	"\n" +
 	"Advertiser\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x10\n" +

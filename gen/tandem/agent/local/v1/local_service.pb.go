@@ -453,7 +453,10 @@ type VipStatus struct {
 	// failover is -50 while the VIP is being kept with another node.
 	Failover int32 `protobuf:"varint,7,opt,name=failover,proto3" json:"failover,omitempty"`
 	// failover_end is when that ends by itself.
-	FailoverEnd   *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=failover_end,json=failoverEnd,proto3" json:"failover_end,omitempty"`
+	FailoverEnd *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=failover_end,json=failoverEnd,proto3" json:"failover_end,omitempty"`
+	// fenced tells that the controller keeps the VIP away from this node, since
+	// another one holds it, too.
+	Fenced        bool `protobuf:"varint,9,opt,name=fenced,proto3" json:"fenced,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -542,6 +545,13 @@ func (x *VipStatus) GetFailoverEnd() *timestamppb.Timestamp {
 		return x.FailoverEnd
 	}
 	return nil
+}
+
+func (x *VipStatus) GetFenced() bool {
+	if x != nil {
+		return x.Fenced
+	}
+	return false
 }
 
 // SetDrainRequest asks for a drain or its end.
@@ -1075,7 +1085,7 @@ const file_tandem_agent_local_v1_local_service_proto_rawDesc = "" +
 	"\x05Score\x12\x14\n" +
 	"\x05total\x18\x01 \x01(\x05R\x05total\x12\x16\n" +
 	"\x06health\x18\x02 \x01(\x05R\x06health\x12\x14\n" +
-	"\x05drain\x18\x03 \x01(\x05R\x05drain\"\x95\x02\n" +
+	"\x05drain\x18\x03 \x01(\x05R\x05drain\"\xad\x02\n" +
 	"\tVipStatus\x12\x10\n" +
 	"\x03vip\x18\x01 \x01(\tR\x03vip\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x120\n" +
@@ -1084,7 +1094,8 @@ const file_tandem_agent_local_v1_local_service_proto_rawDesc = "" +
 	"\bpriority\x18\x05 \x01(\rR\bpriority\x12\x1b\n" +
 	"\tfail_back\x18\x06 \x01(\x05R\bfailBack\x12\x1a\n" +
 	"\bfailover\x18\a \x01(\x05R\bfailover\x12=\n" +
-	"\ffailover_end\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\vfailoverEnd\"?\n" +
+	"\ffailover_end\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\vfailoverEnd\x12\x16\n" +
+	"\x06fenced\x18\t \x01(\bR\x06fenced\"?\n" +
 	"\x0fSetDrainRequest\x12\x14\n" +
 	"\x05drain\x18\x01 \x01(\bR\x05drain\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"v\n" +

@@ -1,0 +1,86 @@
+package keepalived
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"time"
+
+	"github.com/vishvananda/netlink"
+
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/link"
+)
+
+// Announcements are repeated: one may get lost, and a switch learns from them, too.
+const (
+	announcements = 3
+	announceEvery = 50 * time.Millisecond
+)
+
+// Announce has everybody on the network know that this node has a VIP's addresses,
+// those that it has. It takes 0.1 s.
+func (d *Driver) Announce(ctx context.Context, vip string) error {
+	var all []netip.Addr
+	if err := d.do(ctx, func(o *observer) {
+		for n := range o.watched {
+			if w := &o.watched[n]; w.vip == vip {
+				for _, p := range w.addresses() {
+					all = append(all, p.Addr())
+				}
+			}
+		}
+	}); err != nil {
+		return err
+	}
+	if len(all) == 0 {
+		return fmt.Errorf("VIP %s: %w", vip, ErrNoVIP)
+	}
+	held, err := interfacesOf(all)
+	if err != nil {
+		return err
+	}
+	if len(held) == 0 {
+		return fmt.Errorf("VIP %s: %w", vip, ErrNotHeld)
+	}
+	for n := range announcements {
+		if n > 0 {
+			select {
+			case <-time.After(announceEvery):
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		for index, addresses := range held {
+			on, err := net.InterfaceByIndex(index)
+			if err == nil {
+				err = link.Announce(on, addresses)
+			}
+			if err != nil {
+				return fmt.Errorf("VIP %s: %w", vip, err)
+			}
+		}
+	}
+	return nil
+}
+
+// interfacesOf finds the addresses in the kernel, by the index of their interface.
+func interfacesOf(all []netip.Addr) (map[int][]netip.Addr, error) {
+	list, err := netlink.AddrList(nil, netlink.FAMILY_ALL)
+	for errors.Is(err, netlink.ErrDumpInterrupted) {
+		list, err = netlink.AddrList(nil, netlink.FAMILY_ALL)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("addresses of the kernel: %w", err)
+	}
+	held := make(map[int][]netip.Addr)
+	for _, have := range list {
+		for _, a := range all {
+			if have.LinkIndex != loopback && have.IP.Equal(a.AsSlice()) {
+				held[have.LinkIndex] = append(held[have.LinkIndex], a)
+			}
+		}
+	}
+	return held, nil
+}

@@ -1,0 +1,272 @@
+package keepalived
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/tandem-lb/tandem/agent/internal/atomicfile"
+)
+
+// A fence keeps a VIP away from this node for as long as somebody renews it, who
+// sees that another node holds the VIP, too. It is the one score with which a VIP may
+// live nowhere, so it outlives nobody: it ends with its lease, with keepalived, with
+// the agent, and at once when the holder was heard and is heard no longer. The end
+// of an agent that is killed or hangs is the guard's to see, a process of its own.
+
+const (
+	// fenceScore is FAULT whatever the priority is.
+	fenceScore = -254
+	// MaxFence is the longest lease of a fence.
+	MaxFence = 10 * time.Second
+	// guardSlack is how much later than the agent the guard ends a lease.
+	guardSlack = 300 * time.Millisecond
+)
+
+// fence of one instance.
+type fence struct {
+	until time.Time
+	heard bool // another node has been heard to advertise since it began
+}
+
+// Fence keeps a VIP away from this node for the lease, MaxFence at most, counted
+// anew with each call; 0 ends the fence. It fails with ErrNoVIP, and where no guard
+// can be had.
+func (d *Driver) Fence(ctx context.Context, vip string, lease time.Duration) error {
+	if lease < 0 || lease > MaxFence {
+		return fmt.Errorf("a fence's lease is %v: must be 0s to %v", lease, MaxFence)
+	}
+	var files []string
+	if err := d.do(ctx, func(o *observer) { files = o.fenceFiles(vip) }); err != nil {
+		return err
+	}
+	if len(files) == 0 {
+		return fmt.Errorf("VIP %s: %w", vip, ErrNoVIP)
+	}
+	if lease > 0 {
+		if err := d.guardFence(ctx, vip, files, lease+guardSlack); err != nil {
+			return fmt.Errorf("VIP %s: no guard for a fence: %w", vip, err)
+		}
+	}
+	var err error
+	ended := d.do(ctx, func(o *observer) { err = o.fence(vip, lease, time.Now()) })
+	return errors.Join(ended, err)
+}
+
+// fenceFiles are the track files of a VIP's instances.
+func (o *observer) fenceFiles(vip string) (files []string) {
+	for n := range o.watched {
+		if w := &o.watched[n]; w.vip == vip {
+			files = append(files, filepath.Join(o.scores.dir, fenceFile(w.name)))
+		}
+	}
+	return files
+}
+
+// fence begins, renews or ends a fence.
+func (o *observer) fence(vip string, lease time.Duration, now time.Time) error {
+	for n := range o.watched {
+		w := &o.watched[n]
+		if w.vip != vip {
+			continue
+		}
+		f := o.scores.fences[w.name]
+		switch {
+		case lease == 0:
+			o.unfence(w, "nobody needs it any more")
+		case f == nil:
+			o.log.Warn("fenced off a VIP that another node holds", "vip", vip, "instance", w.name)
+			o.notes = append(o.notes, fmt.Sprintf("VIP %s: fenced: another node holds it and does not hear this one, or is not heard", vip))
+			f = &fence{}
+			o.scores.fences[w.name] = f
+			fallthrough
+		default:
+			f.until = now.Add(lease)
+			f.heard = f.heard || w.Wire.hearsNode()
+			// The guard may have ended it in the last moment.
+			delete(o.scores.written, fenceFile(w.name))
+		}
+	}
+	return o.scores.write(now)
+}
+
+// unfence ends a fence, if there is one.
+func (o *observer) unfence(w *watched, why string) {
+	if o.scores.fences[w.name] == nil {
+		return
+	}
+	delete(o.scores.fences, w.name)
+	o.log.Info("the fence is over", "vip", w.vip, "instance", w.name, "reason", why)
+	o.notes = append(o.notes, fmt.Sprintf("VIP %s: fence over: %s", w.vip, why))
+}
+
+// endFences ends those whose lease is over, and those whose survivor has fallen
+// silent: this node may have to take over.
+func (o *observer) endFences(now time.Time) {
+	for n := range o.watched {
+		w := &o.watched[n]
+		f := o.scores.fences[w.name]
+		switch {
+		case f == nil:
+			continue
+		case !now.Before(f.until):
+			o.unfence(w, "nobody has renewed it")
+		case f.heard && !w.Wire.hearsNode():
+			o.unfence(w, "its holder is heard no longer")
+		default:
+			f.heard = f.heard || w.Wire.hearsNode()
+			continue
+		}
+		o.writeScores(now)
+	}
+}
+
+// hearsNode tells whether anybody but strangers advertises.
+func (w *Wire) hearsNode() bool {
+	return slices.ContainsFunc(w.Advertisers, func(a Advertiser) bool {
+		return !slices.ContainsFunc(w.Findings, func(f Finding) bool { return f.Kind == FindingForeign && f.Who == a.Address.String() })
+	})
+}
+
+// guard is a process that ends a VIP's fence when nobody else does.
+type guard struct {
+	lease  io.WriteCloser
+	taken  *bufio.Reader // a line for each lease
+	ended  chan struct{}
+	failed error // why; set before ended is closed
+}
+
+// guardFence sees to it that a guard has the lease before the fence stands.
+func (d *Driver) guardFence(ctx context.Context, vip string, files []string, lease time.Duration) error {
+	select {
+	case guards := <-d.guards:
+		defer func() { d.guards <- guards }()
+		if g := guards[vip]; g != nil {
+			if g.take(lease) == nil {
+				return nil
+			}
+			g.end()
+			delete(guards, vip)
+		}
+		g, err := d.startGuard(files)
+		if err != nil {
+			return err
+		}
+		if err := g.take(lease); err != nil {
+			g.end()
+			return errors.Join(err, g.failed)
+		}
+		guards[vip] = g
+		return nil
+	case <-d.ended:
+		return errEnded
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// startGuard starts a guard. It lives in a session of its own: what ends the
+// agent's does not end it.
+func (d *Driver) startGuard(files []string) (*guard, error) {
+	if len(d.opts.FenceGuard) == 0 {
+		return nil, errors.New("there is no program for it")
+	}
+	cmd := exec.Command(d.opts.FenceGuard[0], append(slices.Clone(d.opts.FenceGuard[1:]), files...)...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	g := &guard{lease: in, taken: bufio.NewReader(out), ended: make(chan struct{})}
+	go func() { // ends with the process, whose input the driver closes
+		defer close(g.ended)
+		g.failed = cmd.Wait()
+	}()
+	return g, nil
+}
+
+// take gives the guard a lease and waits until it has taken it.
+func (g *guard) take(lease time.Duration) error {
+	if _, err := fmt.Fprintln(g.lease, lease.Milliseconds()); err != nil {
+		return err
+	}
+	_, err := g.taken.ReadString('\n')
+	return err
+}
+
+// end ends the guard, and with it the fence.
+func (g *guard) end() {
+	_ = g.lease.Close()
+	<-g.ended
+}
+
+// endGuards is called when the agent ends: so do its fences.
+func (d *Driver) endGuards() {
+	guards := <-d.guards
+	for vip, g := range guards {
+		g.end()
+		delete(guards, vip)
+	}
+	d.guards <- guards
+}
+
+// GuardFence ends a fence when the agent does not. Each line of in is a lease in
+// milliseconds, which it takes by a line of its own; when the last one is over, or in
+// or ctx ends, it takes the fence out of the track files and returns.
+func GuardFence(ctx context.Context, in io.Reader, out io.Writer, files []string) error {
+	leases := make(chan time.Duration)
+	go func() { // ends with the process
+		defer close(leases)
+		for lines := bufio.NewScanner(in); lines.Scan(); {
+			ms, err := strconv.Atoi(strings.TrimSpace(lines.Text()))
+			if err != nil || ms <= 0 || ms > int((2*MaxFence).Milliseconds()) {
+				return
+			}
+			leases <- time.Duration(ms) * time.Millisecond
+		}
+	}()
+	over := time.NewTimer(MaxFence)
+	defer over.Stop()
+	for open := true; open; {
+		var lease time.Duration
+		select {
+		case lease, open = <-leases:
+			if !open {
+				break
+			}
+			over.Reset(lease)
+			if _, err := fmt.Fprintln(out, "taken"); err != nil {
+				open = false
+			}
+		case <-over.C:
+			open = false
+		case <-ctx.Done():
+			open = false
+		}
+	}
+	var failed []error
+	for _, file := range files {
+		// A file that is gone is one that says nothing.
+		if _, err := os.Stat(file); err == nil {
+			failed = append(failed, atomicfile.WriteVolatile(file, []byte("0\n"), 0o644))
+		}
+	}
+	return errors.Join(failed...)
+}

@@ -1,0 +1,197 @@
+package keepalived
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	keepalivedv1 "github.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1"
+)
+
+func (n *node) fence(vip string, lease time.Duration) {
+	n.t.Helper()
+	if r := n.ask(request{Fence: vip, FenceFor: lease}); r.Error != "" {
+		n.t.Fatalf("%s: fence: %s", n.name, r.Error)
+	}
+}
+
+// agentPID is the agent's own: "ip netns exec" becomes it.
+func (n *node) agentPID() int { return n.command.Process.Pid }
+
+// guards are the processes that guard fences of this node.
+func (n *node) guards() (pids []int) {
+	n.t.Helper()
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	for _, path := range lines {
+		line, err := os.ReadFile(path)
+		if err == nil && strings.Contains(string(line), "\x00"+fenceGuard+"\x00"+n.options.RunDir) {
+			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+			pids = append(pids, pid)
+		}
+	}
+	return pids
+}
+
+// apart is a pair of which each holds the VIP, since neither hears the other.
+func apart(t *testing.T) (a, b *node) {
+	t.Helper()
+	a, b = newCluster(t)
+	deafen(t, a, b)
+	within(t, 5*time.Second, "both hold it", func() bool {
+		return a.has("10.9.0.100") && b.has("10.9.0.100") && b.instance("web").State == InstanceMaster
+	})
+	return a, b
+}
+
+// deafen drops what reaches nodes by VRRP before anybody hears it.
+func deafen(t *testing.T, nodes ...*node) {
+	t.Helper()
+	for _, n := range nodes {
+		cmd := exec.Command("ip", "netns", "exec", n.namespace, "nft",
+			"add table netdev deaf; add chain netdev deaf in { type filter hook ingress device eth0 priority 0; }; add rule netdev deaf in ip protocol vrrp drop")
+		if said, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("nft: %v: %s", err, said)
+		}
+	}
+}
+
+// A fence takes the VIP from a node, though it hears nobody, and lasts while it is
+// renewed and no longer.
+func TestFenceIsALease(t *testing.T) {
+	t.Parallel()
+	a, b := apart(t)
+	b.fence("web", 2*time.Second)
+	took := within(t, time.Second, "it has let go", func() bool { return !b.has("10.9.0.100") && b.instance("web").State == InstanceFault })
+	began := time.Now()
+	for range 3 {
+		within(t, 2*time.Second, "a while has passed", func() bool { return time.Since(began) > 700*time.Millisecond })
+		b.fence("web", 2*time.Second)
+		began = time.Now()
+		if b.has("10.9.0.100") || !b.instance("web").Fenced {
+			t.Fatalf("it holds the VIP: %+v", b.instance("web"))
+		}
+	}
+	lasted := within(t, 10*time.Second, "it holds the VIP again", func() bool { return b.has("10.9.0.100") })
+	if lasted < 1900*time.Millisecond {
+		t.Errorf("the fence was over after %v", lasted)
+	}
+	if b.instance("web").Fenced || !a.has("10.9.0.100") {
+		t.Errorf("%+v", b.instance("web"))
+	}
+	t.Logf("let go in %v, over in %v", took, lasted)
+	// And at once when nobody needs it.
+	b.fence("web", MaxFence)
+	within(t, time.Second, "it has let go", func() bool { return !b.has("10.9.0.100") })
+	b.fence("web", 0)
+	within(t, 2*time.Second, "it holds the VIP again", func() bool { return b.has("10.9.0.100") })
+	if r := b.ask(request{Fence: "mail", FenceFor: time.Second}); !strings.Contains(r.Error, "no such VIP") {
+		t.Errorf("another VIP: %q", r.Error)
+	}
+	if r := b.ask(request{Fence: "web", FenceFor: time.Hour}); !strings.Contains(r.Error, "must be 0s to 10s") {
+		t.Errorf("an hour: %q", r.Error)
+	}
+}
+
+// I8: a fence does not outlive the agent, whether that is killed, hangs or ends, nor
+// keepalived; and the guard goes, too.
+func TestI8FenceEndsWithTheAgent(t *testing.T) {
+	t.Parallel()
+	for name, end := range map[string]func(*node){
+		"killed": (*node).killAgent,
+		"ends":   (*node).endAgent,
+		"hangs": func(n *node) {
+			if err := unix.Kill(n.agentPID(), unix.SIGSTOP); err != nil {
+				n.t.Fatal(err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, b := apart(t)
+			b.fence("web", 3*time.Second)
+			within(t, time.Second, "it has let go", func() bool { return !b.has("10.9.0.100") })
+			if got := b.guards(); len(got) != 1 {
+				t.Fatalf("guards %v", got)
+			}
+			end(b)
+			took := within(t, 15*time.Second, "the VIP is held again", func() bool { return b.has("10.9.0.100") })
+			within(t, 5*time.Second, "no guard is left", func() bool { return len(b.guards()) == 0 })
+			t.Logf("over in %v", took)
+		})
+	}
+	t.Run("keepalived killed", func(t *testing.T) {
+		t.Parallel()
+		_, b := apart(t)
+		b.fence("web", MaxFence)
+		within(t, time.Second, "it has let go", func() bool { return !b.has("10.9.0.100") })
+		b.signal(unix.SIGKILL)
+		within(t, 5*time.Second, "the VIP is held again", func() bool { return b.has("10.9.0.100") })
+	})
+	t.Run("agent and guard killed", func(t *testing.T) {
+		t.Parallel()
+		_, b := apart(t)
+		b.fence("web", MaxFence)
+		within(t, time.Second, "it has let go", func() bool { return !b.has("10.9.0.100") })
+		for _, pid := range b.guards() {
+			if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+		}
+		b.killAgent()
+		if b.has("10.9.0.100") {
+			t.Error("nobody has ended the fence, and it is over")
+		}
+		b.startAgent()
+		within(t, 5*time.Second, "the VIP is held again", func() bool { return b.has("10.9.0.100") })
+	})
+}
+
+// A node that has heard the survivor takes over at once when that is silent,
+// however long the lease is.
+func TestFenceEndsWithTheSurvivor(t *testing.T) {
+	t.Parallel()
+	a, b := newCluster(t)
+	b.fence("web", MaxFence)
+	within(t, time.Second, "it is out", func() bool { return b.instance("web").State == InstanceFault })
+	b.fence("web", MaxFence) // renewed, and the survivor heard
+	a.signal(unix.SIGSTOP)
+	t.Cleanup(func() {
+		for _, pid := range a.keepalived() {
+			_ = unix.Kill(pid, unix.SIGCONT)
+		}
+	})
+	took := within(t, 3*time.Second, "it has taken over", func() bool { return b.has("10.9.0.100") })
+	t.Logf("taken over in %v", took)
+}
+
+// An announcement corrects what another machine believes.
+func TestAnnounce(t *testing.T) {
+	t.Parallel()
+	for name, config := range map[string]func(string, uint32) *keepalivedv1.Config{"IPv4": web, "IPv6": web6} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a, second := alone(t, config("lb-master", 230))
+			address, _, _ := strings.Cut(config("x", 1).Instances[0].Anchor, "/")
+			ip(t, "-n", second, "neighbor", "replace", address, "lladdr", "02:00:00:00:00:99", "dev", "eth0", "nud", "stale")
+			within(t, 5*time.Second, "the entry is right", func() bool {
+				if r := a.ask(request{Announce: "web"}); r.Error != "" {
+					t.Fatal(r.Error)
+				}
+				said, err := exec.Command("ip", "-n", second, "neighbor", "show", address).CombinedOutput()
+				return err == nil && strings.Contains(string(said), macOf(t, a.namespace))
+			})
+			if r := a.ask(request{Announce: "mail"}); !strings.Contains(r.Error, "no such VIP") {
+				t.Errorf("another VIP: %q", r.Error)
+			}
+		})
+	}
+}
