@@ -63,7 +63,7 @@ func (r *faultRun) inOrder(events []*tandemv1.Event) {
 			continue
 		}
 		if before := last[e.GetNode()]; before != nil && e.GetTime().AsTime().Before(before.GetTime().AsTime()) {
-			r.t.Errorf("%s of %s comes after one of %s, by the clock of %s", eventLine(e), e.GetTime().AsTime(), before.GetTime().AsTime(), e.GetNode())
+			r.t.Errorf("%s comes after %s", eventLine(e), eventLine(before))
 		}
 		last[e.GetNode()] = e
 	}
