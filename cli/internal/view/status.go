@@ -97,6 +97,9 @@ func writeTroubles(out *bytes.Buffer, nodes []*tandemv1.NodeStatus, style output
 		if node.GetFailed() > node.GetApplied() {
 			trouble(fmt.Sprintf("did not apply revision %d; its last good configuration keeps serving", node.GetFailed()), node.GetFailure())
 		}
+		if node.GetWaiting() != "" {
+			trouble("waits for another node", node.GetWaiting())
+		}
 		if node.GetHaproxy().GetMessage() != "" {
 			trouble("haproxy", node.GetHaproxy().GetMessage())
 		}

@@ -108,6 +108,15 @@ func diskFull() *tandemv1.ClusterStatus {
 	return status
 }
 
+// waiting is a pair of which one node waits for the other.
+func waiting() *tandemv1.ClusterStatus {
+	status := pair()
+	status.Pools = nil
+	status.Nodes[0].Applied = 11
+	status.Nodes[0].Waiting = "VIP web keeps the VRRP settings that it had: it waits for lb-backup, which the controller does not hear"
+	return status
+}
+
 // drifted is a pair of which one node was changed on the machine itself.
 func drifted() *tandemv1.ClusterStatus {
 	status := pair()
@@ -141,6 +150,7 @@ func TestStatus(t *testing.T) {
 		{"status_troubled_color", troubled(), output.Style{Color: true}},
 		{"status_untouched", untouched(), output.Style{}},
 		{"status_disk_full", diskFull(), output.Style{}},
+		{"status_waiting", waiting(), output.Style{}},
 		{"status_drifted", drifted(), output.Style{}},
 		{"status_empty", &tandemv1.ClusterStatus{Name: "clusters/default"}, output.Style{}},
 	}
