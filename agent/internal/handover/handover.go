@@ -231,7 +231,7 @@ func (k *Keeper) install(vips []VIP, now time.Duration) error {
 		return nil
 	}
 	k.looked = 0
-	if err := errors.Join(kernel.AddRules(), k.attach(want)); err != nil {
+	if err := errors.Join(kernel.SetRules(slices.Collect(maps.Keys(want))), k.attach(want)); err != nil {
 		return err
 	}
 	k.looked = now
@@ -312,7 +312,7 @@ func (k *Keeper) dismantle() error {
 		}
 		delete(k.saved.Interfaces, name)
 	}
-	if failed = append(failed, kernel.RemoveRules()); k.kernel != nil {
+	if failed = append(failed, kernel.SetRules(nil)); k.kernel != nil {
 		failed = append(failed, k.kernel.Close())
 		k.kernel = nil
 	}

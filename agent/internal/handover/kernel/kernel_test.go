@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -176,7 +177,7 @@ func (s *service) arm() {
 	s.way("a", "b", 0, false)
 	s.way("b", "a", time.Minute, false)
 	for _, name := range []string{"a", "b"} {
-		s.do(name, order{AddRules: true})
+		s.do(name, order{SetRules: []string{"eth0"}})
 		s.do(name, order{Attach: "eth0"})
 	}
 }
@@ -205,6 +206,56 @@ func both(t *testing.T, test func(s *service)) {
 		bits    int
 	}{"IPv4": {"10.9.0.100", 24}, "IPv6": {"fd09::100", 64}} {
 		t.Run(family, func(t *testing.T) { test(newService(t, vip.address, vip.bits)) })
+	}
+}
+
+// What a machine's owner has set for marks makes no difference: wg-quick sets the
+// first of these, to which every packet to the VIP was one with a wrong sender; by the
+// second the answers went to this node itself.
+func TestMarksHarmNobody(t *testing.T) {
+	for _, sysctl := range []string{
+		"net.ipv4.conf.all.src_valid_mark", "net.ipv4.tcp_fwmark_accept", "net.ipv4.fwmark_reflect", "net.ipv6.fwmark_reflect",
+	} {
+		t.Run(sysctl, func(t *testing.T) {
+			both(t, func(s *service) {
+				for _, name := range []string{"a", "b"} {
+					run(s.t, "ip", "netns", "exec", s.names[name], "sysctl", "-qw", sysctl+"=1", "net.ipv4.conf.all.rp_filter=1")
+				}
+				s.arm()
+				n := s.dial("a")
+				s.move("a", "b")
+				s.is(n, "a")
+				s.dial("b")
+			})
+		})
+	}
+}
+
+// Rules are on the interfaces that they are wanted on, also after an agent that had
+// one for all of them.
+func TestRulesAreOfInterfaces(t *testing.T) {
+	s := newService(t, "10.9.0.100", 24)
+	rules := func() string {
+		return run(t, "ip", "-n", s.names["a"], "rule", "show", "priority", "100") + run(t, "ip", "-n", s.names["a"], "-6", "rule", "show", "priority", "100")
+	}
+	run(t, "ip", "-n", s.names["a"], "rule", "add", "priority", "100", "fwmark", "0x1", "lookup", "main")
+	others := rules()
+	run(t, "ip", "-n", s.names["a"], "rule", "add", "priority", "100", "fwmark", "0x74646d", "lookup", "7627885")
+	for _, want := range [][]string{{"eth0", "eth1"}, {"eth0"}, {"eth1", "eth2"}, {""}} {
+		s.do("a", order{SetRules: want})
+		got := rules()
+		for _, name := range []string{"eth0", "eth1", "eth2"} {
+			count := 0
+			if slices.Contains(want, name) {
+				count = len(families)
+			}
+			if strings.Count(got, "iif "+name+" ") != count {
+				t.Errorf("rules for %q are\n%s", want, got)
+			}
+		}
+		if strings.Contains(got, "fwmark 0x74646d lookup") || want[0] == "" && got != others {
+			t.Errorf("rules for %q are\n%s", want, got)
+		}
 	}
 }
 
@@ -334,7 +385,7 @@ func TestNothingIsLeft(t *testing.T) {
 		}
 		for range 2 {
 			s.do("b", order{Detach: "eth0"})
-			s.do("b", order{RemoveRule: true})
+			s.do("b", order{SetRules: []string{""}})
 		}
 		if a := s.do("b", order{Attached: "eth0"}); a.Text != "false" {
 			t.Error("it thinks that it is there")

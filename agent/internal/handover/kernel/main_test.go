@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
@@ -25,22 +26,21 @@ const playHost = "TANDEM_TEST_HOST"
 // order to a machine, one a line on its standard input. Exactly one of its fields
 // is set.
 type order struct {
-	Listen     string        // answer there, whoever has the address
-	Times      int           // beside Ask: so often
-	Upload     int           // so many bytes, on a connection of its own to Dial
-	Cost       bool          // asks what the program has cost
-	Dial       string        // and say hello
-	Ask        int           // say hello again, on the nth connection
-	Drop       int           // close it, without waiting for the other side
-	Set        *setting      // of an address
-	Attach     string        // to an interface
-	Detach     string        // from one
-	Attached   string        // asks about one
-	Foreign    string        // put somebody else's filter on the way out of one
-	AddRules   bool          //
-	RemoveRule bool          //
-	Find       *netip.Addr   // on eth0
-	For        time.Duration // beside Find
+	Listen   string        // answer there, whoever has the address
+	Times    int           // beside Ask: so often
+	Upload   int           // so many bytes, on a connection of its own to Dial
+	Cost     bool          // asks what the program has cost
+	Dial     string        // and say hello
+	Ask      int           // say hello again, on the nth connection
+	Drop     int           // close it, without waiting for the other side
+	Set      *setting      // of an address
+	Attach   string        // to an interface
+	Detach   string        // from one
+	Attached string        // asks about one
+	Foreign  string        // put somebody else's filter on the way out of one
+	SetRules []string      // on these interfaces; one that is empty: on none
+	Find     *netip.Addr   // on eth0
+	For      time.Duration // beside Find
 }
 
 // setting is a way that begins now.
@@ -143,10 +143,8 @@ func (m *machine) obey(o *order, a *answer) (err error) {
 		return err
 	case o.Detach != "":
 		return Detach(o.Detach)
-	case o.AddRules:
-		return AddRules()
-	case o.RemoveRule:
-		return RemoveRules()
+	case o.SetRules != nil:
+		return SetRules(slices.DeleteFunc(o.SetRules, func(name string) bool { return name == "" }))
 	case o.Find != nil:
 		ctx, cancel := context.WithTimeout(context.Background(), o.For)
 		defer cancel()
