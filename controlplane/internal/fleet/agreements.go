@@ -87,15 +87,17 @@ type arrangement struct {
 
 // arrange takes the next steps of the VIPs whose terms change. It returns whether
 // nodes are to be given something else, and when to be called again at the latest;
-// 0: with the next change of what is known. Only run calls it.
-func (c *cluster) arrange(ctx context.Context, head *state.Config) (changed bool, next time.Duration) {
+// 0: with the next change of what is known. While ok is false nodes must be given
+// nothing of head: what they do then is not on disk. Only run calls it.
+func (c *cluster) arrange(ctx context.Context, head *state.Config) (changed bool, next time.Duration, ok bool) {
 	orders, now, next := c.steps(head)
 	if !maps.EqualFunc(orders, c.agreed, sameOrder) {
 		if err := c.options.Agreements.keep(ctx, c.id, orders); err != nil {
 			if ctx.Err() == nil {
-				c.log.Error("VIPs keep their VRRP terms until it is on disk which are in force", "error", err)
+				c.log.Error("nodes keep what they have until it is on disk which VRRP terms are in force",
+					"revision", head.Revision(), "error", err)
 			}
-			return false, retryAgreements
+			return false, retryAgreements, false
 		}
 	}
 	c.agreed = orders
@@ -108,7 +110,7 @@ func (c *cluster) arrange(ctx context.Context, head *state.Config) (changed bool
 			c.mark(key{kindNode, id})
 		}
 	}
-	return changed, next
+	return changed, next, true
 }
 
 // sameOrder tells whether two orders are the same on disk.

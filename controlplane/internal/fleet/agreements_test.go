@@ -1,9 +1,12 @@
 package fleet
 
 import (
+	"context"
+	"errors"
 	"math/rand/v2"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -12,6 +15,7 @@ import (
 
 	"github.com/tandem-lb/tandem/controlplane/internal/rollout"
 	"github.com/tandem-lb/tandem/controlplane/internal/state"
+	"github.com/tandem-lb/tandem/controlplane/internal/store"
 	"github.com/tandem-lb/tandem/controlplane/internal/store/bolt"
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
@@ -106,6 +110,43 @@ func TestTermsChangeInOrder(t *testing.T) {
 			a.checkConverged()
 		}
 		l.wantAlarms()
+	})
+}
+
+// fullDisk is a store that cannot be written while it is full.
+type fullDisk struct {
+	store.Records
+	full atomic.Bool
+}
+
+func (d *fullDisk) Put(ctx context.Context, bucket, key string, v []byte) error {
+	if d.full.Load() {
+		return errors.New("no space left on device")
+	}
+	return d.Records.Put(ctx, bucket, key, v)
+}
+
+// While it cannot be written which terms are in force no node gets others, nor
+// anything else of that revision; it goes out when the disk has room again.
+func TestTermsWaitForTheDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, _, all := newTermsLab(t, "lb-master", "lb-backup")
+		disk := &fullDisk{Records: l.agreements.records}
+		l.agreements.records = disk
+		disk.full.Store(true)
+		head := l.change(vrid(77))
+		agree(t, 3*time.Second, all...)
+		if id, n := all[0].vrid(), l.node("lb-master"); id != 51 || n.GetSent() >= head.Revision() {
+			t.Errorf("VRID %d, sent %d: the order of revision %d is not on disk", id, n.GetSent(), head.Revision())
+		}
+		disk.full.Store(false)
+		agree(t, retryAgreements+time.Second, all...)
+		if id := all[0].vrid(); id != 77 {
+			t.Errorf("VRID %d, want 77", id)
+		}
+		for _, a := range all {
+			a.checkConverged()
+		}
 	})
 }
 

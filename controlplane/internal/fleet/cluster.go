@@ -129,12 +129,18 @@ func (c *cluster) run(ctx context.Context) {
 	defer again.Stop()
 	step := time.NewTimer(0)
 	defer step.Stop()
-	arrange := func(head *state.Config) bool {
-		changed, next := c.arrange(ctx, head)
+	var pending *state.Config // newest, until it is on disk how the nodes go over to it
+	advance := func() {
+		head := cmp.Or(pending, c.head)
+		changed, next, ok := c.arrange(ctx, head)
 		if next > 0 {
 			step.Reset(next)
 		}
-		return changed
+		if ok && (changed || pending != nil) {
+			pending = nil
+			c.gather(head)
+			c.publish(head)
+		}
 	}
 	for {
 		select {
@@ -142,9 +148,8 @@ func (c *cluster) run(ctx context.Context) {
 			if !ok {
 				return
 			}
-			c.gather(head)
-			arrange(head)
-			c.publish(head)
+			pending = head
+			advance()
 		case <-moved:
 			c.settle(ctx)
 			moved = nil
@@ -155,13 +160,9 @@ func (c *cluster) run(ctx context.Context) {
 			confirmed = nil
 			c.release()
 		case <-c.stir:
-			if arrange(c.head) {
-				c.publish(c.head)
-			}
+			advance()
 		case <-step.C:
-			if arrange(c.head) {
-				c.publish(c.head)
-			}
+			advance()
 		case <-alarm.C:
 		case <-ctx.Done():
 			return
