@@ -180,6 +180,50 @@ func TestTermsWaitForANodeThatIsAway(t *testing.T) {
 	})
 }
 
+// A failure is over when a later revision, or the same one after all, is in effect,
+// though what a VIP waits for is not.
+func TestFailureEndsWhileTermsWait(t *testing.T) {
+	weightOf := func(a *agent) uint32 {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return a.resources["haproxy/server/web_servers/web1"].GetServer().GetWeight()
+	}
+	synctest.Test(t, func(t *testing.T) {
+		l, _, all := newTermsLab(t, "lb-master", "lb-backup")
+		_ = all[1].disconnect()
+		l.change(vrid(77))
+		pass(time.Minute)
+		waits := []string{"VIP_CHANGE_WAITS web", "NODE_DISCONNECTED lb-backup"}
+		l.wantAlarms(waits...)
+		var refuses atomic.Bool
+		var refused *agentv1.Version
+		all[0].judge = func(u *agentv1.Update) *agentv1.Nack {
+			if refuses.Load() {
+				refused = u.GetVersion()
+				return &agentv1.Nack{Reason: agentv1.NackReason_NACK_REASON_REFUSED, Message: "no"}
+			}
+			return nil
+		}
+		refuses.Store(true)
+		l.change(weight(3))
+		pass(time.Second)
+		l.wantAlarms("APPLY_FAILED lb-master", waits[0], waits[1])
+		refuses.Store(false)
+		l.change(weight(4))
+		pass(time.Second)
+		l.wantAlarms(waits...)
+		if got := weightOf(all[0]); got != 4 {
+			t.Errorf("weight %d, want 4", got)
+		}
+		refuses.Store(true)
+		l.change(weight(5))
+		pass(time.Second)
+		l.wantAlarms("APPLY_FAILED lb-master", waits[0], waits[1])
+		_ = all[0].pipe.say(&agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Ack{Ack: &agentv1.Ack{Version: refused}}})
+		l.wantAlarms(waits...)
+	})
+}
+
 // The holder's machine dies while it changes: the standby comes back without it.
 func TestTermsOfADeadKeeper(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -45,8 +45,9 @@ func (c *cluster) acked(s *session, a *agentv1.Ack, v *agentv1.Version, changes 
 		}
 		n.applied, n.base, n.notPersistent = whole(v), s.base, a.GetNotPersistent()
 		c.settledAt(n, v)
-		if n.failed != 0 && n.applied >= n.failed {
-			n.failed, n.failure = 0, ""
+		// What waits for other nodes holds applied back, and mends no failure.
+		if n.failed != 0 && (n.applied >= n.failed || v.GetRuntime() > n.failed || v.GetHash() == n.refused) {
+			n.failed, n.failure, n.refused = 0, "", ""
 		}
 		c.stir.put(struct{}{})
 		if changes {
@@ -81,7 +82,7 @@ func (c *cluster) stillFailed(s *session, v *agentv1.Version) {
 
 func (c *cluster) fail(s *session, v *agentv1.Version, why agentv1.NackReason, reason reason, message string) {
 	c.with(s, func(n *node) {
-		n.failed, n.failure, n.reason = v.GetRuntime(), message, why
+		n.failed, n.failure, n.reason, n.refused = v.GetRuntime(), message, why, v.GetHash()
 		c.nodeEvent(n, reason, fmt.Sprintf("revision %d is not in effect, the last good one serves: %s", n.failed, message), n.failed)
 		c.stir.put(struct{}{})
 	})

@@ -105,7 +105,7 @@ func (c *cluster) introduce(s *session, n *node, h *agentv1.Hello) {
 	if s.applied.GetHash() != "" && c.plausible(s.applied) {
 		n.applied = whole(s.applied)
 	}
-	n.sent, n.failed, n.failure = n.applied, 0, ""
+	n.sent, n.failed, n.failure, n.refused = n.applied, 0, "", ""
 	n.notPersistent = h.GetNotPersistent()
 	n.told = s.applied
 	c.compare(n)

@@ -68,6 +68,7 @@ type node struct {
 
 	sent, applied, failed uint64 // revisions
 	failure               string
+	refused               string // hash of what failed; "" if that did not get to the node
 	reason                agentv1.NackReason
 	notPersistent         bool // applied would not survive a reboot of the node
 
