@@ -115,7 +115,7 @@ func (c *cluster) arrange(ctx context.Context, head *state.Config) (changed bool
 
 // sameOrder tells whether two orders are the same on disk.
 func sameOrder(a, b rollout.Order) bool {
-	return a.Agreed == b.Agreed && a.Since == b.Since && a.Switching == b.Switching && a.Goal == b.Goal
+	return a.Agreed == b.Agreed && a.Since == b.Since && a.Keeper == b.Keeper && a.Switching == b.Switching && a.Goal == b.Goal
 }
 
 // steps takes the steps on copies.

@@ -126,6 +126,37 @@ func (d *fullDisk) Put(ctx context.Context, bucket, key string, v []byte) error 
 	return d.Records.Put(ctx, bucket, key, v)
 }
 
+// A controller that starts while the holder switches has it go on, whoever has the
+// higher priority, and whoever connects first.
+func TestTermsOfAHolderOfLowPriorityOverARestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, restart, all := newTermsLab(t, "lb-master", "lb-backup")
+		all[0].observe(well(agentv1.VrrpState_VRRP_STATE_BACKUP))
+		all[1].observe(well(agentv1.VrrpState_VRRP_STATE_MASTER))
+		pass(time.Second)
+		all[1].pause = func() time.Duration { return 200 * time.Millisecond }
+		l.change(vrid(77))
+		agree(t, 100*time.Millisecond, all...)
+		if all[0].vrid() != 0 || all[1].vrid() != 51 {
+			t.Fatalf("VRIDs %d and %d, want none and 51", all[0].vrid(), all[1].vrid())
+		}
+		l.stop()
+		for _, a := range all {
+			if err := <-a.served; err == nil {
+				t.Error("Serve = nil")
+			}
+		}
+		restart()
+		all[0].connect()
+		agree(t, rollout.Patience+time.Second, all...)
+		all[1].connect()
+		agree(t, time.Second, all...)
+		for _, a := range all {
+			a.checkConverged()
+		}
+	})
+}
+
 // While it cannot be written which terms are in force no node gets others, nor
 // anything else of that revision; it goes out when the disk has room again.
 func TestTermsWaitForTheDisk(t *testing.T) {

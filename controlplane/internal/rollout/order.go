@@ -24,13 +24,15 @@ type Order struct {
 	Agreed compile.Terms `json:"agreed"`
 	// Since is the revision that began to want others; 0: none does.
 	Since uint64 `json:"since,omitempty"`
+	// Keeper is the node that keeps the VIP; "": none is chosen.
+	Keeper string `json:"keeper,omitempty"`
 	// Switching tells that all others have left and the keeper may have Goal. It
 	// and what is above must be durable before any node acts on it.
 	Switching bool          `json:"switching,omitempty"`
 	Goal      compile.Terms `json:"goal,omitzero"`
 
-	keeper  string
 	refused uint64    // revision whose terms a node has refused; 0: none
+	heard   bool      // the keeper has been connected while this controller runs
 	lost    time.Time // since when the keeper is away while switching
 }
 
@@ -54,9 +56,14 @@ type Standing struct {
 	Priority uint32
 }
 
-// Patience is how long a keeper may be away while it switches, before the others
-// come back with what it was given: if it lives, it has that.
-const Patience = 3 * time.Second
+const (
+	// Patience is how long a keeper may be away while it switches, before the others
+	// come back with what it was given: if it lives, it has that.
+	Patience = 3 * time.Second
+	// Settling is how long one may be away that a controller which has just started
+	// has not heard yet: its agent looks for the controller from time to time only.
+	Settling = 15 * time.Second
+)
 
 // Step takes the next step towards the wanted terms of the configuration at that
 // revision. It returns how each node takes part in the VIP, nil when all do as the
@@ -71,38 +78,39 @@ func (o *Order) Step(now time.Time, revision uint64, wanted compile.Terms, nodes
 		}
 	}
 	if o.Agreed == wanted {
-		o.keeper, o.Since = "", 0
+		o.Keeper, o.Since = "", 0
 		return nil, "", 0
 	}
 	if waits := o.obstacle(revision, nodes); waits != "" {
-		o.keeper = ""
+		o.Keeper = ""
 		return o.all(nodes), waits, 0
 	}
 	o.elect(nodes)
-	if slices.ContainsFunc(nodes, func(s Standing) bool { return s.Node != o.keeper && (s.Has || !s.Current) }) {
+	if slices.ContainsFunc(nodes, func(s Standing) bool { return s.Node != o.Keeper && (s.Has || !s.Current) }) {
 		return o.parts(nodes, wanted), "", 0
 	}
-	o.Switching, o.Goal, o.lost = true, wanted, time.Time{}
+	o.Switching, o.Goal, o.heard, o.lost = true, wanted, true, time.Time{}
 	return o.parts(nodes, wanted), "", 0
 }
 
 // change is the step of a keeper that switches; done: it has, or never will.
 func (o *Order) change(now time.Time, revision uint64, wanted compile.Terms, nodes []Standing) (next time.Duration, done bool) {
-	if o.keeper == "" {
-		o.elect(nodes) // another one has begun this
-	}
-	at := slices.IndexFunc(nodes, func(s Standing) bool { return s.Node == o.keeper })
+	at := slices.IndexFunc(nodes, func(s Standing) bool { return s.Node == o.Keeper })
 	switch {
 	case at < 0: // removed
 	case !nodes[at].Connected:
 		if o.lost.IsZero() {
 			o.lost = now
 		}
-		if left := Patience - now.Sub(o.lost); left > 0 {
+		patience := Settling
+		if o.heard {
+			patience = Patience
+		}
+		if left := patience - now.Sub(o.lost); left > 0 {
 			return left, false
 		}
 	default:
-		o.lost = time.Time{}
+		o.heard, o.lost = true, time.Time{}
 		if o.Goal != wanted && o.refused != revision {
 			o.Goal = wanted
 		}
@@ -113,7 +121,7 @@ func (o *Order) change(now time.Time, revision uint64, wanted compile.Terms, nod
 			return 0, false
 		}
 	}
-	o.Agreed, o.Switching, o.Goal, o.keeper, o.lost = o.Goal, false, compile.Terms{}, "", time.Time{}
+	o.Agreed, o.Switching, o.Goal, o.Keeper, o.lost = o.Goal, false, compile.Terms{}, "", time.Time{}
 	return 0, true
 }
 
@@ -139,7 +147,7 @@ func (o *Order) obstacle(revision uint64, nodes []Standing) string {
 
 // elect chooses the keeper: who holds the VIP, or else would.
 func (o *Order) elect(nodes []Standing) {
-	if slices.ContainsFunc(nodes, func(s Standing) bool { return s.Node == o.keeper }) {
+	if slices.ContainsFunc(nodes, func(s Standing) bool { return s.Node == o.Keeper }) {
 		return
 	}
 	rank := func(s Standing) int {
@@ -152,7 +160,7 @@ func (o *Order) elect(nodes []Standing) {
 		return 0
 	}
 	if len(nodes) > 0 {
-		o.keeper = slices.MaxFunc(nodes, func(a, b Standing) int {
+		o.Keeper = slices.MaxFunc(nodes, func(a, b Standing) int {
 			return cmp.Or(cmp.Compare(rank(a), rank(b)), cmp.Compare(a.Priority, b.Priority))
 		}).Node
 	}
@@ -172,7 +180,7 @@ func (o *Order) parts(nodes []Standing, wanted compile.Terms) map[string]compile
 	parts := make(map[string]compile.Part, len(nodes))
 	for _, s := range nodes {
 		switch {
-		case s.Node != o.keeper:
+		case s.Node != o.Keeper:
 			parts[s.Node] = compile.Part{Out: true, Since: o.Since}
 		case !o.Switching:
 			parts[s.Node] = compile.Part{Terms: o.Agreed, Since: o.Since}

@@ -22,6 +22,7 @@ type world struct {
 	revision uint64
 	wanted   compile.Terms
 	nodes    []*machine
+	holder   int // of nodes
 	waits    string
 }
 
@@ -65,10 +66,14 @@ func (w *world) step() (next time.Duration) {
 	var all []Standing
 	for i, m := range w.nodes {
 		all = append(all, Standing{
-			Node: m.id, Connected: m.connected, Known: m.known, Has: m.has, Terms: m.terms, Failed: m.failed,
-			Current: m.known && m.told == m.did && m.heard == m.did,
-			Holds:   i == 0 && m.has, Priority: uint32(230 - i),
+			Node: m.id, Connected: m.connected, Known: m.known, Failed: m.failed,
+			Current:  m.known && m.told == m.did && m.heard == m.did,
+			Holds:    i == w.holder && m.has && m.connected,
+			Priority: uint32(230 - i),
 		})
+		if m.known {
+			all[i].Has, all[i].Terms = m.has, m.terms
+		}
 	}
 	parts, waits, next := w.order.Step(w.now, w.revision, w.wanted, all)
 	w.waits = waits
@@ -95,15 +100,14 @@ func (m *machine) act() {
 	m.heard = m.told
 }
 
-// restart is a controller that knows what is on disk, and what the nodes tell it
-// when they have connected.
+// restart is a controller that knows what is on disk, and no node yet.
 func (w *world) restart() {
 	w.order = Order{}
 	if err := json.Unmarshal(w.disk, &w.order); err != nil {
 		panic(err)
 	}
 	for _, m := range w.nodes {
-		m.known = m.connected
+		m.connected, m.known = false, false
 	}
 }
 
@@ -217,6 +221,49 @@ func TestKeeperDiesWhileItSwitches(t *testing.T) {
 	}
 }
 
+// A controller that starts while a node switches does not know yet who holds the
+// VIP, nor whether anybody lives: it remembers who switches, and is in no hurry.
+func TestRestartWhileAStandbyByPrioritySwitches(t *testing.T) {
+	w := newWorld(2)
+	w.holder = 1
+	w.revision, w.wanted = 2, terms(2)
+	w.step()
+	w.nodes[0].heard = w.nodes[0].told
+	w.nodes[0].act()
+	w.step() // the holder may switch, and does not
+	w.restart()
+	w.nodes[0].connected, w.nodes[0].known = true, true
+	for _, since := range []time.Duration{0, Patience, Settling - 1} {
+		now := w.now
+		w.now = now.Add(since)
+		w.settle()
+		w.now = now
+		if w.nodes[0].has || w.order.Agreed != terms(1) {
+			t.Fatalf("after %v lb-0 has %v, and %v count as agreed, while lb-1 has %v", since, w.nodes[0].terms, w.order.Agreed, w.nodes[1].terms)
+		}
+	}
+	w.nodes[1].connected = true
+	w.settle()
+	for _, m := range w.nodes {
+		if !m.has || m.terms != terms(2) {
+			t.Errorf("%s has %v %v", m.id, m.has, m.terms)
+		}
+	}
+
+	w.revision, w.wanted = 3, terms(3)
+	w.step()
+	w.nodes[0].heard = w.nodes[0].told
+	w.nodes[0].act()
+	w.step()
+	w.restart()
+	w.nodes[0].connected, w.nodes[0].known = true, true
+	w.settle()
+	w.now = w.now.Add(Settling)
+	if w.settle(); !w.nodes[0].has {
+		t.Error("the VIP waits for a holder that does not come back")
+	}
+}
+
 // Whatever comes in between, no two nodes ever have different terms, and in the
 // end all have what is wanted.
 func TestNodesAgreeAtEveryMoment(t *testing.T) {
@@ -227,6 +274,7 @@ func TestNodesAgreeAtEveryMoment(t *testing.T) {
 
 func nodesAgree(t *rapid.T) {
 	w := newWorld(rapid.IntRange(1, 3).Draw(t, "nodes"))
+	w.holder = rapid.IntRange(0, len(w.nodes)-1).Draw(t, "holder")
 	node := rapid.SampledFrom(w.nodes)
 	actions := map[string]func(*rapid.T){
 		"change": func(t *rapid.T) {
