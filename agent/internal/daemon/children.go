@@ -103,7 +103,7 @@ func childOf(parent, pid int) (Child, error) {
 			return Child{}, fmt.Errorf("/proc/%d/stat: %w", pid, err)
 		}
 	}
-	if int(of) != parent {
+	if state, err := statField(string(stat), 3); int(of) != parent || err == nil && state == "Z" {
 		return Child{}, nil
 	}
 	c.CPU = time.Duration(user+system) * tick

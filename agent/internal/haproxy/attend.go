@@ -2,6 +2,7 @@ package haproxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -13,8 +14,9 @@ const (
 	// askEvery is how often the newest worker is asked whether it goes on. It takes
 	// HAProxy 50 µs.
 	askEvery = 150 * time.Millisecond
-	// hungAfter is how long a worker may be silent. The fifth look without an answer is
-	// the first one beyond it, 0.75 to 0.9 s after the worker has stopped.
+	// hungAfter is how long a worker may be silent until that is told. The fifth look
+	// without an answer is the first one beyond it, 0.75 to 0.9 s after the worker has
+	// stopped.
 	hungAfter = 700 * time.Millisecond
 	// replaceAfter is how long HAProxy may be silent until it is killed, to be
 	// started again: a machine that swaps or a debugger goes on, with all
@@ -28,14 +30,13 @@ const (
 // while the agent did not run itself, since who sleeps hears nothing, nor while the
 // worker waited for a processor.
 type silence struct {
-	heard  bool // it has ever answered
 	looked time.Time
 	worker daemon.Child // at the last look
 	length time.Duration
 }
 
 // answered ends it.
-func (s *silence) answered() { s.heard, s.length, s.worker = true, 0, daemon.Child{} }
+func (s *silence) answered() { s.length, s.worker = 0, daemon.Child{} }
 
 // look returns how long the silence lasts. It is called each askEvery, and worker is
 // asked only while there is no answer.
@@ -44,7 +45,7 @@ func (s *silence) look(now time.Time, quiet bool, worker func() daemon.Child) ti
 	first := s.looked.IsZero()
 	s.looked = now
 	switch {
-	case first || !s.heard || !quiet:
+	case first || !quiet:
 		return s.length
 	case since > pausedAfter:
 		// HAProxy may have been paused with the agent, and an answer may wait.
@@ -68,16 +69,29 @@ func (s *silence) look(now time.Time, quiet bool, worker func() daemon.Child) ti
 
 // attend is the goroutine that asks the newest worker of a process, by its own
 // socket and so without the master, whether it goes on, until the process ends or is
-// left alone. A worker that has never answered, as one with a file of somebody else,
-// is not judged.
+// left alone. A worker that is slow is not one that hangs: each question is kept open
+// for replaceAfter, and an answer to any of them ends the silence. Nor is one that the
+// agent cannot ask, as one with a file of somebody else, which has another socket.
 func (d *Driver) attend(ctx context.Context, p *daemon.Process) {
 	defer d.hung.Store(false)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // of the open questions
 	tick := time.NewTicker(askEvery)
 	defer tick.Stop()
-	answers := make(chan bool, 1)
-	ask := func() { go func() { answers <- d.answers(ctx) }() }
-	asked, answered := true, false
+	answers := make(chan error)
+	open := 0 // questions; some 70 of a worker that hangs
+	ask := func() {
+		open++
+		go func() {
+			select {
+			case answers <- d.goesOn(ctx):
+			case <-ctx.Done():
+			}
+		}()
+	}
 	ask()
+	answered, silent := false, false // since the last look
+	var told string                  // why it cannot be asked
 	var s silence
 	for {
 		select {
@@ -85,12 +99,18 @@ func (d *Driver) attend(ctx context.Context, p *daemon.Process) {
 			return
 		case <-p.Done():
 			return
-		case ok := <-answers:
-			asked = false
-			if ok {
+		case err := <-answers:
+			open--
+			switch {
+			case err == nil:
 				answered = true
 				s.answered()
 				d.speaks()
+			case errors.Is(err, runtime.ErrSilent) || workerless(p):
+				silent = true
+			case err.Error() != told:
+				told = err.Error()
+				d.logger.Info("cannot ask haproxy's worker whether it goes on", "error", err)
 			}
 			continue
 		case <-tick.C:
@@ -98,12 +118,10 @@ func (d *Driver) attend(ctx context.Context, p *daemon.Process) {
 		if d.left.Load() == p {
 			return
 		}
-		length := s.look(time.Now(), asked || !answered, func() daemon.Child { return d.youngest(p) })
-		answered = false
-		if !asked {
-			asked = true
-			ask()
-		}
+		quiet := !answered && (silent || open > 0)
+		length := s.look(time.Now(), quiet, func() daemon.Child { return d.youngest(p) })
+		answered, silent = false, false
+		ask()
 		switch {
 		case length >= replaceAfter:
 			d.logger.Error("haproxy does not answer and is killed", "pid", p.PID(), "silent", length)
@@ -126,10 +144,18 @@ func (d *Driver) youngest(p *daemon.Process) daemon.Child {
 	return c
 }
 
-// answers asks the newest worker whether it goes on.
-func (d *Driver) answers(ctx context.Context) bool {
-	worker := &runtime.Client{Path: d.paths.stats, Timeout: hungAfter}
-	return worker.Alive(ctx) == nil
+// workerless tells whether a process has no worker at all: then it is no fault of the
+// agent's that nobody can be asked.
+func workerless(p *daemon.Process) bool {
+	c, err := p.Youngest()
+	return err == nil && c.PID == 0
+}
+
+// goesOn asks the newest worker whether it goes on, and waits for its answer until
+// that does not matter any more.
+func (d *Driver) goesOn(ctx context.Context) error {
+	worker := &runtime.Client{Path: d.paths.stats, Timeout: replaceAfter}
+	return worker.Alive(ctx)
 }
 
 // silent tells, once, that HAProxy hangs.

@@ -2,6 +2,7 @@ package haproxy
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"strings"
 	"testing"
@@ -24,22 +25,20 @@ func TestSilenceIsThatOfHAProxy(t *testing.T) {
 	spins := daemon.Child{PID: 7, Runnable: true, CPU: askEvery}
 	starves := daemon.Child{PID: 7, Runnable: true, CPU: askEvery / 10}
 	for name, test := range map[string]struct {
-		never bool // has it never answered
 		looks []look
 		want  time.Duration
 	}{
-		"looked at in time":               {false, []look{{10, askEvery, stopped}}, 10 * askEvery},
-		"without a worker":                {false, []look{{10, askEvery, daemon.Child{}}}, 10 * askEvery},
-		"never heard":                     {true, []look{{10, askEvery, stopped}}, 0},
-		"looked at late by a busy agent":  {false, []look{{3, 2 * askEvery, stopped}}, 3 * askEvery},
-		"an agent that was stopped":       {false, []look{{1, time.Hour, stopped}}, 0},
-		"one that was stopped in between": {false, []look{{6, askEvery, stopped}, {1, time.Minute, stopped}, {1, askEvery, stopped}}, askEvery},
-		"a worker that spins":             {false, []look{{10, askEvery, spins}}, 9 * askEvery},
-		"one that gets no processor":      {false, []look{{11, askEvery, starves}}, askEvery},
-		"one that was stopped then":       {false, []look{{11, askEvery, starves}, {7, askEvery, stopped}}, 8 * askEvery},
+		"looked at in time":               {[]look{{10, askEvery, stopped}}, 10 * askEvery},
+		"without a worker":                {[]look{{10, askEvery, daemon.Child{}}}, 10 * askEvery},
+		"looked at late by a busy agent":  {[]look{{3, 2 * askEvery, stopped}}, 3 * askEvery},
+		"an agent that was stopped":       {[]look{{1, time.Hour, stopped}}, 0},
+		"one that was stopped in between": {[]look{{6, askEvery, stopped}, {1, time.Minute, stopped}, {1, askEvery, stopped}}, askEvery},
+		"a worker that spins":             {[]look{{10, askEvery, spins}}, 9 * askEvery},
+		"one that gets no processor":      {[]look{{11, askEvery, starves}}, askEvery},
+		"one that was stopped then":       {[]look{{11, askEvery, starves}, {7, askEvery, stopped}}, 8 * askEvery},
 	} {
 		now := time.Unix(1000, 0)
-		s := silence{looked: now, heard: !test.never}
+		s := silence{looked: now}
 		var got, cpu time.Duration
 		for _, l := range test.looks {
 			for range l.times {
@@ -133,6 +132,119 @@ func TestAHungHAProxyIsReplaced(t *testing.T) {
 	if got := r.answers(20); got["web1"] != 20 {
 		t.Errorf("got %v", got)
 	}
+}
+
+// One that hangs when the agent starts is told and replaced as well.
+func TestAHAProxyThatHungBeforeTheAgentIsReplaced(t *testing.T) {
+	r := newRig(t)
+	r.apply(r.config(newWeb(t, "web1").backend(1)))
+	found := r.processes()
+	r.stop()
+	r.stopped(found.Workers[0].PID)
+	r.startDriver(Options{})
+	eventually(t, "it is replaced", func() bool {
+		return r.driver.Snapshot().State == Running && r.processes().Master.PID != found.Master.PID
+	})
+	if got := r.answers(20); got["web1"] != 20 {
+		t.Errorf("got %v", got)
+	}
+}
+
+// slow makes the way to the worker's socket one that takes a while, as with a worker
+// that has much to do at a stretch.
+func (r *rig) slow(by time.Duration) {
+	r.t.Helper()
+	path := r.driver.paths.stats
+	if err := os.Rename(path, path+".1"); err != nil {
+		r.t.Fatal(err)
+	}
+	listener, err := net.Listen("unix", path)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.t.Cleanup(func() { listener.Close() })
+	go func() { // ends with the listener
+		for {
+			from, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			time.AfterFunc(by, func() {
+				defer from.Close()
+				to, err := net.Dial("unix", path+".1")
+				if err != nil {
+					return
+				}
+				defer to.Close()
+				text := make([]byte, 64)
+				n, _ := from.Read(text)
+				_, _ = to.Write(text[:n])
+				n, _ = to.Read(text)
+				_, _ = from.Write(text[:n])
+			})
+		}
+	}()
+}
+
+// goesOn looks for a while that the same HAProxy runs, and is told to.
+func (r *rig) goesOn(length time.Duration) {
+	r.t.Helper()
+	before := r.processes()
+	end := time.Now().Add(length)
+	eventually(r.t, "it has been looked at", func() bool {
+		if now := r.driver.Snapshot(); now.State != Running {
+			r.t.Fatalf("it is told to be %v: %s", now.State, now.Message)
+		}
+		return time.Now().After(end)
+	})
+	if now := r.processes(); now.Master.PID != before.Master.PID || now.Workers[0].PID != before.Workers[0].PID {
+		r.t.Errorf("it runs as %+v, was %+v", now, before)
+	}
+}
+
+// A HAProxy that serves is not one that hangs: neither when it is slow, nor when the
+// agent cannot ask it, nor when others ask it too.
+func TestASlowHAProxyIsNotReplaced(t *testing.T) {
+	r := newRig(t)
+	r.apply(r.config(newWeb(t, "web1").backend(1)))
+	before := r.processes()
+	const slow = hungAfter + 2*askEvery
+	r.slow(slow)
+	// That it has become slow may count as a hang, once.
+	settled := time.Now().Add(3 * slow)
+	eventually(t, "its first answers are there", func() bool {
+		return time.Now().After(settled) && r.driver.Snapshot().State == Running
+	})
+	r.goesOn(replaceAfter)
+	if now := r.processes(); now.Master.PID != before.Master.PID {
+		t.Errorf("it runs as %+v, was %+v", now, before)
+	}
+}
+
+func TestAHAProxyThatCannotBeAskedIsNotHung(t *testing.T) {
+	r := newRig(t)
+	r.apply(r.config(newWeb(t, "web1").backend(1)))
+	r.goesOn(time.Second) // has answered
+	if err := os.Remove(r.driver.paths.stats); err != nil {
+		t.Fatal(err)
+	}
+	r.goesOn(2 * time.Second)
+}
+
+func TestOthersMayAskHAProxy(t *testing.T) {
+	r := newRig(t)
+	r.apply(r.config(newWeb(t, "web1").backend(1)))
+	for range 30 {
+		session, err := net.Dial("unix", r.driver.paths.stats)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer session.Close()
+		if _, err := session.Write([]byte("prompt\n")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.goesOn(2 * time.Second)
 }
 
 // One that keeps dying is started after growing delays.

@@ -18,7 +18,7 @@ const (
 	// compute_ideal_maxsock in haproxy.c).
 	filesPerThread = 3
 	// filesBeside is for sockets of its own, logs and what libraries open.
-	filesBeside = 100
+	filesBeside = 90 + config.StatsSessions
 )
 
 // checkFiles checks that the process, or one that the agent starts, may open as

@@ -19,6 +19,10 @@ const (
 	// maxOldWorkers ends the oldest worker when reloads come faster than
 	// clients leave. Each costs the memory of a whole HAProxy.
 	maxOldWorkers = 16
+	// StatsSessions is how many may use the socket for people at a time, the agent
+	// among them: with HAProxy's own 10 (management guide, 9.3) a few that are left
+	// open would keep the agent from hearing that the worker goes on.
+	StatsSessions = 100
 	// maxConnections is the most that a message may ask for.
 	maxConnections = 10_000_000
 	// statsName cannot be the name of a listener, which has no colon.
@@ -75,6 +79,7 @@ func renderGlobal(w *writer, g *haproxyv1.Global, env Environment) accessLog {
 	w.line("", "log-tag", "haproxy")
 	w.line("", "hard-stop-after", milliseconds(hardStop))
 	w.line("", "mworker-max-reloads", strconv.Itoa(maxOldWorkers))
+	w.line("", "stats", "maxconn", strconv.Itoa(StatsSessions))
 	w.line("stats socket", "stats", "socket", w.quoted("stats socket", env.StatsSocket), "mode", "600", "level", "admin")
 	w.line("state file", "server-state-file", w.quoted("state file", env.StateFile))
 	if env.Chroot != "" {

@@ -14,8 +14,11 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // ErrNoWorker means that no living worker has the process id.
@@ -123,22 +126,35 @@ func (c *Client) Self(ctx context.Context) (Info, error) {
 	return ParseInfo(strings.NewReader(reply))
 }
 
+// ErrSilent tells that a worker takes questions, or has taken more than it can hold, and
+// answers none.
+var ErrSilent = errors.New("haproxy does not answer")
+
 // Alive asks the worker that has the socket for next to nothing: any answer will do. It
-// is asked all the time, and so without what ask does for long replies.
+// is asked all the time, and so without what ask does for long replies. It fails with
+// ErrSilent when there is no answer within the client's Timeout; any other error says
+// nothing of the worker, which could not be asked.
 func (c *Client) Alive(ctx context.Context) error {
 	dialer := net.Dialer{Timeout: c.Timeout}
 	connection, err := dialer.DialContext(ctx, "unix", c.Path)
+	if errors.Is(err, unix.EAGAIN) { // its queue is full, see connect(2)
+		return fmt.Errorf("%w: %w", ErrSilent, err)
+	}
 	if err != nil {
 		return err
 	}
 	defer connection.Close()
+	stop := context.AfterFunc(ctx, func() { connection.Close() })
+	defer stop()
 	if err := connection.SetDeadline(time.Now().Add(c.Timeout)); err != nil {
 		return err
 	}
-	if _, err := io.WriteString(connection, "show cli level\n"); err != nil {
-		return err
+	if _, err = io.WriteString(connection, "show cli level\n"); err == nil {
+		_, err = connection.Read(make([]byte, 64))
 	}
-	_, err = connection.Read(make([]byte, 64))
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("%w within %v", ErrSilent, c.Timeout)
+	}
 	return err
 }
 
