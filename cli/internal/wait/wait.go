@@ -153,7 +153,7 @@ func judge(nodes []*tandemv1.NodeStatus, revision uint64) Progress {
 			p.Offline = append(p.Offline, id)
 		case node.GetFailed() >= revision:
 			p.Failed = append(p.Failed, Failure{id, node.GetFailed(), node.GetFailure()})
-		case node.GetWaiting() != "":
+		case node.GetWaiting() != "" && node.GetRuntime() >= revision:
 			p.Waiting = append(p.Waiting, Failure{id, revision, node.GetWaiting()})
 		default:
 			p.Pending = append(p.Pending, id)

@@ -44,10 +44,10 @@ func node(id string, connected bool, applied, failed uint64, words string) step 
 		Name: "clusters/default/nodes/" + id, Connected: connected, Applied: applied, Failed: failed, Failure: words}}}
 }
 
-// waiting is a node that waits for another one.
-func waiting(id string) step {
-	s := node(id, true, 6, 0, "")
-	s.GetNode().Waiting = "VIP web waits for b"
+// waiting is a node that has a revision but for what waits for another one.
+func waiting(id string, revision uint64) step {
+	s := node(id, true, 4, 0, "")
+	s.GetNode().Waiting, s.GetNode().Runtime = "VIP web waits for b", revision
 	return s
 }
 
@@ -109,7 +109,19 @@ func TestApplied(t *testing.T) {
 		},
 		{
 			name:    "one waits for another that is away",
-			watches: []script{{steps: []step{waiting("a"), node("b", false, 6, 0, ""), synced()}}},
+			watches: []script{{steps: []step{waiting("a", 7), node("b", false, 6, 0, ""), synced()}}},
+			offline: "b",
+		},
+		{
+			name:    "an earlier change waits, and this one is not in effect yet",
+			watches: []script{{steps: []step{waiting("a", 6), node("b", false, 4, 0, ""), synced()}}},
+			offline: "b",
+			wantErr: `waited too long: not applied yet on a`,
+			exit:    failure.ExitTimeout,
+		},
+		{
+			name:    "an earlier change waits, and this one comes into effect",
+			watches: []script{{steps: []step{waiting("a", 6), node("b", false, 4, 0, ""), synced(), waiting("a", 7)}}},
 			offline: "b",
 		},
 		{

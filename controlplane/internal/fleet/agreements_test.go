@@ -188,9 +188,12 @@ func TestTermsWaitForANodeThatIsAway(t *testing.T) {
 		l, _, all := newTermsLab(t, "lb-master", "lb-backup")
 		_ = all[1].disconnect()
 		head := l.change(vrid(77))
-		l.change(weight(9))
+		rest := l.change(weight(9))
 		agree(t, time.Second, all...)
 		n := l.node("lb-master")
+		if n.GetRuntime() != rest.Revision() {
+			t.Errorf("runtime %d, want %d: all of it but the VIP's is in effect", n.GetRuntime(), rest.Revision())
+		}
 		if all[0].vrid() != 51 || n.GetApplied() >= head.Revision() || !strings.Contains(n.GetWaiting(), "VIP web") || !strings.Contains(n.GetWaiting(), "lb-backup") {
 			t.Errorf("VRID %d, applied %d of %d, waiting %q", all[0].vrid(), n.GetApplied(), head.Revision(), n.GetWaiting())
 		}

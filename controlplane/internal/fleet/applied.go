@@ -24,7 +24,7 @@ func (c *cluster) sent(s *session, v *agentv1.Version) {
 // in this session.
 func (c *cluster) current(s *session, v *agentv1.Version) {
 	c.with(s, func(n *node) {
-		n.sent, n.applied, n.base = v.GetRuntime(), whole(v), s.base
+		n.sent, n.applied, n.runtime, n.base = v.GetRuntime(), whole(v), v.GetRuntime(), s.base
 		c.settledAt(n, v)
 		c.stir.put(struct{}{})
 	})
@@ -43,7 +43,7 @@ func (c *cluster) acked(s *session, a *agentv1.Ack, v *agentv1.Version, changes 
 			c.log.Warn("a node acknowledged a version that was never made", "node", n.id, "revision", v.GetRuntime())
 			return
 		}
-		n.applied, n.base, n.notPersistent = whole(v), s.base, a.GetNotPersistent()
+		n.applied, n.runtime, n.base, n.notPersistent = whole(v), v.GetRuntime(), s.base, a.GetNotPersistent()
 		c.settledAt(n, v)
 		// What waits for other nodes holds applied back, and mends no failure.
 		if n.failed != 0 && (n.applied >= n.failed || v.GetRuntime() > n.failed || v.GetHash() == n.refused) {

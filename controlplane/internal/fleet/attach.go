@@ -101,9 +101,9 @@ func (c *cluster) introduce(s *session, n *node, h *agentv1.Hello) {
 		n.base = nil
 	}
 	s.base = n.base
-	n.applied = 0
+	n.applied, n.runtime = 0, 0
 	if s.applied.GetHash() != "" && c.plausible(s.applied) {
-		n.applied = whole(s.applied)
+		n.applied, n.runtime = whole(s.applied), s.applied.GetRuntime()
 	}
 	n.sent, n.failed, n.failure, n.refused = n.applied, 0, "", ""
 	n.notPersistent = h.GetNotPersistent()

@@ -67,6 +67,7 @@ type node struct {
 	settled bool            // base is target, and nothing older is on its way
 
 	sent, applied, failed uint64 // revisions
+	runtime               uint64 // newest of which all is in effect but what waits for other nodes
 	failure               string
 	refused               string // hash of what failed; "" if that did not get to the node
 	reason                agentv1.NackReason

@@ -76,7 +76,7 @@ func (c *cluster) compare(n *node) {
 		n.ahead = 0 // the node was put back itself
 	}
 	if n.ahead != 0 {
-		n.sent, n.applied = 0, 0 // what it has by these numbers is another store's
+		n.sent, n.applied, n.runtime = 0, 0, 0 // what it has by these numbers is another store's
 	}
 }
 

@@ -110,6 +110,7 @@ func (c *cluster) nodeStatus(n *node) *tandemv1.NodeStatus {
 		Connected:     n.session != nil,
 		Sent:          n.sent,
 		Applied:       n.applied,
+		Runtime:       n.runtime,
 		Failed:        n.failed,
 		Failure:       n.failure,
 		Haproxy:       daemonStatus(n.observed.haproxy),

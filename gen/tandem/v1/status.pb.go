@@ -353,7 +353,10 @@ type NodeStatus struct {
 	// waiting says what keeps the newest revision from being in effect on the node
 	// though it answers: settings that all nodes of a VIP must change at once, and
 	// another node that does not answer.
-	Waiting       string `protobuf:"bytes,17,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	Waiting string `protobuf:"bytes,17,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	// runtime is the newest revision of which all is in effect on the node, confirmed,
+	// but what waiting tells of: applied or above.
+	Runtime       uint64 `protobuf:"varint,18,opt,name=runtime,proto3" json:"runtime,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -505,6 +508,13 @@ func (x *NodeStatus) GetWaiting() string {
 		return x.Waiting
 	}
 	return ""
+}
+
+func (x *NodeStatus) GetRuntime() uint64 {
+	if x != nil {
+		return x.Runtime
+	}
+	return 0
 }
 
 // Drift is one thing that an operator has changed on a node itself, with
@@ -1189,7 +1199,7 @@ const file_tandem_v1_status_proto_rawDesc = "" +
 	"\x05nodes\x18\x04 \x03(\v2\x15.tandem.v1.NodeStatusR\x05nodes\x12(\n" +
 	"\x04vips\x18\x05 \x03(\v2\x14.tandem.v1.VipStatusR\x04vips\x12+\n" +
 	"\x05pools\x18\x06 \x03(\v2\x15.tandem.v1.PoolStatusR\x05pools\x12(\n" +
-	"\x06alarms\x18\a \x03(\v2\x10.tandem.v1.AlarmR\x06alarms\"\xa3\x05\n" +
+	"\x06alarms\x18\a \x03(\v2\x10.tandem.v1.AlarmR\x06alarms\"\xbd\x05\n" +
 	"\n" +
 	"NodeStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
@@ -1213,7 +1223,8 @@ const file_tandem_v1_status_proto_rawDesc = "" +
 	"interfaces\x12&\n" +
 	"\x05drift\x18\x0f \x03(\v2\x10.tandem.v1.DriftR\x05drift\x12%\n" +
 	"\x0enot_persistent\x18\x10 \x01(\bR\rnotPersistent\x12\x18\n" +
-	"\awaiting\x18\x11 \x01(\tR\awaiting\x1a=\n" +
+	"\awaiting\x18\x11 \x01(\tR\awaiting\x12\x18\n" +
+	"\aruntime\x18\x12 \x01(\x04R\aruntime\x1a=\n" +
 	"\x0fInterfacesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xe6\x01\n" +
