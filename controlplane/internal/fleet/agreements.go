@@ -3,6 +3,7 @@ package fleet
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -73,6 +74,20 @@ func (a *Agreements) keep(ctx context.Context, cluster string, of agreements) er
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.all[cluster] = of
+	return nil
+}
+
+// forget ends what is remembered of a cluster that is deleted.
+func (a *Agreements) forget(ctx context.Context, cluster string) error {
+	a.mu.Lock()
+	delete(a.all, cluster)
+	a.mu.Unlock()
+	if a.records == nil {
+		return nil
+	}
+	if err := a.records.Delete(ctx, agreementsBucket, cluster); err != nil && !errors.Is(err, store.ErrNotFound) {
+		return fmt.Errorf("record %s/%s: %w", agreementsBucket, cluster, err)
+	}
 	return nil
 }
 
@@ -215,7 +230,7 @@ func (c *cluster) remembers(head *state.Config, vip string) bool {
 	return slices.ContainsFunc(head.Nodes(), func(x *tandemv1.Node) bool {
 		n := c.nodes[lastID(x.GetName())]
 		if n == nil || n.base == nil {
-			return n == nil || n.told.GetHash() != ""
+			return n == nil || n.told == nil || n.told.GetHash() != "" // not heard yet, or it has something
 		}
 		_, has := n.base.Terms(vip)
 		return has

@@ -258,6 +258,81 @@ func TestFailureEndsWhileTermsWait(t *testing.T) {
 	})
 }
 
+// Nothing is kept of a deleted cluster, a password least of all; another one of its
+// name begins with terms of its own.
+func TestDeletedClusterIsForgotten(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, _, _ := newTermsLab(t, "lb-master", "lb-backup")
+		records := l.agreements.records
+		l.stop()
+		var err error
+		if l.addresses, err = OpenAddresses(t.Context(), records); err != nil {
+			t.Fatal(err)
+		}
+		l.start()
+		a := l.agent("lb-master").connect()
+		synctest.Wait()
+		a.tell("192.168.1.10")
+		pass(2 * peersEvery)
+		kept := func() (buckets []string) {
+			for _, bucket := range []string{agreementsBucket, addressesBucket} {
+				if all, err := records.List(t.Context(), bucket); err != nil || len(all) > 0 {
+					buckets = append(buckets, bucket)
+				}
+			}
+			return buckets
+		}
+		if len(kept()) != 2 {
+			t.Fatalf("kept: %v", kept())
+		}
+		l.ledger.drop(home)
+		pass(time.Second)
+		if len(kept()) != 0 {
+			t.Errorf("kept after the cluster was deleted: %v", kept())
+		}
+		l.ledger.set(l.apply(state.New(home, "epoch-1", 100),
+			state.CreateCluster(&tandemv1.Cluster{}),
+			state.CreateVip("web", &tandemv1.Vip{Addresses: []string{"192.168.1.100/24"}, Vrid: 99}),
+			state.AddNode("lb-master", "uid-lb-master"), state.AddNode("lb-backup", "uid-lb-backup")))
+		pass(time.Second)
+		a = l.agent("lb-master").connect()
+		pass(time.Second)
+		if id := a.vrid(); id != 99 {
+			t.Errorf("VRID %d, want 99; waiting %q", id, l.node("lb-master").GetWaiting())
+		}
+	})
+}
+
+// A VIP that was removed and is made again with another VRID goes over to it in
+// order, if a node has it still that the controller has not heard since its start.
+func TestRemovedVIPIsRememberedOverARestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, restart, all := newTermsLab(t, "lb-master", "lb-backup")
+		_ = all[1].disconnect()
+		l.change(state.DeleteListener("web_frontend", ""), state.DeleteVip("web", ""))
+		pass(time.Second)
+		l.stop()
+		if err := <-all[0].served; err == nil {
+			t.Error("Serve = nil")
+		}
+		restart()
+		pass(time.Second)
+		l.change(state.CreateVip("web", &tandemv1.Vip{Addresses: []string{"192.168.1.100/24"}, Vrid: 77}))
+		all[0].connect()
+		for range 1000 {
+			pass(time.Millisecond)
+			if id := all[0].vrid(); id == 77 {
+				t.Fatal("lb-master has VRID 77, and lb-backup, which is not heard, 51")
+			}
+		}
+		all[1].connect()
+		agree(t, time.Second, all...)
+		for _, a := range all {
+			a.checkConverged()
+		}
+	})
+}
+
 // The holder's machine dies while it changes: the standby comes back without it.
 func TestTermsOfADeadKeeper(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -3,6 +3,7 @@ package fleet
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -148,6 +149,7 @@ func (c *cluster) run(ctx context.Context) {
 		select {
 		case head, ok := <-sub.C:
 			if !ok {
+				c.forgetAll(ctx)
 				return
 			}
 			pending = head
@@ -178,6 +180,18 @@ func (c *cluster) run(ctx context.Context) {
 		if next > 0 {
 			alarm.Reset(next)
 		}
+	}
+}
+
+// forgetAll ends what is on disk about the cluster, which is deleted: another one of
+// its name has nothing to do with it.
+func (c *cluster) forgetAll(ctx context.Context) {
+	for _, n := range c.head.Nodes() {
+		c.options.Addresses.note(n.GetUid(), nil)
+	}
+	err := errors.Join(c.options.Agreements.forget(ctx, c.id), c.options.Addresses.save(ctx))
+	if err != nil && ctx.Err() == nil {
+		c.log.Error("records of the deleted cluster stay in the store", "error", err)
 	}
 }
 
