@@ -27,8 +27,9 @@ const (
 	// settling is how long after its own start the controller waits for agents
 	// before it judges anyone dead.
 	settling = 15 * time.Second
-	// lingering is how long an alarm that anybody on the nodes' network can raise
-	// stays raised at least after its cause: what comes and goes is one alarm.
+	// lingering is how long an alarm stays raised at least after its cause that anybody
+	// on the nodes' network can raise, or a single agent about a VIP, which no node's
+	// budget of events bounds: what comes and goes is one alarm.
 	lingering = 3 * time.Second
 )
 
@@ -49,7 +50,7 @@ type suspect struct {
 // lingers is how long the alarm of a cause that is over stays raised.
 func (s *suspect) lingers(now time.Time) time.Duration {
 	switch s.alarm.GetReason() {
-	case "DUPLICATE_ADDRESS", "FOREIGN_VRRP_SPEAKER":
+	case "DUPLICATE_ADDRESS", "FOREIGN_VRRP_SPEAKER", "NOT_SERVED", "ALL_DRAINED":
 	default:
 		return 0
 	}

@@ -33,12 +33,12 @@ func (c *cluster) suspectServed(v *tandemv1.Vip, add addSuspect) {
 		drained = drained && c.drained(n)
 	}
 	if proxies == 0 {
-		add("NOT_SERVED", v.GetName(), 0,
+		add("NOT_SERVED", v.GetName(), moving,
 			fmt.Sprintf("VIP %s is held by %s, and HAProxy runs on no node: clients are refused", id, h.nodes[0]),
 			"see why each HAProxy does not run; the agents start them again")
 	}
 	if drained {
-		add("ALL_DRAINED", v.GetName(), 0,
+		add("ALL_DRAINED", v.GetName(), moving,
 			fmt.Sprintf("every node is drained, so VIP %s stays on %s: it has to live somewhere", id, h.nodes[0]),
 			"lbctl node undrain one of them, before you switch the other one off")
 	}

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,8 +20,11 @@ func TestI8AVIPThatNobodyServesIsTold(t *testing.T) {
 		a.observe(proxy(stopped))
 		l.wantAlarms("PROXY_DEAD lb-master")
 		b.observe(proxy(stopped))
+		l.wantAlarms("PROXY_DEAD lb-backup", "PROXY_DEAD lb-master")
+		pass(moving)
 		l.wantAlarms("NOT_SERVED web", "PROXY_DEAD lb-backup", "PROXY_DEAD lb-master")
 		b.observe(proxy(running))
+		pass(lingering)
 		l.wantAlarms("PROXY_DEAD lb-master")
 		// A node that is silent may serve.
 		_ = b.disconnect()
@@ -32,10 +36,46 @@ func TestI8AVIPThatNobodyServesIsTold(t *testing.T) {
 		a.observe(changed(localDrain(true)))
 		l.wantAlarms("DRIFT lb-master")
 		b.observe(changed(localDrain(true)))
+		l.wantAlarms("DRIFT lb-backup", "DRIFT lb-master")
+		pass(moving)
 		l.wantAlarms("ALL_DRAINED web", "DRIFT lb-backup", "DRIFT lb-master")
 		a.observe(changed())
+		pass(lingering)
 		l.wantAlarms("DRIFT lb-backup")
 	})
+}
+
+// An agent whose HAProxy comes and goes all the time raises an alarm about the VIP
+// once, and does not fill the log: a VIP has no budget of events.
+func TestAVIPThatIsServedNowAndThenIsOneAlarm(t *testing.T) {
+	flap := func(t *testing.T, reason string, bad, good *agentv1.Observation) {
+		synctest.Test(t, func(t *testing.T) {
+			l, a, b := pair(t)
+			b.observe(bad)
+			for range 100 {
+				a.observe(bad)
+				pass(time.Second)
+				a.observe(good)
+				pass(time.Second)
+			}
+			l.log.mu.Lock()
+			defer l.log.mu.Unlock()
+			told := 0
+			for _, e := range l.log.all {
+				if strings.HasPrefix(e.GetMessage(), reason) {
+					told++
+				}
+			}
+			if told != 1 {
+				t.Errorf("%d events of %s, want 1", told, reason)
+			}
+		})
+	}
+	daemon := func(s agentv1.DaemonState) *agentv1.Observation {
+		return &agentv1.Observation{Haproxy: &agentv1.DaemonObservation{State: s}}
+	}
+	flap(t, "NOT_SERVED", daemon(agentv1.DaemonState_DAEMON_STATE_STOPPED), daemon(agentv1.DaemonState_DAEMON_STATE_RUNNING))
+	flap(t, "ALL_DRAINED", changed(localDrain(true)), changed())
 }
 
 func TestAPoolThatIsDownIsTold(t *testing.T) {
