@@ -11,7 +11,13 @@ import (
 // carried is what the keeper of handovers must know of the VIPs.
 func (n *node) carried() handover.View {
 	s := n.vrrp.Snapshot()
-	view := handover.View{Known: s.Handovers != nil, Serving: s.Health == 0}
+	return carriedBy(&s)
+}
+
+// carriedBy is carried by what keepalived is known to do. A HAProxy on trial serves the
+// connections that it has.
+func carriedBy(s *keepalived.Snapshot) handover.View {
+	view := handover.View{Known: s.Handovers != nil, Serving: s.Health == 0 || s.Trial}
 	for _, i := range s.Instances {
 		h, ok := s.Handovers[i.Name]
 		if !ok {
