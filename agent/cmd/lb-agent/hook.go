@@ -165,7 +165,10 @@ func haproxyGuard(dirs *hookDirs) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return guard.Guard(ctx, pid, dirs.state, func() error { return hooks.SetHealth(false) })
+			return guard.Guard(ctx, pid, dirs.state, guard.Acts{
+				Dead:     func() error { return hooks.SetHealth(false) },
+				Released: hooks.EndRelease,
+			})
 		})
 	cmd.Flags().IntVar(&pid, "process", 0, "process id of HAProxy's master")
 	return cmd

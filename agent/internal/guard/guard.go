@@ -1,6 +1,7 @@
 // Package guard has a small process of its own watch HAProxy, for machines without a
 // service manager: when HAProxy ends and no agent lives that would do it, the process
-// takes the node's score down, so that the VIPs leave.
+// takes the node's score down, so that the VIPs leave. An agent that lives and hangs must
+// not keep them away for good, which is the guard's to see, too.
 //
 // A guard asks nobody and polls nothing: it waits for the end of one HAProxy, and ends
 // with it. Agents come and go beside it.
@@ -110,13 +111,28 @@ func guards(guard, pid int) bool {
 	return at >= 0 && at+1 < len(words) && words[at+1] == strconv.Itoa(pid)
 }
 
-// patience is how long an agent that lives when HAProxy ends gets to take the score
-// down itself: one that dies in that moment does not.
-const patience = time.Second
+const (
+	// patience is how long an agent that lives when HAProxy ends gets to take the score
+	// down itself: one that dies in that moment does not.
+	patience = time.Second
+	// letGo is how long keepalived certainly has had to give its VIPs up, which the
+	// agent has it do for 250 ms at most.
+	letGo = 300 * time.Millisecond
+)
 
-// Guard waits for the end of HAProxy, and then calls dead when no agent of the state
-// directory lives, before one may start.
-func Guard(ctx context.Context, pid int, stateDir string, dead func() error) error {
+// Acts are what a guard does to the score. Each may be called twice.
+type Acts struct {
+	// Dead takes it down, since HAProxy is dead.
+	Dead func() error
+	// Released ends the score with which keepalived gives its VIPs up, where it stands
+	// still.
+	Released func() error
+}
+
+// Guard waits for the end of HAProxy, and then calls Dead when no agent of the state
+// directory lives, before one may start. Where one lives it calls Released instead, as
+// soon as that is due and once more when the agent has had its time.
+func Guard(ctx context.Context, pid int, stateDir string, acts Acts) error {
 	p, err := daemon.Watch("haproxy", pid, nil)
 	switch {
 	case err == nil:
@@ -129,11 +145,22 @@ func Guard(ctx context.Context, pid int, stateDir string, dead func() error) err
 	case !errors.Is(err, daemon.ErrNotRunning):
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	err = alive.Without(ctx, stateDir, dead)
-	if errors.Is(err, context.DeadlineExceeded) {
-		return nil // there is an agent
+	for _, length := range []time.Duration{letGo, patience - letGo} {
+		err = without(ctx, length, stateDir, acts.Dead)
+		if !errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
+		// There is an agent, and it may hang.
+		if err := acts.Released(); err != nil {
+			return err
+		}
 	}
-	return err
+	return nil
+}
+
+// without is alive.Without that waits no longer than length.
+func without(ctx context.Context, length time.Duration, stateDir string, do func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, length)
+	defer cancel()
+	return alive.Without(ctx, stateDir, do)
 }

@@ -24,9 +24,10 @@ func TestMain(m *testing.M) {
 	}
 	pid, err := strconv.Atoi(os.Args[4])
 	if err == nil {
-		err = Guard(context.Background(), pid, os.Args[6], func() error {
-			return os.WriteFile(filepath.Join(os.Args[8], "dead"), nil, 0o600)
-		})
+		called := func(act string) func() error {
+			return func() error { return os.WriteFile(filepath.Join(os.Args[8], act), nil, 0o600) }
+		}
+		err = Guard(context.Background(), pid, os.Args[6], Acts{Dead: called("dead"), Released: called("released")})
 	}
 	if err != nil {
 		fmt.Println(err)
@@ -66,7 +67,12 @@ func (r *rig) start() *daemon.Process {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	r.t.Cleanup(func() { _ = p.Signal(unix.SIGKILL) })
+	r.t.Cleanup(func() {
+		_ = p.Signal(unix.SIGKILL)
+		if guard := r.guard(); guard != nil {
+			<-guard.Done() // it writes into the test's directory
+		}
+	})
 	return p
 }
 
@@ -91,8 +97,12 @@ func (r *rig) guard() *daemon.Process {
 	return p
 }
 
-func (r *rig) called() bool {
-	_, err := os.Stat(filepath.Join(r.runDir, "dead"))
+// called tells that the score was taken down, released that its release was ended.
+func (r *rig) called() bool   { return r.did("dead") }
+func (r *rig) released() bool { return r.did("released") }
+
+func (r *rig) did(act string) bool {
+	_, err := os.Stat(filepath.Join(r.runDir, act))
 	return err == nil
 }
 
@@ -140,6 +150,8 @@ func TestAGuardWaitsForTheAgent(t *testing.T) {
 	p := r.start()
 	guard := r.guard()
 	r.kill(p)
+	// It may hang, and would not end a release.
+	eventually(t, "the release is ended", r.released)
 	<-guard.Done()
 	if r.called() {
 		t.Error("called beside an agent")
@@ -167,12 +179,17 @@ func TestAGuardIsOfOneHAProxy(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer release()
+	defer func() {
+		release()
+		<-guard.Done()
+	}()
 	r.kill(first)
 	second := r.start()
-	if now := r.guard(); now == nil || now.PID() == guard.PID() || !guards(now.PID(), second.PID()) {
-		t.Errorf("guard %v, and then %v", guard, now)
+	if now := r.guard(); now == nil || now.PID() == guard.PID() {
+		t.Fatalf("guard %v, and then %v", guard, now)
 	}
+	// Its command line is empty for a moment.
+	eventually(t, "it is the guard of the second", func() bool { return guards(r.guard().PID(), second.PID()) })
 	// One that was killed is replaced by the next agent.
 	last := r.guard()
 	if err := last.Signal(unix.SIGKILL); err != nil {
@@ -183,7 +200,9 @@ func TestAGuardIsOfOneHAProxy(t *testing.T) {
 		t.Fatal(err)
 	}
 	found.Close()
-	if now := r.guard(); now == nil || !guards(now.PID(), second.PID()) {
-		t.Errorf("no guard after its end: %v", now)
+	now := r.guard()
+	if now == nil {
+		t.Fatal("no guard after its end")
 	}
+	eventually(t, "it is replaced", func() bool { return guards(now.PID(), second.PID()) })
 }

@@ -84,6 +84,24 @@ func (h *Hooks) SetHealth(healthy bool) error {
 	return s.renew(time.Now())
 }
 
+// EndRelease does what an agent that hangs does not: where the proxy has died and
+// keepalived was told to give its VIPs up, it makes the node stand by again.
+func (h *Hooks) EndRelease() error {
+	unlock, err := h.lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	s, err := newScores(h.paths)
+	if err != nil {
+		return err
+	}
+	if score, _ := s.read(scoreFile); score != releaseScore {
+		return nil
+	}
+	return s.write(time.Now())
+}
+
 // UntilReleased waits until this node holds none of the addresses that keepalived
 // may have brought up.
 func (h *Hooks) UntilReleased(ctx context.Context) error {

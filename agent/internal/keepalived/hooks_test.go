@@ -55,6 +55,24 @@ func TestScoresBeforeAStart(t *testing.T) {
 	}
 }
 
+// A release that an agent left behind is ended, and no other score is touched.
+func TestAReleaseIsEndedForAnAgentThatHangs(t *testing.T) {
+	for _, test := range []struct {
+		found   string
+		drained bool
+		want    int
+	}{{"-254", false, -100}, {"-254", true, -150}, {"-100", false, -100}, {"-56", false, -56}, {"0", false, 0}} {
+		h := newHooks(t)
+		err := os.WriteFile(filepath.Join(h.paths.trackDir, scoreFile), []byte(test.found+"\n"), 0o644)
+		if err := errors.Join(err, mark(h.paths.drained, test.drained), h.EndRelease()); err != nil {
+			t.Fatal(err)
+		}
+		if got := score(t, h.paths.trackDir, scoreFile); got != test.want {
+			t.Errorf("%+v: score %d", test, got)
+		}
+	}
+}
+
 func TestHealthWithoutAnAgent(t *testing.T) {
 	h := newHooks(t)
 	holder := filepath.Join(h.paths.trackDir, "standby.web")

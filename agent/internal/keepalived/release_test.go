@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	keepalivedv1 "github.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1"
@@ -103,6 +104,19 @@ func TestI8AReleaseOutlivesNoAgent(t *testing.T) {
 	waitMaster(t, 5*time.Second, "web", "10.9.0.100", a, b)
 	if got := score(t, filepath.Join(b.options.RunDir, "keepalived", "track"), scoreFile); got != unhealthyScore {
 		t.Errorf("%s: score %d", b.name, got)
+	}
+}
+
+// I8: an agent that ends in these milliseconds leaves no FAULT behind. A keepalived that
+// does not say that it has let go makes them as long as they may be.
+func TestI8AReleaseEndsWithTheAgent(t *testing.T) {
+	t.Parallel()
+	a, _ := newCluster(t)
+	a.signal(unix.SIGSTOP)
+	a.setHealth(false)
+	a.endAgent()
+	if got := score(t, filepath.Join(a.options.RunDir, "keepalived", "track"), scoreFile); got != unhealthyScore {
+		t.Errorf("score %d, want %d", got, unhealthyScore)
 	}
 }
 

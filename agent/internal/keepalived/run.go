@@ -105,6 +105,9 @@ func (d *Driver) observe(ctx context.Context, notices <-chan notice) error {
 			o.endFences(time.Now())
 			o.writeScores(time.Now())
 		case <-ctx.Done():
+			// Nobody would end a release afterwards.
+			o.scores.released()
+			o.writeScores(time.Now())
 			return ctx.Err()
 		}
 		d.publish(d.snapshot.Load(), o)
