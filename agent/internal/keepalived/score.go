@@ -44,6 +44,10 @@ const (
 // on a busy machine 15.
 const releaseLimit = 250 * time.Millisecond
 
+// foundTrial is how long a trial that an earlier agent left goes on, unless SetHealth
+// comes before, which knows better.
+const foundTrial = 5 * time.Second
+
 // scores writes the track files. keepalived sees each rename at once.
 type scores struct {
 	dir     string
@@ -91,6 +95,9 @@ func loadScores(p paths) (*scores, error) {
 	s.fresh = false
 	score, ok := s.read(scoreFile)
 	s.healthy = ok && score > unhealthyScore
+	if ok && score == trialScore {
+		s.proven = time.Now().Add(foundTrial)
+	}
 	if score != releaseScore {
 		s.drain = !s.withdrawn && (score == drainScore || score == unhealthyScore+drainScore)
 	}

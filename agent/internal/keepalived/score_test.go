@@ -61,6 +61,25 @@ func TestScores(t *testing.T) {
 	}
 }
 
+// A trial goes on with the next agent.
+func TestATrialIsKnownToTheNextAgent(t *testing.T) {
+	dir := t.TempDir()
+	p := paths{trackDir: dir}
+	if err := os.WriteFile(filepath.Join(dir, scoreFile), []byte("-56\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	s, err := loadScores(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	for at, want := range map[time.Time]int{now: trialScore, now.Add(foundTrial): 0} {
+		if got := s.total(at); got != want || !s.healthy {
+			t.Errorf("after %v: %d, want %d", at.Sub(now), got, want)
+		}
+	}
+}
+
 // The order that the constants promise, for priorities up to 21 apart, and
 // that no score alone means FAULT (-254).
 func TestScoresKeepTheirOrder(t *testing.T) {

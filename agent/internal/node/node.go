@@ -175,6 +175,9 @@ func (n *node) drivers(ctx context.Context, s *settings.Settings, good *target.T
 	if err != nil {
 		return err
 	}
+	if n.vrrp.Snapshot().Trial {
+		n.trial.found()
+	}
 	var proxyConfig *haproxyv1.Config
 	// Beside somebody else's daemons nothing is started.
 	if good != nil && n.takeover.Held(ctx) == nil {

@@ -25,6 +25,10 @@ type trial struct {
 	serve time.Time // since when it serves; zero: it does not
 }
 
+// found is called when an earlier agent has left a trial, which begins anew: there were
+// more ends than are forgiven, and nobody knows how many.
+func (t *trial) found() { t.ends = forgiven + 1 }
+
 // serves is called when HAProxy begins to serve, and returns from when on that counts
 // in full.
 func (t *trial) serves(now time.Time) (proven time.Time) {

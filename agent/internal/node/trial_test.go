@@ -35,3 +35,17 @@ func TestTrial(t *testing.T) {
 		t.Errorf("after a good run it counts after %v, problem %q", got, tr.problem())
 	}
 }
+
+// A trial that an earlier agent left begins anew, and one that passes it is forgiven.
+func TestATrialThatIsFound(t *testing.T) {
+	var tr trial
+	now := time.Unix(1000, 0)
+	tr.found()
+	if got := tr.serves(now).Sub(now); got != firstTrial || tr.problem() == "" {
+		t.Errorf("it counts after %v, problem %q", got, tr.problem())
+	}
+	tr.ended(now.Add(firstTrial + settled))
+	if got := tr.serves(now).Sub(now); got != 0 {
+		t.Errorf("after a good run it counts after %v", got)
+	}
+}
