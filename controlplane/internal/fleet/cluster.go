@@ -117,14 +117,14 @@ func newCluster(o *Options, head *state.Config) *cluster {
 // run publishes every new configuration to the nodes and judges what they
 // report, until the cluster is deleted or ctx ends.
 func (c *cluster) run(ctx context.Context) {
+	var sending sync.WaitGroup
+	defer sending.Wait()
 	defer c.close()
 	sub, err := c.options.Ledger.Subscribe(c.id)
 	if err != nil {
 		return
 	}
 	defer sub.Close()
-	var sending sync.WaitGroup
-	defer sending.Wait()
 	confirmed := c.options.Ledger.Confirmed()
 	alarm := time.NewTimer(0)
 	defer alarm.Stop()

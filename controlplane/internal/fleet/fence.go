@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/tandem-lb/tandem/controlplane/internal/state"
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
 )
@@ -52,6 +53,7 @@ type fence struct {
 type order struct {
 	node, vip string
 	command   *agentv1.Command
+	fence     *fence // nil, or the one that it sets or renews
 	then      *order // when it is carried out
 }
 
@@ -71,7 +73,7 @@ func (c *cluster) referee(now time.Time) (orders []order, next time.Duration) {
 			orders = append(orders, order{node: k.loser, vip: k.vip, command: fenceCommand(k.vip, 0)})
 		case !now.Before(f.due):
 			f.due = now.Add(fenceEvery)
-			orders = append(orders, keepOff(k, f.survivor, nil))
+			orders = append(orders, keepOff(k, f, nil))
 		}
 	}
 	for _, v := range c.head.Vips() {
@@ -110,21 +112,30 @@ func (c *cluster) contest(v *tandemv1.Vip, now time.Time) (orders []order) {
 			continue
 		}
 		_, why := weigh(survivor, n, vip)
-		c.fences[k] = &fence{survivor: survivor.id, ground: why, due: now.Add(fenceEvery)}
+		f := &fence{survivor: survivor.id, ground: why, due: now.Add(fenceEvery)}
+		c.fences[k] = f
 		c.fenceEvent(reasonFenced, vip, fmt.Sprintf("%s and %s both hold VIP %s: %s is kept off it, since %s", survivor.id, n.id, vip, n.id, why))
 		announce := &order{node: survivor.id, vip: vip, command: &agentv1.Command{
 			Kind: &agentv1.Command_Announce{Announce: &agentv1.AnnounceCommand{Vip: vip}},
 		}}
-		orders = append(orders, keepOff(k, survivor.id, announce))
+		orders = append(orders, keepOff(k, f, announce))
 	}
 	return orders
 }
 
 // keepOff has the loser fenced off for a lease, once the survivor has answered that
 // it is there and may hold the VIP: one that has lost its power is noticed by that.
-func keepOff(k fenceKey, survivor string, then *order) order {
-	return order{node: survivor, vip: k.vip, command: fenceCommand(k.vip, 0),
-		then: &order{node: k.loser, vip: k.vip, command: fenceCommand(k.vip, fenceLease), then: then}}
+func keepOff(k fenceKey, f *fence, then *order) order {
+	return order{node: f.survivor, vip: k.vip, command: fenceCommand(k.vip, 0),
+		then: &order{node: k.loser, vip: k.vip, command: fenceCommand(k.vip, fenceLease), fence: f, then: then}}
+}
+
+// stands tells whether an order is still to be given: a fence may be lifted while the
+// survivor is asked.
+func (c *cluster) stands(o *order) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return o.fence == nil || c.fences[fenceKey{o.vip, o.node}] == o.fence
 }
 
 // claimants are the nodes with an instance of a VIP that another node has, too.
@@ -220,7 +231,7 @@ func (c *cluster) suspectFenced(v *tandemv1.Vip, add addSuspect) {
 
 func (c *cluster) fenceEvent(why reason, vip, message string) {
 	c.log.Warn(message)
-	c.append(nil, &tandemv1.Event{Reason: string(why), Subject: c.head.Vip(vip).GetName(), Message: message})
+	c.append(nil, &tandemv1.Event{Reason: string(why), Subject: state.VipName(c.id, vip).String(), Message: message})
 }
 
 func fenceCommand(vip string, lease time.Duration) *agentv1.Command {
@@ -232,7 +243,7 @@ func fenceCommand(vip string, lease time.Duration) *agentv1.Command {
 func (c *cluster) send(ctx context.Context, orders []order, sending *sync.WaitGroup) {
 	for _, o := range orders {
 		sending.Go(func() {
-			for next := &o; next != nil; next = next.then {
+			for next := &o; next != nil && c.stands(next); next = next.then {
 				if err := c.order(ctx, next); err != nil {
 					c.log.Warn("a node does not do what it is told about a VIP", "node", next.node, "vip", next.vip, "error", err)
 					return

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/tandem-lb/tandem/controlplane/internal/state"
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 )
 
@@ -220,5 +221,67 @@ func TestWhoCannotBeFenced(t *testing.T) {
 		b.observe(split(220))
 		pass(10 * time.Second)
 		l.wantAlarms("TWO_HOLDERS web", "PEER_SILENT web")
+	})
+}
+
+// A fence that is lifted while the survivor is asked is not renewed after that.
+func TestFenceThatIsLiftedIsNotRenewed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, a, b, said := fencing(t)
+		a.observe(split(230))
+		b.observe(split(220))
+		pass(moving)
+		b.observe(fenced())
+		answer, survivor := a.commands, a.pipe
+		a.commands = func(c *agentv1.Command) *agentv1.CommandResult {
+			r := answer(c)
+			r.Id = c.GetId()
+			time.AfterFunc(orderTimeout/2, func() {
+				_ = survivor.say(&agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Result{Result: r}})
+			})
+			return nil
+		}
+		said.take()
+		pass(fenceEvery + orderTimeout/4)
+		b.observe(fenced("192.168.1.10"))
+		pass(2 * time.Second)
+		got, want := said.take(), []string{"lb-master may hold web", "lb-backup may hold web"}
+		if !slices.Equal(got, want) {
+			t.Errorf("told %v, want %v", got, want)
+		}
+	})
+}
+
+// The event of a fence names its VIP, even when that is what was removed.
+func TestFenceOfARemovedVIP(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, a, b, _ := fencing(t)
+		a.observe(split(230))
+		b.observe(split(220))
+		pass(time.Second)
+		b.observe(fenced())
+		l.change(state.DeleteListener("web_frontend", ""), state.DeleteVip("web", ""))
+		pass(time.Second)
+		if got := l.log.reasons("clusters/default/vips/web"); !slices.Contains(got, string(reasonUnfenced)) {
+			t.Errorf("events of the VIP: %v", got)
+		}
+	})
+}
+
+// What is under way to a node does not hold up the end of its cluster.
+func TestDeletedClusterEndsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, a, b, _ := fencing(t)
+		a.commands = func(*agentv1.Command) *agentv1.CommandResult { return nil }
+		a.observe(split(230))
+		b.observe(split(220))
+		pass(moving + orderTimeout/10) // the survivor is asked
+		l.ledger.drop(home)
+		pass(orderTimeout / 10)
+		select {
+		case <-a.served:
+		default:
+			t.Error("the session goes on")
+		}
 	})
 }
