@@ -31,6 +31,8 @@ const (
 	MaxFence = 10 * time.Second
 	// guardSlack is how much later than the agent the guard ends a lease.
 	guardSlack = 300 * time.Millisecond
+	// guardPatience is how long a guard may take to answer, and to end.
+	guardPatience = time.Second
 )
 
 // fence of one instance.
@@ -140,10 +142,13 @@ func (w *Wire) hearsNode() bool {
 
 // guard is a process that ends a VIP's fence when nobody else does.
 type guard struct {
-	lease  io.WriteCloser
-	taken  *bufio.Reader // a line for each lease
-	ended  chan struct{}
-	failed error // why; set before ended is closed
+	process *os.Process
+	files   []string
+	lease   io.WriteCloser
+	answers interface{ SetReadDeadline(time.Time) error } // what taken reads
+	taken   *bufio.Reader                                 // a line for each lease
+	ended   chan struct{}
+	failed  error // why; set before ended is closed
 }
 
 // guardFence sees to it that a guard has the lease before the fence stands.
@@ -152,19 +157,19 @@ func (d *Driver) guardFence(ctx context.Context, vip string, files []string, lea
 	case guards := <-d.guards:
 		defer func() { d.guards <- guards }()
 		if g := guards[vip]; g != nil {
-			if g.take(lease) == nil {
+			failed := g.take(ctx, lease)
+			if failed == nil {
 				return nil
 			}
-			g.end()
 			delete(guards, vip)
+			d.log.Warn("the guard of a fence takes no lease: another one is started", "vip", vip, "error", errors.Join(failed, g.end()))
 		}
 		g, err := d.startGuard(files)
 		if err != nil {
 			return err
 		}
-		if err := g.take(lease); err != nil {
-			g.end()
-			return errors.Join(err, g.failed)
+		if err := g.take(ctx, lease); err != nil {
+			return errors.Join(err, g.end())
 		}
 		guards[vip] = g
 		return nil
@@ -187,23 +192,34 @@ func (d *Driver) startGuard(files []string) (*guard, error) {
 	if err != nil {
 		return nil, err
 	}
-	out, err := cmd.StdoutPipe()
+	out, answer, err := os.Pipe()
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(err, in.Close())
 	}
-	if err := cmd.Start(); err != nil {
-		return nil, err
+	cmd.Stdout = answer
+	err = cmd.Start()
+	_ = answer.Close()
+	if err != nil {
+		return nil, errors.Join(err, out.Close())
 	}
-	g := &guard{lease: in, taken: bufio.NewReader(out), ended: make(chan struct{})}
+	g := &guard{process: cmd.Process, files: files, lease: in, answers: out, taken: bufio.NewReader(out), ended: make(chan struct{})}
 	go func() { // ends with the process, whose input the driver closes
 		defer close(g.ended)
-		g.failed = cmd.Wait()
+		g.failed = errors.Join(cmd.Wait(), out.Close())
 	}()
 	return g, nil
 }
 
-// take gives the guard a lease and waits until it has taken it.
-func (g *guard) take(lease time.Duration) error {
+// take gives the guard a lease and waits until it has taken it, guardPatience at
+// most.
+func (g *guard) take(ctx context.Context, lease time.Duration) error {
+	due := time.Now().Add(guardPatience)
+	if end, ok := ctx.Deadline(); ok && end.Before(due) {
+		due = end
+	}
+	if err := g.answers.SetReadDeadline(due); err != nil {
+		return err
+	}
 	if _, err := fmt.Fprintln(g.lease, lease.Milliseconds()); err != nil {
 		return err
 	}
@@ -211,17 +227,25 @@ func (g *guard) take(lease time.Duration) error {
 	return err
 }
 
-// end ends the guard, and with it the fence.
-func (g *guard) end() {
+// end ends the guard, and with it the fence, within guardPatience. It returns what
+// was wrong with the guard.
+func (g *guard) end() error {
 	_ = g.lease.Close()
-	<-g.ended
+	select {
+	case <-g.ended:
+		return g.failed
+	case <-time.After(guardPatience):
+	}
+	return errors.Join(errors.New("it hangs and is killed"), g.process.Kill(), liftFence(g.files))
 }
 
 // endGuards is called when the agent ends: so do its fences.
 func (d *Driver) endGuards() {
 	guards := <-d.guards
 	for vip, g := range guards {
-		g.end()
+		if err := g.end(); err != nil {
+			d.log.Warn("the guard of a fence did not end by itself", "vip", vip, "error", err)
+		}
 		delete(guards, vip)
 	}
 	d.guards <- guards
@@ -261,6 +285,11 @@ func GuardFence(ctx context.Context, in io.Reader, out io.Writer, files []string
 			open = false
 		}
 	}
+	return liftFence(files)
+}
+
+// liftFence takes a fence out of its track files.
+func liftFence(files []string) error {
 	var failed []error
 	for _, file := range files {
 		// A file that is gone is one that says nothing.

@@ -155,6 +155,35 @@ func TestI8FenceEndsWithTheAgent(t *testing.T) {
 	})
 }
 
+// A guard that hangs holds up neither the fence, which gets another one, nor the
+// agent's end, which ends the fence itself.
+func TestAGuardThatHangs(t *testing.T) {
+	t.Parallel()
+	_, b := apart(t)
+	hang := func() (pid int) {
+		pids := b.guards()
+		if len(pids) != 1 {
+			t.Fatalf("guards %v", pids)
+		}
+		if err := unix.Kill(pids[0], unix.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = unix.Kill(pids[0], unix.SIGKILL) })
+		return pids[0]
+	}
+	b.fence("web", MaxFence)
+	within(t, time.Second, "it has let go", func() bool { return !b.has("10.9.0.100") })
+	first := hang()
+	b.fence("web", MaxFence)
+	if now := b.guards(); len(now) != 1 || now[0] == first || b.has("10.9.0.100") || !b.instance("web").Fenced {
+		t.Fatalf("guards %v after %d, %+v", now, first, b.instance("web"))
+	}
+	hang()
+	b.endAgent()
+	within(t, 5*time.Second, "the VIP is held again", func() bool { return b.has("10.9.0.100") })
+	within(t, time.Second, "no guard is left", func() bool { return len(b.guards()) == 0 })
+}
+
 // A node that has heard the survivor takes over at once when that is silent,
 // however long the lease is.
 func TestFenceEndsWithTheSurvivor(t *testing.T) {
