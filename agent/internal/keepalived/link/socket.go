@@ -175,8 +175,12 @@ func (s *Socket) Send(packet []byte, to net.HardwareAddr) error {
 	return unix.Sendto(s.fd, packet, 0, a)
 }
 
-// Receive hands over packets that wait, each with its sender, and returns how many
-// there were: at most limit. The packet is valid during the call only.
+// Lost tells whether an error of Send means that the packet is lost, as it might be
+// on its way: the transmit queue is full.
+func Lost(err error) bool { return errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.EAGAIN) }
+
+// Receive hands over packets for this machine that wait, each with its sender, and
+// returns how many waited: at most limit. The packet is valid during the call only.
 func (s *Socket) Receive(limit int, take func(packet []byte, from MAC)) (count int, err error) {
 	buffer := make([]byte, 2048)
 	for count < limit {
@@ -191,9 +195,15 @@ func (s *Socket) Receive(limit int, take func(packet []byte, from MAC)) (count i
 		}
 		count++
 		a, ok := from.(*unix.SockaddrLinklayer)
-		if ok && a.Halen == 6 && a.Pkttype != unix.PACKET_OUTGOING {
+		if ok && a.Halen == 6 && forUs(a.Pkttype) {
 			take(buffer[:n], MAC(a.Addr[:6]))
 		}
 	}
 	return count, nil
+}
+
+// forUs tells whether a packet of that kind is this machine's. That of a VLAN that it
+// does not have is another machine's (PACKET_OTHERHOST), whatever its target is.
+func forUs(kind uint8) bool {
+	return kind == unix.PACKET_HOST || kind == unix.PACKET_BROADCAST || kind == unix.PACKET_MULTICAST
 }

@@ -1,0 +1,72 @@
+package link
+
+import (
+	"net"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// A frame of a VLAN that this machine does not have is no word of its own network,
+// whoever it is for.
+func TestOtherVLANsAreNotHeard(t *testing.T) {
+	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Skipf("needs network namespaces (root): %v", err)
+	}
+	for _, command := range []string{"link add eth0 type veth peer name eth1", "link set eth0 up", "link set eth1 up"} {
+		if said, err := exec.Command("ip", strings.Fields(command)...).CombinedOutput(); err != nil {
+			t.Fatalf("ip %s: %v: %s", command, err, said)
+		}
+	}
+	here, there := named(t, "eth0"), named(t, "eth1")
+	ears, err := Open(here.Index, unix.ETH_P_ARP, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ears.Close()
+	mouth, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(mouth)
+	tagged := []byte{0x81, 0x00, 0, 77}
+	for _, to := range []net.HardwareAddr{Everyone, here.HardwareAddr} {
+		for _, tag := range [][]byte{tagged, nil} { // the one that counts is the last
+			frame := append(append(append([]byte{}, to...), there.HardwareAddr...), tag...)
+			frame = append(append(frame, 0x08, 0x06), unhex(t, arpReply)...)
+			if tag != nil {
+				frame[len(frame)-1] = 77
+			}
+			if err := unix.Sendto(mouth, frame, 0, &unix.SockaddrLinklayer{Ifindex: there.Index}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	heard := 0
+	for heard < 2 {
+		fds := []unix.PollFd{{Fd: ears.FD(), Events: unix.POLLIN}}
+		if n, err := unix.Poll(fds, 5000); err != nil || n == 0 {
+			t.Fatalf("%d frames are heard, want 2: %v", heard, err)
+		}
+		if _, err := ears.Receive(10, func(packet []byte, from MAC) {
+			if heard++; from != MAC(there.HardwareAddr) || packet[len(packet)-1] == 77 {
+				t.Errorf("heard %x from %s", packet, from)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func named(t *testing.T, name string) *net.Interface {
+	t.Helper()
+	on, err := net.InterfaceByName(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return on
+}
