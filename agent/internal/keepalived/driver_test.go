@@ -239,7 +239,8 @@ func TestAddressMovesBetweenInstances(t *testing.T) {
 	a.mustApply(config)
 	within(t, 5*time.Second, "both are up", func() bool {
 		mail, web := a.instance("mail"), a.instance("web")
-		return mail.State == InstanceMaster && mail.Holds && web.State == InstanceMaster && web.Holds && a.has("10.9.0.201")
+		return mail.State == InstanceMaster && mail.Holds && web.State == InstanceMaster && web.Holds && a.has("10.9.0.201") &&
+			mail.Wire.Listens && web.Wire.Listens
 	})
 	mine, peers := len(a.seen()), len(b.seen())
 

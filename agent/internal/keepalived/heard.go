@@ -13,8 +13,8 @@ import (
 
 // Wire is what reaches an instance's interface. It is not changed after it was made.
 type Wire struct {
-	// Listens tells that the interface is listened on: only then do the other
-	// fields say something.
+	// Listens tells that the interface is listened on, for long enough to hear a peer:
+	// only then do the other fields say something.
 	Listens bool
 	// MAC is the interface's link-layer address.
 	MAC string
@@ -34,7 +34,7 @@ type Advertiser struct {
 	Address  netip.Addr
 	MAC      string
 	Node     string // its id; empty: not known to be a node
-	Priority int    // that it advertises
+	Priority int    // that it advertises; a stranger's is that which was heard first
 }
 
 // FindingKind is what should not be on the wire.
@@ -82,7 +82,7 @@ func (o *observer) hear(now time.Time) {
 	for n := range o.watched {
 		w := &o.watched[n]
 		was := w.Wire.Findings
-		w.Wire = o.digest(&w.instance, o.wire.Heard(w.name))
+		w.Wire = o.digest(&w.instance, &w.Wire, o.wire.Heard(w.name))
 		for _, kind := range []FindingKind{FindingMismatch, FindingForeign, FindingDuplicate} {
 			if text := first(w.Wire.Findings, kind); text != "" && first(was, kind) == "" {
 				o.note(w.name+" "+string(kind), fmt.Sprintf("VIP %s: %s: %s", w.vip, kind, text), now)
@@ -102,8 +102,9 @@ func first(all []Finding, kind FindingKind) string {
 	return ""
 }
 
-// digest judges what was heard of an instance.
-func (o *observer) digest(i *instance, h wire.Heard) Wire {
+// digest judges what was heard of an instance. The priority of a stranger stays as it
+// was told first: one that changes it all the time would be news each time.
+func (o *observer) digest(i *instance, was *Wire, h wire.Heard) Wire {
 	if !h.Listens {
 		return Wire{}
 	}
@@ -111,7 +112,11 @@ func (o *observer) digest(i *instance, h wire.Heard) Wire {
 	for n := range h.Speakers {
 		s := &h.Speakers[n]
 		node, stranger := o.whoIs(i, s.Source)
-		d.Advertisers = append(d.Advertisers, Advertiser{s.Source, s.MAC.String(), node, int(s.Priority)})
+		a := Advertiser{s.Source, s.MAC.String(), node, int(s.Priority)}
+		if old := was.advertiser(a.Address, a.MAC); stranger && old != nil {
+			a.Priority = old.Priority
+		}
+		d.Advertisers = append(d.Advertisers, a)
 		who := fmt.Sprintf("%s (MAC address %s)", s.Source, s.MAC)
 		if node != "" {
 			who = fmt.Sprintf("%s (%s)", node, s.Source)
@@ -119,7 +124,7 @@ func (o *observer) digest(i *instance, h wire.Heard) Wire {
 		switch mismatch := i.mismatch(&s.Advert); {
 		case stranger:
 			d.find(FindingForeign, s.Source.String(),
-				fmt.Sprintf("%s advertises the virtual router %d with priority %d on %s and is no node of the cluster", who, i.vrid, s.Priority, i.iface))
+				fmt.Sprintf("%s advertises the virtual router %d with priority %d on %s and is no node of the cluster", who, i.vrid, a.Priority, i.iface))
 		case mismatch != "":
 			d.find(FindingMismatch, s.Source.String(), fmt.Sprintf("%s advertises the virtual router %d %s", who, i.vrid, mismatch))
 		}
@@ -129,6 +134,16 @@ func (o *observer) digest(i *instance, h wire.Heard) Wire {
 			fmt.Sprintf("%s is also on the machine with the MAC address %s on %s, which does not advertise it", c.Address, c.MAC, i.iface))
 	}
 	return d
+}
+
+// advertiser is one of an address and a link-layer address, nil when there is none.
+func (w *Wire) advertiser(address netip.Addr, mac string) *Advertiser {
+	for n := range w.Advertisers {
+		if a := &w.Advertisers[n]; a.Address == address && a.MAC == mac {
+			return a
+		}
+	}
+	return nil
 }
 
 func (w *Wire) find(kind FindingKind, who, text string) {

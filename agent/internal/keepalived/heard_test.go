@@ -2,12 +2,15 @@ package keepalived
 
 import (
 	"fmt"
+	"net/netip"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/vrrp"
 	"github.com/tandem-lb/tandem/agent/internal/keepalived/wire"
 	keepalivedv1 "github.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1"
 )
@@ -198,4 +201,24 @@ func TestGateway(t *testing.T) {
 	within(t, 5*time.Second, "it answers again", is(wire.GatewayAnswers))
 	ip(t, "-n", a.namespace, "route", "delete", "default")
 	within(t, 5*time.Second, "there is none any more", is(wire.GatewayNone))
+}
+
+// A stranger that changes its priority with each advertisement is no news.
+func TestAStrangersPriorityIsToldOnce(t *testing.T) {
+	t.Parallel()
+	o := &observer{peers: map[string]peer{"lb-backup": {"eth0": {netip.MustParseAddr("10.9.0.2")}}}}
+	i := &instance{vrid: 51, iface: "eth0", version: 3, advert: time.Second, anchor: netip.MustParsePrefix("10.9.0.100/24")}
+	heard := func(from string, priority uint8) wire.Heard {
+		return wire.Heard{Listens: true, Speakers: []wire.Speaker{{
+			Advert: vrrp.Advert{Source: netip.MustParseAddr(from), Version: 3, VRID: 51, Priority: priority, Interval: time.Second},
+		}}}
+	}
+	first := o.digest(i, &Wire{}, heard("10.9.0.9", 254))
+	if got := o.digest(i, &first, heard("10.9.0.9", 1)); !reflect.DeepEqual(got, first) || !strings.Contains(first.Findings[0].Text, "with priority 254") {
+		t.Errorf("%+v became %+v", first, got)
+	}
+	first = o.digest(i, &Wire{}, heard("10.9.0.2", 254))
+	if got := o.digest(i, &first, heard("10.9.0.2", 1)); got.Advertisers[0].Priority != 1 {
+		t.Errorf("a node's priority is told as %d", got.Advertisers[0].Priority)
+	}
 }

@@ -35,6 +35,12 @@ const (
 	// askEvery is how often the holder asks for its addresses when nobody claims
 	// one; else it does every second.
 	askEvery = 10 * time.Second
+	// calm is how long what is known stays as it was told, whatever the network says
+	// meanwhile: each change costs the agent and the controller more than a packet
+	// costs its sender.
+	calm = 50 * time.Millisecond
+	// quiet is how long nobody is told anew that an interface cannot be listened on.
+	quiet = time.Minute
 )
 
 // ear listens on one interface. run owns all but what mu guards.
@@ -59,7 +65,10 @@ type ear struct {
 	answered time.Time  // last, or since when it has been asked
 	answers  bool       // it has answered since it was first asked
 	asked    time.Time  // when this node last asked for its own addresses
+	isDeaf   bool       // it could not listen a moment ago
 	why      string     // why it is deaf, as was told last
+	warned   time.Time  // when
+	told     time.Time  // when what is known changed for others
 }
 
 // newEar makes one, which is to run.
@@ -118,8 +127,9 @@ func (e *ear) run(ctx context.Context) {
 
 // deaf tells that nothing is heard.
 func (e *ear) deaf(err error) {
-	if err.Error() != e.why {
-		e.why = err.Error()
+	e.isDeaf = true
+	if now := time.Now(); err.Error() != e.why && now.Sub(e.warned) >= quiet {
+		e.why, e.warned = err.Error(), now
 		e.listener.log.Warn("the network is not listened to", "interface", e.name, "error", err)
 	}
 	e.take()
@@ -130,12 +140,24 @@ func (e *ear) deaf(err error) {
 	e.listener.publish(heard)
 }
 
+// hears tells that it is deaf no longer, if it was.
+func (e *ear) hears() {
+	if e.isDeaf {
+		e.table.begin(time.Now())
+		e.isDeaf = false
+	}
+	if e.why != "" {
+		e.listener.log.Info("the network is listened to again", "interface", e.name)
+		e.why = ""
+	}
+}
+
 // take takes the routers over.
 func (e *ear) take() {
 	e.mu.Lock()
 	routers := e.routers
 	e.mu.Unlock()
-	e.table.watch(routers)
+	e.table.watch(routers, time.Now())
 }
 
 // listen returns when the interface can be listened on no longer, or, without an
@@ -148,10 +170,7 @@ func (e *ear) listen(ctx context.Context) error {
 	if err := e.open(); err != nil {
 		return err
 	}
-	if e.why != "" {
-		e.listener.log.Info("the network is listened to again", "interface", e.name)
-		e.why = ""
-	}
+	e.hears()
 	shape := e.shape()
 	next := time.Now()
 	for now := next; ; {
@@ -162,10 +181,11 @@ func (e *ear) listen(ctx context.Context) error {
 			next = now.Add(every)
 		}
 		e.table.forget(now)
-		e.publish(now)
 		due := next
-		if t := e.table.next(now); !t.IsZero() && t.Before(due) {
-			due = t
+		for _, t := range []time.Time{e.publish(now), e.table.next(now)} {
+			if !t.IsZero() && t.Before(due) {
+				due = t
+			}
 		}
 		var err error
 		if now, err = e.poll(ctx, time.Until(due)); err != nil || ctx.Err() != nil {
@@ -274,7 +294,7 @@ func (e *ear) tick(now time.Time) error {
 		if e.answers {
 			to = e.at[:]
 		}
-		if err := e.arp.Send(link.ARPProbe(e.on.HardwareAddr, e.gateway), to); err != nil {
+		if err := e.arp.Send(link.ARPProbe(e.on.HardwareAddr, e.gateway), to); err != nil && !link.Lost(err) {
 			return err
 		}
 	}
@@ -300,7 +320,7 @@ func (e *ear) askForOwn() error {
 				_, group := link.SolicitedNode(a)
 				err = e.nd.Send(link.Solicitation(a), group)
 			}
-			if err != nil {
+			if err != nil && !link.Lost(err) {
 				return err
 			}
 		}
@@ -384,8 +404,8 @@ func (e *ear) packet(p []byte, from link.MAC, isARP bool, now time.Time) {
 	}
 }
 
-// publish tells what is known.
-func (e *ear) publish(now time.Time) {
+// publish tells what is known, or returns when it may.
+func (e *ear) publish(now time.Time) (due time.Time) {
 	gateway := GatewayNone
 	switch {
 	case !e.gateway.IsValid():
@@ -397,8 +417,14 @@ func (e *ear) publish(now time.Time) {
 	heard := make(map[string]Heard)
 	for _, r := range e.table.routers {
 		h := r.heard(now)
-		h.Listens, h.MAC, h.Gateway = true, link.MAC(e.on.HardwareAddr), gateway
+		h.MAC, h.Gateway = link.MAC(e.on.HardwareAddr), gateway
 		heard[r.Name] = h
 	}
-	e.listener.publish(heard)
+	if due := e.told.Add(calm); now.Before(due) {
+		return due
+	}
+	if e.listener.publish(heard) {
+		e.told = now
+	}
+	return time.Time{}
 }

@@ -23,6 +23,9 @@ const (
 	claimLife = 3500 * time.Millisecond
 	// askedLife is how long it counts that a host has asked for the VIP.
 	askedLife = 5 * time.Second
+	// longest is how long a speaker may be silent that says that it advertises less
+	// often than this node's own. One packet says up to 255 s (RFC 3768, 5.3.7).
+	longest = 10 * time.Second
 )
 
 // table is what has been heard on one interface. It is pure: packets and the time
@@ -38,13 +41,15 @@ type router struct {
 	speakers []speaker
 	claims   []claim
 	asked    time.Time
+	since    time.Time // listened to
 }
 
 // speaker is one who advertises or has lately done so.
 type speaker struct {
 	Speaker
 	last time.Time
-	gone bool // it has said that it gives the router up
+	end  time.Time // when it counts as gone if it is not heard again
+	gone bool      // it has said that it gives the router up
 }
 
 // claim is a machine that has said that it has an address of the VIP, and has not
@@ -54,18 +59,31 @@ type claim struct {
 	first, last time.Time
 }
 
-// watch makes the routers those given; what is known of them stays.
-func (t *table) watch(routers []Router) {
+// watch makes the routers those given; what is known of them stays. But who speaks is
+// learnt anew when the interval changes: the others' changes, too, and what they said
+// before would count beside what they say now.
+func (t *table) watch(routers []Router, now time.Time) {
 	old := t.routers
 	t.routers = nil
 	for _, r := range routers {
-		now := &router{Router: r}
+		next := &router{Router: r, since: now}
 		for _, was := range old {
-			if was.Name == r.Name && was.VRID == r.VRID && was.six() == r.six() {
-				now.speakers, now.claims, now.asked = was.speakers, was.claims, was.asked
+			if was.Name != r.Name || was.VRID != r.VRID || was.six() != r.six() {
+				continue
+			}
+			next.claims, next.asked = was.claims, was.asked
+			if was.Interval == r.Interval {
+				next.speakers, next.since = was.speakers, was.since
 			}
 		}
-		t.routers = append(t.routers, now)
+		t.routers = append(t.routers, next)
+	}
+}
+
+// begin is called when listening begins after it could not.
+func (t *table) begin(now time.Time) {
+	for _, r := range t.routers {
+		r.since = now
 	}
 }
 
@@ -85,6 +103,7 @@ func (r *router) advert(a *vrrp.Advert, from link.MAC, now time.Time) {
 	// What the peer says it has is no claim.
 	r.claims = slices.DeleteFunc(r.claims, func(c claim) bool { return c.MAC == from })
 	s := speaker{Speaker: Speaker{Advert: *a, MAC: from}, last: now, gone: a.Priority == 0}
+	s.end = now.Add(min(adverts*a.Interval+slack, max(r.patience(), longest)))
 	for n := range r.speakers {
 		old := &r.speakers[n]
 		// Two programs of one machine are two speakers.
@@ -153,10 +172,8 @@ func (r *router) patience() time.Duration { return adverts*r.Interval + slack }
 
 // present tells whether a speaker advertises still.
 func (s *speaker) present(now time.Time) bool {
-	return !s.gone && now.Before(s.end())
+	return !s.gone && now.Before(s.end)
 }
-
-func (s *speaker) end() time.Time { return s.last.Add(adverts*s.Interval + slack) }
 
 // told tells whether a claim is to be told: no advertisement has explained it.
 func (r *router) told(c *claim, now time.Time) bool {
@@ -183,6 +200,7 @@ func (r *router) heard(now time.Time) Heard {
 		return cmp.Or(a.Address.Compare(b.Address), slices.Compare(a.MAC[:], b.MAC[:]))
 	})
 	h.Asked = !r.asked.IsZero() && now.Before(r.asked.Add(askedLife))
+	h.Listens = len(h.Speakers) > 0 || !now.Before(r.since.Add(r.patience()))
 	return h
 }
 
@@ -194,8 +212,9 @@ func (t *table) next(now time.Time) (next time.Time) {
 		}
 	}
 	for _, r := range t.routers {
+		due(r.since.Add(r.patience()))
 		for n := range r.speakers {
-			due(r.speakers[n].end())
+			due(r.speakers[n].end)
 		}
 		for _, c := range r.claims {
 			due(c.first.Add(r.patience()))
@@ -212,7 +231,7 @@ func (t *table) next(now time.Time) (next time.Time) {
 func (t *table) forget(now time.Time) {
 	for _, r := range t.routers {
 		r.speakers = slices.DeleteFunc(r.speakers, func(s speaker) bool {
-			return !now.Before(s.end()) && now.Sub(s.last) > r.patience()
+			return !now.Before(s.end) && now.Sub(s.last) > r.patience()
 		})
 		r.claims = slices.DeleteFunc(r.claims, func(c claim) bool { return !now.Before(c.last.Add(claimLife)) })
 	}

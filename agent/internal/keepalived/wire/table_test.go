@@ -24,7 +24,7 @@ const interval = 100 * time.Millisecond
 
 func newTable() *table {
 	t := &table{own: map[link.MAC]bool{mine: true}}
-	t.watch([]Router{{Name: "web", VRID: 51, Interval: interval, Addresses: []netip.Addr{vip, other}}})
+	t.watch([]Router{{Name: "web", VRID: 51, Interval: interval, Addresses: []netip.Addr{vip, other}}}, start)
 	return t
 }
 
@@ -99,6 +99,16 @@ func TestHeard(t *testing.T) {
 			t.advert(advert(11, 220), peer, at(0))
 			t.advert(advert(11, 254), host, at(0))
 		}, 0, "192.168.1.11:220, 192.168.1.11:254"},
+		"one that says that it is silent for long": {func(t *table, at func(time.Duration) time.Time) {
+			a := advert(11, 100)
+			a.Version, a.Interval = 2, 255*time.Second
+			t.advert(a, peer, at(0))
+		}, longest - time.Millisecond, "192.168.1.11:100"},
+		"and is": {func(t *table, at func(time.Duration) time.Time) {
+			a := advert(11, 100)
+			a.Version, a.Interval = 2, 255*time.Second
+			t.advert(a, peer, at(0))
+		}, longest, ""},
 		"a host with the address": {func(t *table, at func(time.Duration) time.Time) {
 			t.claim(vip, host, at(0))
 		}, 400 * time.Millisecond, claim},
@@ -214,13 +224,60 @@ func TestWatchKeeps(t *testing.T) {
 	table.advert(advert(11, 220), peer, start)
 	r := table.routers[0].Router
 	r.Holds = true
-	table.watch([]Router{r, {Name: "more", VRID: 52, Interval: interval, Addresses: []netip.Addr{other}}})
+	table.watch([]Router{r, {Name: "more", VRID: 52, Interval: interval, Addresses: []netip.Addr{other}}}, start)
 	if got := say(table.routers[0].heard(start)); got != "192.168.1.11:220" {
 		t.Errorf("%q", got)
 	}
 	r.VRID = 53
-	table.watch([]Router{r})
+	table.watch([]Router{r}, start)
 	if got := say(table.routers[0].heard(start)); got != "" {
 		t.Errorf("another virtual router has %q", got)
+	}
+}
+
+// Who spoke before the interval changed does not count beside what it says now, which
+// would be a mismatch that is none.
+func TestSpeakersAreLearntAnewByInterval(t *testing.T) {
+	table := newTable()
+	r := table.routers[0].Router
+	r.Interval = time.Second
+	table.watch([]Router{r}, start)
+	slow := advert(11, 220)
+	slow.Interval = time.Second
+	table.advert(slow, peer, start)
+	r.Interval = interval
+	table.watch([]Router{r}, start)
+	table.advert(advert(11, 220), peer, start.Add(interval))
+	if got := table.routers[0].heard(start.Add(interval)).Speakers; len(got) != 1 || got[0].Interval != interval {
+		t.Errorf("%+v", got)
+	}
+}
+
+// That nobody is heard says something only after as long as a peer may be silent.
+func TestListensWhenAPeerWouldHaveBeenHeard(t *testing.T) {
+	table := newTable()
+	patience := table.routers[0].patience()
+	again := table.routers[0].Router
+	again.Holds = true
+	slow := again
+	slow.Interval = 2 * interval
+	for name, test := range map[string]struct {
+		before func()
+		after  time.Duration
+		want   bool
+	}{
+		"too early":                  {func() {}, patience - 1, false},
+		"in time":                    {func() {}, patience, true},
+		"what stays stays":           {func() { table.watch([]Router{again}, start.Add(patience)) }, patience, true},
+		"another interval":           {func() { table.watch([]Router{slow}, start.Add(patience)) }, patience, false},
+		"after it could not listen":  {func() { table.begin(start.Add(patience)) }, patience, false},
+		"one that is heard at once":  {func() { table.advert(advert(11, 220), peer, start) }, 0, true},
+		"one that was heard at once": {func() { table.advert(advert(11, 220), peer, start) }, patience - 1, true},
+	} {
+		table = newTable()
+		test.before()
+		if got := table.routers[0].heard(start.Add(test.after)).Listens; got != test.want {
+			t.Errorf("%s: it listens: %v", name, got)
+		}
 	}
 }

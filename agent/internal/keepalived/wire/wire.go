@@ -69,7 +69,8 @@ const (
 
 // Heard is what is known of a router. The zero one is that of a deaf listener.
 type Heard struct {
-	// Listens tells that the interface is up and listened on.
+	// Listens tells that the interface is up and listened on, and has been for as long
+	// as a peer that advertises may be silent, or that one has been heard.
 	Listens bool
 	// MAC is the interface's own address.
 	MAC link.MAC
@@ -121,10 +122,10 @@ func (l *Listener) Heard(name string) Heard {
 	return l.heard[name]
 }
 
-// publish makes visible what an interface has heard.
-func (l *Listener) publish(heard map[string]Heard) {
+// publish makes visible what an interface has heard, and tells whether that is
+// something new.
+func (l *Listener) publish(heard map[string]Heard) (changed bool) {
 	l.mu.Lock()
-	changed := false
 	for name, h := range heard {
 		if !reflect.DeepEqual(l.heard[name], h) {
 			l.heard[name] = h
@@ -138,6 +139,7 @@ func (l *Listener) publish(heard map[string]Heard) {
 	if changed {
 		put(l.changed)
 	}
+	return changed
 }
 
 // Run listens until ctx is done: one goroutine an interface, which ends when no

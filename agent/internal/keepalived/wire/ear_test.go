@@ -1,0 +1,162 @@
+package wire
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
+)
+
+func newTestEar(t *testing.T, log hclog.Logger, routers ...Router) *ear {
+	t.Helper()
+	l := New(log)
+	l.Watch(routers)
+	e, err := l.newEar(routers[0].Interface)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(e.wake) })
+	e.watch(routers)
+	return e
+}
+
+// Whoever floods the network with news does not have the agent tell all of it: what is
+// new after a calm is told at once, and then what is known in the end.
+func TestAFloodOfNewsIsToldNowAndThen(t *testing.T) {
+	e := newTestEar(t, hclog.NewNullLogger(), Router{Name: "web", Interface: "eth0", VRID: 51, Interval: interval, Addresses: []netip.Addr{vip}})
+	e.on = &net.Interface{HardwareAddr: mine[:]}
+	e.take()
+	told := func() bool {
+		select {
+		case <-e.listener.Changed():
+			return true
+		default:
+			return false
+		}
+	}
+	now, count := start.Add(time.Minute), 0
+	e.table.advert(advert(11, 1), peer, now)
+	if due := e.publish(now); !due.IsZero() || !told() {
+		t.Error("the first news is not told at once")
+	}
+	const flood = 2000
+	for n := range flood {
+		now = now.Add(time.Second / flood)
+		e.table.advert(advert(11, byte(1+n%200)), peer, now)
+		e.publish(now)
+		if told() {
+			count++
+		}
+	}
+	if most := int(time.Second / calm); count == 0 || count > most {
+		t.Errorf("news is told %d times in a second, want 1 to %d", count, most)
+	}
+	e.table.advert(advert(11, 255), peer, now)
+	if due := e.publish(now); due.IsZero() || due.After(now.Add(calm)) {
+		t.Errorf("the last news is due at %v, want within %v", due, calm)
+	} else if e.publish(due); e.listener.Heard("web").Speakers[0].Priority != 255 {
+		t.Errorf("the last news is not told: %+v", e.listener.Heard("web"))
+	}
+}
+
+// An interface that works by turns does not fill the log.
+func TestDeafnessIsLoggedNowAndThen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		e := newTestEar(t, hclog.New(&hclog.LoggerOptions{Output: &out}), Router{Name: "web", Interface: "eth0", VRID: 51, Interval: interval, Addresses: []netip.Addr{vip}})
+		for begin := time.Now(); time.Since(begin) < 3*quiet; <-time.After(again) {
+			e.deaf(errDown)
+			e.hears()
+		}
+		if warned, over := strings.Count(out.String(), "[WARN]"), strings.Count(out.String(), "[INFO]"); warned != 3 || over != 3 {
+			t.Errorf("deafness is told %d times, its end %d times, want 3 times each", warned, over)
+		}
+		e.deaf(errDown) // for good
+		<-time.After(quiet)
+		if e.deaf(errDown); strings.Count(out.String(), "[WARN]") < 4 {
+			t.Error("deafness that lasts is not told")
+		}
+	})
+}
+
+// Other sockets for other addresses are no reason to wait for a peer anew; not to have
+// listened is.
+func TestListensOnWithOtherSockets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newTestEar(t, hclog.NewNullLogger(), Router{Name: "web", Interface: "eth0", VRID: 51, Interval: interval, Addresses: []netip.Addr{vip}})
+		listens := func() bool { return e.table.routers[0].heard(time.Now()).Listens }
+		e.take()
+		e.hears()
+		<-time.After(e.table.routers[0].patience())
+		if e.hears(); !listens() {
+			t.Error("it listens no longer with other sockets")
+		}
+		e.deaf(errDown)
+		if e.hears(); listens() {
+			t.Error("it claims to have listened")
+		}
+	})
+}
+
+// A full transmit queue loses this node's questions, and nothing else.
+func TestAFullQueueIsNotDeafness(t *testing.T) {
+	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Skipf("needs network namespaces (root): %v", err)
+	}
+	for _, command := range []string{
+		"link add eth0 type veth peer name eth1",
+		"link set eth1 up",
+		"address add 192.168.1.10/24 dev eth0",
+		"link set eth0 up",
+		"route add default via 192.168.1.1",
+	} {
+		execute(t, "ip", command)
+	}
+	execute(t, "tc", "qdisc replace dev eth0 root bfifo limit 1")
+	six := netip.MustParseAddr("fd09::100")
+	e := newTestEar(t, hclog.NewNullLogger(),
+		Router{Name: "web", Interface: "eth0", VRID: 51, Interval: interval, Addresses: []netip.Addr{vip}, Holds: true},
+		Router{Name: "web6", Interface: "eth0", VRID: 51, Interval: interval, Addresses: []netip.Addr{six}, Holds: true})
+	defer e.close()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	go func() {
+		for ctx.Err() == nil && !e.listener.Heard("web").Listens {
+			select {
+			case <-e.listener.Changed():
+			case <-ctx.Done():
+			}
+		}
+		cancel()
+	}()
+	err := e.listen(ctx)
+	for ; errors.Is(err, errDown) && ctx.Err() == nil; err = e.listen(ctx) { // the kernel sees a cable a moment later
+		<-time.After(again)
+	}
+	if err != nil || !e.listener.Heard("web").Listens {
+		t.Errorf("it does not listen: %v", err)
+	}
+	if sent := execute(t, "tc", "-s qdisc show dev eth0"); strings.Contains(sent, "dropped 0,") {
+		t.Errorf("the queue is not full: %s", sent)
+	}
+}
+
+func execute(t *testing.T, name, args string) string {
+	t.Helper()
+	said, err := exec.Command(name, strings.Fields(args)...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v: %s", name, args, err, said)
+	}
+	return string(said)
+}
