@@ -279,7 +279,10 @@ func TestDeletedClusterEndsAtOnce(t *testing.T) {
 		l.ledger.drop(home)
 		pass(orderTimeout / 10)
 		select {
-		case <-a.served:
+		case err := <-a.served:
+			if err == nil {
+				t.Error("Serve = nil")
+			}
 		default:
 			t.Error("the session goes on")
 		}
