@@ -123,15 +123,35 @@ func haproxyStarted(ctx context.Context, dirs hookDirs) error {
 	if err := untilServing(ctx, dirs, startPatience); err != nil {
 		return err
 	}
-	lives, err := alive.Is(dirs.state)
-	if tell(err); lives {
-		return nil
-	}
 	hooks, err := keepalived.NewHooks(dirs.state, dirs.run)
 	if err != nil {
 		return err
 	}
-	return hooks.SetHealth(true)
+	return unlessAgent(ctx, dirs.state, func() error { return hooks.SetHealth(true) })
+}
+
+// agentPatience is for an agent that may be about to end: one that does not start, as
+// another one runs or its file is wrong, has the lock for a moment.
+const agentPatience = 200 * time.Millisecond
+
+// unlessAgent does something unless an agent lives. Where that cannot be told, it does.
+func unlessAgent(ctx context.Context, stateDir string, do func() error) error {
+	ctx, cancel := context.WithTimeout(ctx, agentPatience)
+	defer cancel()
+	done := false
+	err := alive.Without(ctx, stateDir, func() error {
+		done = true
+		return do()
+	})
+	switch {
+	case done:
+		return err
+	case errors.Is(err, context.DeadlineExceeded):
+		return nil
+	default:
+		tell(err)
+		return do()
+	}
 }
 
 func haproxyStop(dirs *hookDirs) *cobra.Command {
@@ -165,13 +185,22 @@ func haproxyGuard(dirs *hookDirs) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return guard.Guard(ctx, pid, dirs.state, guard.Acts{
-				Dead:     func() error { return hooks.SetHealth(false) },
-				Released: hooks.EndRelease,
-			})
+			return guard.Guard(ctx, pid, dirs.state, guardActs(ctx, dirs, hooks))
 		})
 	cmd.Flags().IntVar(&pid, "process", 0, "process id of HAProxy's master")
 	return cmd
+}
+
+func guardActs(ctx context.Context, dirs hookDirs, hooks *keepalived.Hooks) guard.Acts {
+	dead := func() error {
+		ctx, cancel := context.WithTimeout(ctx, askPatience)
+		defer cancel()
+		if haproxy.Serves(ctx, dirs.run) == nil {
+			return nil // an agent has started it again and died then
+		}
+		return hooks.SetHealth(false)
+	}
+	return guard.Acts{Dead: dead, Released: hooks.EndRelease}
 }
 
 func keepalivedStart(ctx context.Context, dirs hookDirs) error {

@@ -36,17 +36,6 @@ func Hold(ctx context.Context, stateDir string) (release func(), err error) {
 	return release, err
 }
 
-// Is tells whether an agent of the state directory lives.
-func Is(stateDir string) (bool, error) {
-	file, err := open(stateDir)
-	if err != nil {
-		return false, err
-	}
-	defer file.Close()
-	taken, err := try(file, unix.LOCK_SH)
-	return !taken && err == nil, err
-}
-
 // Without waits until no agent lives, and then does something before one may start. It
 // does not when ctx ends before; the error is ctx's.
 func Without(ctx context.Context, stateDir string, do func() error) error {

@@ -27,6 +27,11 @@ func UntilServing(ctx context.Context, runDir string) error {
 	}
 }
 
+// Serves is UntilServing that asks once.
+func Serves(ctx context.Context, runDir string) error {
+	return serves(ctx, &runtime.Client{Path: masterSocket(runDir), Timeout: answerTimeout})
+}
+
 // serves asks the newest worker.
 func serves(ctx context.Context, client *runtime.Client) error {
 	found, err := client.Processes(ctx)
