@@ -79,6 +79,7 @@ type Lab struct {
 	owner *ownerRecord
 	sw    *machine
 	hosts []*Host
+	reaps bool // the calling process is the reaper of orphans, until Close
 
 	closing sync.Once
 	closed  error
@@ -206,6 +207,9 @@ func (l *Lab) Close() error {
 		}
 		if l.sw != nil {
 			errs = append(errs, l.sw.stop())
+		}
+		if l.reaps {
+			errs = append(errs, reapOrphans(false))
 		}
 		errs = append(errs, removeCgroups(l.Name))
 		if l.owner != nil {

@@ -20,12 +20,13 @@ import (
 // that it started, with what they start, and daemons that name a file of its
 // directory on their command line.
 //
-// The calling process becomes the reaper of daemons whose parent has ended, so
-// that it finds them. The caller must call Close: unlike those of a real lab,
-// daemons outlive an owner that dies without.
+// The calling process is the reaper of daemons whose parent has ended until Close,
+// so that it finds them. It waits for none of them, and the end of a namespace's
+// process 1 does: it must not have a real lab meanwhile. The caller must call Close:
+// unlike those of a real lab, daemons outlive an owner that dies without.
 func Plain(names ...string) (*Lab, error) {
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
-		return nil, fmt.Errorf("become the reaper of orphans: %w", err)
+	if err := reapOrphans(true); err != nil {
+		return nil, err
 	}
 	dir, err := os.MkdirTemp("", "tandem-")
 	if err != nil {
@@ -35,7 +36,7 @@ func Plain(names ...string) (*Lab, error) {
 	if err := os.Chmod(dir, 0o711); err != nil {
 		return nil, err
 	}
-	l := &Lab{Name: filepath.Base(dir), Dir: dir}
+	l := &Lab{Name: filepath.Base(dir), Dir: dir, reaps: true}
 	for _, name := range names {
 		h := &Host{Name: name, machine: &machine{dir: filepath.Join(dir, name)}}
 		if err := os.MkdirAll(h.RunDir(), 0o755); err != nil {
@@ -44,6 +45,19 @@ func Plain(names ...string) (*Lab, error) {
 		l.hosts = append(l.hosts, h)
 	}
 	return l, nil
+}
+
+// reapOrphans makes this process the parent of orphans among its descendants, or
+// none any more (prctl(2), PR_SET_CHILD_SUBREAPER).
+func reapOrphans(reap bool) error {
+	var on uintptr
+	if reap {
+		on = 1
+	}
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, on, 0, 0, 0); err != nil {
+		return fmt.Errorf("be the reaper of orphans: %w", err)
+	}
+	return nil
 }
 
 // Plain tells whether the host is one of a Plain lab.

@@ -6,8 +6,10 @@ import (
 	"os"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/tandem-lb/tandem/e2e/lab"
 	"github.com/tandem-lb/tandem/e2e/lab/labtest"
@@ -56,5 +58,22 @@ func TestPlainHostsOwnTheirDaemons(t *testing.T) {
 		if pids, err := h.Pids(""); err != nil || len(pids) > 0 {
 			t.Errorf("after Close %s runs %v, %v", h.Name, pids, err)
 		}
+	}
+}
+
+// Zombies of a real lab would come to this process, which waits for none of them,
+// and the end of that lab for all.
+func TestPlainLabIsReaperUntilClose(t *testing.T) {
+	l, err := lab.Plain("a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(l.Dir)
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var reaper int32
+	if err := unix.Prctl(unix.PR_GET_CHILD_SUBREAPER, uintptr(unsafe.Pointer(&reaper)), 0, 0, 0); err != nil || reaper != 0 {
+		t.Errorf("still the reaper of orphans: %d, %v", reaper, err)
 	}
 }
