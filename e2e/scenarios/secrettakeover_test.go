@@ -65,7 +65,7 @@ func TestI10SecretsOfHandWrittenFilesStay(t *testing.T) {
 	for _, n := range p.Nodes {
 		dirs = append(dirs, n.Host.Path(n.RunDir))
 	}
-	may := regexp.MustCompile(`/etc/(haproxy|keepalived)/|/state/(haproxy|keepalived)/|/(good|candidate)\.pb|/controller/data/|/(cluster\.yaml|peer\.conf)$|/run/keepalived\.json$`) // the last is a dump, for an instant
+	may := regexp.MustCompile(`/etc/(haproxy|keepalived)/|/state/(haproxy|keepalived)/|/\.?(good|candidate)\.pb|/controller/data/|/(cluster\.yaml|peer\.conf)$|/run/keepalived\.json$`) // the last is a dump, for an instant
 	w := newWitness(t, t.TempDir(), func(path, _ string) bool { return may.MatchString(path) }, dirs...)
 	for what, all := range secrets {
 		for _, secret := range all {
