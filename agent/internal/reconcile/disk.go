@@ -10,10 +10,10 @@ import (
 	"github.com/tandem-lb/tandem/agent/internal/target"
 )
 
-// disk is what the store holds. A change of servers or of the node's drain is in
-// the journal before anything acts on it; everything else is a candidate first
-// and good once it is in effect. A disk that cannot be written holds back a new
-// structure, and never the rest: that acts, and is told to be unsaved until it
+// disk is what the store holds. A change of servers, of the node's drain or of its
+// peers is in the journal before anything acts on it; everything else is a candidate
+// first and good once it is in effect. A disk that cannot be written holds back a
+// new structure, and never the rest: that acts, and is told to be unsaved until it
 // is not.
 type disk struct {
 	target *target.Target   // what Good would return; nil: not known

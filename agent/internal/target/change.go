@@ -9,7 +9,7 @@ import (
 // Change is what leads from one target to another one.
 type Change struct {
 	*agentv1.Update
-	// Structure tells that more than servers and the node's drain change.
+	// Structure tells that more than servers, the node's drain and its peers change.
 	Structure bool
 }
 
@@ -23,7 +23,7 @@ func (t *Target) To(next *Target) Change {
 			continue
 		}
 		c.Upserts = append(c.Upserts, r)
-		c.Structure = c.Structure || r.GetServer() == nil && !sameButDrain(old, r)
+		c.Structure = c.Structure || r.GetServer() == nil && !sameStructure(old, r)
 	}
 	for key, r := range t.resources {
 		if next.resources[key] == nil {
@@ -34,14 +34,15 @@ func (t *Target) To(next *Target) Change {
 	return c
 }
 
-// sameButDrain tells whether two resources differ in the node's drain alone, and
-// so in their versions.
-func sameButDrain(a, b *agentv1.Resource) bool {
+// sameStructure tells whether two resources differ in the node's drain and its peers
+// alone, and so in their versions. Peers come by themselves, whenever another node's
+// addresses change: with a full disk they must not hold back what an operator wants.
+func sameStructure(a, b *agentv1.Resource) bool {
 	was, is := a.GetKeepalivedGlobal(), b.GetKeepalivedGlobal()
 	if was == nil || is == nil {
 		return false
 	}
 	was = proto.CloneOf(was)
-	was.Drain = is.GetDrain()
+	was.Drain, was.Peers = is.GetDrain(), is.GetPeers()
 	return proto.Equal(was, is)
 }

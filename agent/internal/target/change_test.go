@@ -61,7 +61,7 @@ func global(router string, drain bool) *agentv1.Resource {
 	}}
 }
 
-func TestADrainIsNoStructure(t *testing.T) {
+func TestDrainAndPeersAreNoStructure(t *testing.T) {
 	whole := func(hash string, resources ...*agentv1.Resource) *Target {
 		made, err := FromConfig(&agentv1.NodeConfig{Version: &agentv1.Version{Hash: hash}, Resources: resources})
 		if err != nil {
@@ -70,12 +70,15 @@ func TestADrainIsNoStructure(t *testing.T) {
 		return made
 	}
 	base := whole("base", global("lb1", false), backend("web"))
+	met := global("lb1", false)
+	met.Version, met.GetKeepalivedGlobal().Peers = "met", []*keepalivedv1.Peer{{Node: "lb2", Network: "front", Addresses: []string{"192.168.1.11"}}}
 	for name, test := range map[string]struct {
 		next      *Target
 		structure bool
 	}{
 		"drain":          {whole("n", global("lb1", true), backend("web")), false},
 		"drain and more": {whole("n", global("lb2", true), backend("web")), true},
+		"peers":          {whole("n", met, backend("web")), false},
 		"none at all":    {whole("n", backend("web")), true},
 	} {
 		if got := base.To(test.next).Structure; got != test.structure {
