@@ -61,7 +61,7 @@ install: ## Install programs, units, drop-ins, sysctls and docs (PREFIX=/usr/loc
 ##@ Test
 
 .PHONY: test
-test: deps build $(GOTESTSUM) ## Run all tests (under 10 minutes)
+test: deps build $(GOTESTSUM) ## Run all tests (about 12 minutes)
 	@$(MAKE) --keep-going test-units test-scenarios
 
 .PHONY: test-units
@@ -72,7 +72,7 @@ test-units: $(GOTESTSUM) ## Run the tests of all modules but e2e
 # and some of them measure time.
 .PHONY: test-scenarios
 test-scenarios: $(GOTESTSUM) ## Run the scenarios with the programs in bin/
-	$(GO_TEST) -count=1 -p 1 -timeout 15m $$(go list ./e2e/... | grep -v '/e2e/machines$$')
+	$(GO_TEST) -count=1 -p 1 -timeout 20m $$(go list ./e2e/... | grep -v '/e2e/machines$$')
 
 .PHONY: test-machines
 test-machines: deps deps-machines build $(GOTESTSUM) ## Run the tests on booted Debian machines (under 5 minutes)
