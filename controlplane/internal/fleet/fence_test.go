@@ -232,6 +232,7 @@ func TestFenceThatIsLiftedIsNotRenewed(t *testing.T) {
 		b.observe(split(220))
 		pass(moving)
 		b.observe(fenced())
+		a.mu.Lock()
 		answer, survivor := a.commands, a.pipe
 		a.commands = func(c *agentv1.Command) *agentv1.CommandResult {
 			r := answer(c)
@@ -241,6 +242,7 @@ func TestFenceThatIsLiftedIsNotRenewed(t *testing.T) {
 			})
 			return nil
 		}
+		a.mu.Unlock()
 		said.take()
 		pass(fenceEvery + orderTimeout/4)
 		b.observe(fenced("192.168.1.10"))
