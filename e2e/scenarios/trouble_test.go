@@ -206,7 +206,7 @@ func TestDamagedJournalIsMadeGood(t *testing.T) {
 	ctx := labtest.Deadline(t, time.Minute)
 	n := s.Master()
 	path := filepath.Join(n.StateDir, "journal")
-	weight := 0
+	weight := 1 // which it has: set anew, it would leave HAProxy nothing to keep
 	s.under(ctx, steady, func() {
 		// The last record alone would count as cut off by a crash.
 		var text, first, rest []byte
