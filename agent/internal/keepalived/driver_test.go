@@ -141,23 +141,6 @@ func TestKilledKeepalivedLeavesNothingAndIsRestarted(t *testing.T) {
 	}
 }
 
-func TestHungKeepalivedIsReplaced(t *testing.T) {
-	t.Parallel()
-	a, b := newCluster(t)
-	old := a.keepalived()
-	a.signal(unix.SIGSTOP)
-	within(t, 20*time.Second, "keepalived is replaced", func() bool {
-		now := a.keepalived()
-		return len(now) == 2 && now[0] != old[0]
-	})
-	waitMaster(t, 5*time.Second, "web", "10.9.0.100", a, b)
-	for _, pid := range old {
-		if isKeepalived(pid) {
-			t.Errorf("process %d of the old one is left", pid)
-		}
-	}
-}
-
 func TestRefusedConfigurationLeavesTheOldOne(t *testing.T) {
 	a, b := newCluster(t)
 	before, events := a.keepalived(), len(b.seen())

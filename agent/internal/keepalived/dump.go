@@ -165,6 +165,8 @@ func (d dumper) dump(ctx context.Context, p *daemon.Process) ([]dumped, error) {
 		}
 		select {
 		case <-poll.C:
+		case <-p.Done():
+			return nil, errors.New(epitaph(p))
 		case <-ctx.Done():
 			return nil, fmt.Errorf("keepalived does not answer: no dump in %s: %w", d.path, ctx.Err())
 		}

@@ -314,12 +314,20 @@ func TestVRRP2WithPassword(t *testing.T) {
 	waitMaster(t, 15*time.Second, "web", "10.9.0.100", a, b)
 }
 
-// A master that slept finds the other one's adverts when it wakes.
+// A master that slept finds the other one's adverts when it wakes, as after a pause of
+// the whole machine.
 func TestSplitBrainIsTold(t *testing.T) {
 	a, b := newCluster(t)
+	agent := func(sig unix.Signal) {
+		if err := unix.Kill(a.agentPID(), sig); err != nil {
+			t.Fatal(err)
+		}
+	}
+	agent(unix.SIGSTOP)
 	a.signal(unix.SIGSTOP)
 	within(t, 3*time.Second, "both hold the VIP", func() bool { return a.has("10.9.0.100") && b.has("10.9.0.100") })
 	a.signal(unix.SIGCONT)
+	agent(unix.SIGCONT)
 	waitMaster(t, 3*time.Second, "web", "10.9.0.100", a, b)
 	within(t, 3*time.Second, "the note", func() bool {
 		return slices.ContainsFunc(a.seen(), func(e Event) bool { return strings.Contains(e.Note, "calls itself master of web") })

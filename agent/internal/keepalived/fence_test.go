@@ -192,6 +192,7 @@ func TestFenceEndsWithTheSurvivor(t *testing.T) {
 	b.fence("web", MaxFence)
 	within(t, time.Second, "it is out", func() bool { return b.instance("web").State == InstanceFault })
 	b.fence("web", MaxFence) // renewed, and the survivor heard
+	a.killAgent()            // or it would start another keepalived
 	a.signal(unix.SIGSTOP)
 	t.Cleanup(func() {
 		for _, pid := range a.keepalived() {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -26,6 +27,7 @@ type observer struct {
 	left       []place             // what keepalived may have from before the last expect
 
 	process   *daemon.Process // nil: none
+	subject   atomic.Pointer[subject]
 	state     State
 	version   string
 	startTime time.Time
@@ -76,6 +78,7 @@ func (o *observer) expect(in *intent, now time.Time) error {
 	o.scores.set(in.instances, now)
 	o.look()
 	o.listen()
+	o.attend()
 	o.hear(now) // by what the peers are now
 	return o.scores.renew(now)
 }
@@ -85,6 +88,7 @@ func (o *observer) attach(p *daemon.Process) {
 	o.process, o.startTime = p, p.StartTime()
 	o.state, o.message = StateRunning, ""
 	o.adopted = false
+	o.attend()
 }
 
 // adopt begins to watch a process of an earlier agent.
@@ -97,6 +101,7 @@ func (o *observer) adopt(p *daemon.Process) {
 // why it runs no more.
 func (o *observer) detach(state State, message string, now time.Time) {
 	o.process, o.startTime = nil, time.Time{}
+	o.attend()
 	o.state, o.message = state, message
 	for n := range o.watched {
 		o.watched[n].State, o.watched[n].Priority = InstanceUnknown, 0

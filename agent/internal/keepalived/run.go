@@ -32,6 +32,7 @@ func (d *Driver) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.observe(ctx, notices) })
 	g.Go(func() error { return d.keep(ctx) })
+	g.Go(func() error { return d.feel(ctx) })
 	g.Go(func() error { return d.observer.wire.Run(ctx) })
 	g.Go(func() error {
 		err := readNotices(ctx, fifo, notices, func(err error) { d.log.Warn("notify FIFO", "error", err) })

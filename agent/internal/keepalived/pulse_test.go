@@ -1,0 +1,172 @@
+package keepalived
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tandem-lb/tandem/agent/internal/daemon"
+)
+
+// Only a keepalived that could go on and does not stands still.
+func TestStillness(t *testing.T) {
+	const patience = 400 * time.Millisecond
+	type look struct {
+		times int
+		every time.Duration
+		is    daemon.Pulse // its Switches are those of the last look and these
+		asked time.Duration
+	}
+	sleeps := daemon.Pulse{PID: 7}
+	wakes := daemon.Pulse{PID: 7, Switches: 1}
+	waits := daemon.Pulse{PID: 7, Runnable: true}
+	stopped := daemon.Pulse{PID: 7, Stopped: true}
+	for name, test := range map[string]struct {
+		looks []look
+		want  verdict
+	}{
+		"it wakes":                           {[]look{{20, lookEvery, wakes, 0}}, alive},
+		"it sleeps for less than anybody":    {[]look{{4, lookEvery, sleeps, 0}}, alive},
+		"it sleeps on":                       {[]look{{5, lookEvery, sleeps, 0}}, doubtful},
+		"it does not answer":                 {[]look{{5, lookEvery, sleeps, 0}, {0, 0, sleeps, answerTime}, {1, lookEvery, sleeps, 0}}, hung},
+		"it answers":                         {[]look{{5, lookEvery, sleeps, 0}, {0, 0, sleeps, answerTime}, {1, lookEvery, wakes, 0}}, alive},
+		"it is stopped for less":             {[]look{{4, lookEvery, stopped, 0}}, alive},
+		"it is stopped":                      {[]look{{5, lookEvery, stopped, 0}}, hung},
+		"it has no processor":                {[]look{{50, lookEvery, waits, 0}}, alive},
+		"there is none":                      {[]look{{50, lookEvery, daemon.Pulse{}, 0}}, alive},
+		"the agent is busy":                  {[]look{{5, 4 * lookEvery, sleeps, 0}}, doubtful},
+		"the agent was paused with it":       {[]look{{4, lookEvery, stopped, 0}, {1, time.Minute, stopped, 0}, {3, lookEvery, stopped, 0}}, alive},
+		"both were paused while it is asked": {[]look{{5, lookEvery, sleeps, 0}, {0, 0, sleeps, time.Minute}, {4, lookEvery, sleeps, 0}}, alive},
+		"another one":                        {[]look{{5, lookEvery, sleeps, 0}, {1, lookEvery, daemon.Pulse{PID: 8}, 0}}, alive},
+	} {
+		now := time.Unix(1000, 0)
+		var s stillness
+		var switches uint64
+		got := alive
+		for _, l := range test.looks {
+			for range l.times {
+				now = now.Add(l.every)
+				switches += l.is.Switches
+				is := l.is
+				is.Switches = switches
+				got = s.look(now, is, patience)
+			}
+			if l.asked > 0 {
+				began := now
+				now = now.Add(l.asked)
+				s.ask(began, now)
+			}
+		}
+		if got != test.want {
+			t.Errorf("%s: verdict %v, want %v", name, got, test.want)
+		}
+	}
+}
+
+// freeze has the kernel give processes no turn until thaw, by a control group; they are
+// not stopped by a signal.
+func freeze(t *testing.T, pids ...int) (thaw func()) {
+	t.Helper()
+	dir := filepath.Join("/sys/fs/cgroup/freezer", "tdm-ka-"+strconv.Itoa(pids[0]))
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Skipf("needs the control group freezer of version 1: %v", err)
+	}
+	write := func(file, text string) {
+		t.Helper()
+		if err := os.WriteFile(filepath.Join(dir, file), []byte(text), 0o644); err != nil {
+			t.Error(err)
+		}
+	}
+	for _, pid := range pids {
+		write("cgroup.procs", strconv.Itoa(pid))
+	}
+	write("freezer.state", "FROZEN")
+	var thawed bool
+	thaw = func() {
+		t.Helper()
+		if thawed {
+			return
+		}
+		thawed = true
+		write("freezer.state", "THAWED")
+		within(t, 5*time.Second, "its processes have ended", func() bool { return os.Remove(dir) == nil })
+	}
+	t.Cleanup(thaw)
+	return thaw
+}
+
+// I7: a keepalived that hangs keeps no VIP that its peer has taken, and another one is
+// there soon.
+func TestI7AHungKeepalivedIsReplaced(t *testing.T) {
+	t.Parallel()
+	child := func(pids []int) []int { return pids[1:] }
+	all := func(pids []int) []int { return pids }
+	stop := func(t *testing.T, pids []int) func() {
+		for _, pid := range pids {
+			if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return func() {}
+	}
+	for name, test := range map[string]struct {
+		hang func(*testing.T, []int) (end func())
+		of   func([]int) []int
+	}{
+		"all stopped":       {stop, all},
+		"the child stopped": {stop, child},
+		"all without turns": {func(t *testing.T, pids []int) func() { return freeze(t, pids...) }, all},
+		"the child without": {func(t *testing.T, pids []int) func() { return freeze(t, pids...) }, child},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a, b := newCluster(t)
+			old := a.keepalived()
+			if len(old) != 2 {
+				t.Fatalf("keepalived has the processes %v", old)
+			}
+			end := test.hang(t, test.of(old))
+			alone := within(t, 10*time.Second, "the peer holds the VIP alone", func() bool { return b.has("10.9.0.100") && !a.has("10.9.0.100") })
+			end()
+			within(t, 10*time.Second, "keepalived is replaced", func() bool {
+				now := a.keepalived()
+				return len(now) == 2 && now[0] != old[0]
+			})
+			waitMaster(t, 10*time.Second, "web", "10.9.0.100", a, b)
+			t.Logf("the peer held it alone after %v", alone)
+			for _, pid := range old {
+				within(t, 5*time.Second, "the old one is gone", func() bool { return !isKeepalived(pid) })
+			}
+			if !slices.ContainsFunc(a.seen(), func(e Event) bool { return strings.Contains(e.Note, "keepalived hangs") }) {
+				t.Error("nobody was told")
+			}
+		})
+	}
+}
+
+// A keepalived that hangs alone keeps what nobody else can have.
+func TestALoneHungKeepalivedKeepsItsVIP(t *testing.T) {
+	t.Parallel()
+	first, _ := newPair(t)
+	a := newNode(t, "lb-master", first)
+	c := web(a.name, 230)
+	c.Global.Peers = nil
+	a.setHealth(true)
+	a.mustApply(c)
+	within(t, 5*time.Second, "the VIP is up", func() bool { return a.has("10.9.0.100") })
+	old := a.keepalived()
+	a.signal(unix.SIGSTOP)
+	stopped := time.Now()
+	within(t, 5*time.Second, "a while has passed", func() bool {
+		if !a.has("10.9.0.100") || !slices.Equal(a.keepalived(), old) {
+			t.Fatal("it was killed")
+		}
+		return time.Since(stopped) > 1500*time.Millisecond
+	})
+}
