@@ -118,7 +118,7 @@ func (c *cluster) arrange(ctx context.Context, head *state.Config) (changed bool
 	c.agreed = orders
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	changed = !maps.EqualFunc(now.parts, c.arranged.parts, maps.Equal)
+	changed = c.turn(head, now.parts)
 	if changed || !maps.Equal(now.waits, c.arranged.waits) {
 		c.arranged = now
 		for id := range c.nodes {
@@ -126,6 +126,26 @@ func (c *cluster) arrange(ctx context.Context, head *state.Config) (changed bool
 		}
 	}
 	return changed, next, true
+}
+
+// turn notes whose parts change with head, and tells whether any does. The lock is
+// held.
+func (c *cluster) turn(head *state.Config, parts map[string]map[string]compile.Part) (changed bool) {
+	for _, all := range []map[string]map[string]compile.Part{parts, c.arranged.parts} {
+		for id, of := range all {
+			for vip := range of {
+				was, had := c.arranged.parts[id][vip]
+				if part, has := parts[id][vip]; has == had && part == was {
+					continue
+				}
+				changed = true
+				if n := c.nodes[id]; n != nil {
+					n.turned[vip] = head.Revision()
+				}
+			}
+		}
+	}
+	return changed
 }
 
 // sameOrder tells whether two orders are the same on disk.
@@ -213,10 +233,13 @@ func (c *cluster) standings(head *state.Config, v *tandemv1.Vip) []rollout.Stand
 		s := rollout.Standing{Node: lastID(x.GetName()), Priority: state.EffectivePriority(head, v, x)}
 		if n := c.nodes[s.Node]; n != nil && n.uid == x.GetUid() {
 			s.Connected = n.session != nil
+			s.Volatile = n.notPersistent
 			s.Failed = n.failed != 0 && n.failed == head.Revision()
 			s.Known = n.base != nil || n.told != nil && n.told.GetHash() == "" && n.applied == 0
 			s.Terms, s.Has = n.base.Terms(vip)
-			s.Current = n.settled
+			// A later revision was made after the turn. Changes that never end would
+			// otherwise never let a node have the newest one.
+			s.Current = n.settled || n.base != nil && n.runtime > n.turned[vip]
 			s.Holds = c.vips[vip] != nil && slices.Contains(c.vips[vip].nodes, s.Node)
 		}
 		all = append(all, s)

@@ -258,6 +258,31 @@ func TestFailureEndsWhileTermsWait(t *testing.T) {
 	})
 }
 
+// Other changes that never end, and of which each comes before a node has the one
+// before, do not keep a change of the terms from its end.
+func TestTermsChangeAmongChangesWithoutEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, _, all := newTermsLab(t, "lb-master", "lb-backup")
+		for _, a := range all {
+			a.pause = func() time.Duration { return 20 * time.Millisecond }
+		}
+		l.change(vrid(77))
+		for i := range uint32(400) {
+			agree(t, 5*time.Millisecond, all...)
+			l.change(weight(1 + i%200))
+		}
+		for _, a := range all {
+			if id := a.vrid(); id != 77 {
+				t.Errorf("VRID %d after 2 s of changes, want 77", id)
+			}
+		}
+		agree(t, time.Second, all...)
+		for _, a := range all {
+			a.checkConverged()
+		}
+	})
+}
+
 // Nothing is kept of a deleted cluster, a password least of all; another one of its
 // name begins with terms of its own.
 func TestDeletedClusterIsForgotten(t *testing.T) {

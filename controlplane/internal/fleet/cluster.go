@@ -64,8 +64,9 @@ type node struct {
 	told    *agentv1.Version // what its agent had in effect when it last said hello
 	ahead   uint64           // revision that it has of this epoch and the store had not; 0: none
 	target  *compile.Config
-	base    *compile.Config // in effect, if that is known
-	settled bool            // base is target, and nothing older is on its way
+	base    *compile.Config   // in effect, if that is known
+	settled bool              // base is target, and nothing older is on its way
+	turned  map[string]uint64 // by VIP: revision at which its part in it last changed
 
 	sent, applied, failed uint64 // revisions
 	runtime               uint64 // newest of which all is in effect but what waits for other nodes
@@ -268,7 +269,7 @@ func (c *cluster) addNode(x *tandemv1.Node, head *state.Config) *node {
 	id := lastID(x.GetName())
 	n := c.nodes[id]
 	if n == nil {
-		n = &node{id: id, uid: x.GetUid(), since: head.Revision(), ahead: c.options.Holds.of(x.GetUid())}
+		n = &node{id: id, uid: x.GetUid(), since: head.Revision(), ahead: c.options.Holds.of(x.GetUid()), turned: make(map[string]uint64)}
 		c.nodes[id] = n
 		c.mark(key{kindNode, id})
 	}

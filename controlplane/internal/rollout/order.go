@@ -43,13 +43,16 @@ type Standing struct {
 	Connected bool
 	// Failed tells that it could not apply the newest revision.
 	Failed bool
+	// Volatile tells that it would be back with something older after a reboot: its disk
+	// cannot be written.
+	Volatile bool
 	// Known tells that Has, Terms and Current are what its agent has confirmed.
 	Known bool
 	// Has tells that it has an instance of the VIP, with Terms.
 	Has   bool
 	Terms compile.Terms
-	// Current tells that it has what it was last given, and that nothing older is on
-	// its way to it any more.
+	// Current tells that it takes part as it was last told, and that nothing older is
+	// on its way to it any more.
 	Current bool
 	// Holds tells that the kernel has the VIP's address.
 	Holds    bool
@@ -127,11 +130,13 @@ func (o *Order) change(now time.Time, revision uint64, wanted compile.Terms, nod
 
 // obstacle says in words what keeps the nodes from beginning.
 func (o *Order) obstacle(revision uint64, nodes []Standing) string {
-	var away []string
+	var away, volatile []string
 	for _, s := range nodes {
 		switch {
 		case !s.Connected || !s.Known:
 			away = append(away, s.Node)
+		case s.Volatile:
+			volatile = append(volatile, s.Node)
 		case s.Failed:
 			o.refused = revision
 		}
@@ -139,6 +144,8 @@ func (o *Order) obstacle(revision uint64, nodes []Standing) string {
 	switch {
 	case len(away) > 0:
 		return fmt.Sprintf("it waits for %s, which the controller does not hear", strings.Join(away, " and "))
+	case len(volatile) > 0:
+		return fmt.Sprintf("it waits for %s, which would have other settings after a reboot, as the disk cannot be written", strings.Join(volatile, " and "))
 	case o.refused == revision:
 		return "a node could not apply it"
 	}

@@ -35,7 +35,10 @@ type machine struct {
 	terms            compile.Terms
 	told, heard, did target // last: by the controller, by the agent, in effect
 	failed           bool
-	stubborn         bool // it can change nothing
+	stubborn         bool   // it can change nothing
+	full             bool   // its disk cannot be written
+	kept             target // last that is on its disk
+	lost             bool   // what is in effect is not on its disk
 }
 
 type target struct {
@@ -66,7 +69,7 @@ func (w *world) step() (next time.Duration) {
 	var all []Standing
 	for i, m := range w.nodes {
 		all = append(all, Standing{
-			Node: m.id, Connected: m.connected, Known: m.known, Failed: m.failed,
+			Node: m.id, Connected: m.connected, Known: m.known, Failed: m.failed, Volatile: m.lost,
 			Current:  m.known && m.told == m.did && m.heard == m.did,
 			Holds:    i == w.holder && m.has && m.connected,
 			Priority: uint32(230 - i),
@@ -96,8 +99,17 @@ func (m *machine) act() {
 		m.failed = true
 	} else {
 		m.has, m.terms, m.did, m.failed = m.heard.has, m.heard.terms, m.heard, false
+		if m.lost = m.full; !m.full {
+			m.kept = m.did
+		}
 	}
 	m.heard = m.told
+}
+
+// reboot has a node start with what is on its disk, without its agent.
+func (m *machine) reboot() {
+	m.connected, m.known = false, false
+	m.has, m.terms, m.heard, m.did = m.kept.has, m.kept.terms, m.kept, m.kept
 }
 
 // restart is a controller that knows what is on disk, and no node yet.
@@ -171,6 +183,34 @@ func TestChangeWaitsForANodeThatIsAway(t *testing.T) {
 		if !m.has || m.terms != terms(2) || w.waits != "" {
 			t.Errorf("%s: has %v %v, waits %q", m.id, m.has, m.terms, w.waits)
 		}
+	}
+}
+
+// A node that would have the old terms again after a reboot is waited for.
+func TestChangeWaitsForADisk(t *testing.T) {
+	w := newWorld(2)
+	w.nodes[1].full = true
+	w.revision = 2 // of something else
+	w.settle()
+	w.revision, w.wanted = 3, terms(2)
+	w.settle()
+	if w.nodes[0].terms != terms(1) || !strings.Contains(w.waits, "lb-1") || !strings.Contains(w.waits, "disk") {
+		t.Errorf("lb-0 has %v, waits %q", w.nodes[0].terms, w.waits)
+	}
+	w.nodes[1].full = false
+	w.settle()
+	for _, m := range w.nodes {
+		if !m.has || m.terms != terms(2) || w.waits != "" {
+			t.Errorf("%s: has %v %v, waits %q", m.id, m.has, m.terms, w.waits)
+		}
+	}
+	// The disk is full when the node leaves.
+	w.revision, w.wanted, w.nodes[1].full = 4, terms(3), true
+	w.settle()
+	w.nodes[1].reboot()
+	w.settle()
+	if mixed := w.mixed(); len(mixed) != 1 {
+		t.Errorf("terms after a reboot: %v", mixed)
 	}
 }
 
