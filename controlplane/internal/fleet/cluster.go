@@ -84,6 +84,8 @@ type node struct {
 	interfaces   map[string]string
 	observed     observed
 
+	ordered chan struct{} // holds an entry while it is given an order about a VIP
+
 	boot     string      // of the agent that has, or had last, the session
 	begun    []time.Time // when sessions began lately
 	twins    twins
@@ -269,7 +271,8 @@ func (c *cluster) addNode(x *tandemv1.Node, head *state.Config) *node {
 	id := lastID(x.GetName())
 	n := c.nodes[id]
 	if n == nil {
-		n = &node{id: id, uid: x.GetUid(), since: head.Revision(), ahead: c.options.Holds.of(x.GetUid()), turned: make(map[string]uint64)}
+		n = &node{id: id, uid: x.GetUid(), since: head.Revision(), ahead: c.options.Holds.of(x.GetUid()),
+			turned: make(map[string]uint64), ordered: make(chan struct{}, 1)}
 		c.nodes[id] = n
 		c.mark(key{kindNode, id})
 	}

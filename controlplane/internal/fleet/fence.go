@@ -3,6 +3,7 @@ package fleet
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -47,6 +48,7 @@ type fence struct {
 	survivor string
 	ground   ground
 	due      time.Time // to be renewed
+	under    bool      // an order for it is still on its way
 }
 
 // order is a command to a node about a VIP.
@@ -73,6 +75,9 @@ func (c *cluster) referee(now time.Time) (orders []order, next time.Duration) {
 			orders = append(orders, order{node: k.loser, vip: k.vip, command: fenceCommand(k.vip, 0)})
 		case !now.Before(f.due):
 			f.due = now.Add(fenceEvery)
+			if f.under {
+				continue // a node with many fences takes its time
+			}
 			orders = append(orders, keepOff(k, f, nil))
 		}
 	}
@@ -126,16 +131,9 @@ func (c *cluster) contest(v *tandemv1.Vip, now time.Time) (orders []order) {
 // keepOff has the loser fenced off for a lease, once the survivor has answered that
 // it is there and may hold the VIP: one that has lost its power is noticed by that.
 func keepOff(k fenceKey, f *fence, then *order) order {
+	f.under = true
 	return order{node: f.survivor, vip: k.vip, command: fenceCommand(k.vip, 0),
 		then: &order{node: k.loser, vip: k.vip, command: fenceCommand(k.vip, fenceLease), fence: f, then: then}}
-}
-
-// stands tells whether an order is still to be given: a fence may be lifted while the
-// survivor is asked.
-func (c *cluster) stands(o *order) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return o.fence == nil || c.fences[fenceKey{o.vip, o.node}] == o.fence
 }
 
 // claimants are the nodes with an instance of a VIP that another node has, too.
@@ -217,16 +215,21 @@ func (c *cluster) lift(k fenceKey, f *fence) string {
 	return ""
 }
 
-// suspectFenced tells of the nodes that are kept off a VIP.
+// suspectFenced tells of the nodes that are kept off a VIP, and say so themselves.
 func (c *cluster) suspectFenced(v *tandemv1.Vip, add addSuspect) {
 	vip := lastID(v.GetName())
 	for k, f := range c.fences {
-		if k.vip == vip {
+		if k.vip == vip && c.nodes[k.loser].fencedOff(vip) {
 			add("FENCED", v.GetName(), 0,
 				fmt.Sprintf("%s is kept off VIP %s, which %s holds, since %s and both would hold it", k.loser, vip, f.survivor, f.ground),
 				"let the nodes hear each other's VRRP advertisements (protocol 112): the fence falls by itself then")
 		}
 	}
+}
+
+// fencedOff tells whether a node has said that it is kept off a VIP.
+func (n *node) fencedOff(vip string) bool {
+	return n != nil && slices.ContainsFunc(n.observed.instances[vip], (*agentv1.InstanceObservation).GetFenced)
 }
 
 func (c *cluster) fenceEvent(why reason, vip, message string) {
@@ -238,27 +241,79 @@ func fenceCommand(vip string, lease time.Duration) *agentv1.Command {
 	return &agentv1.Command{Kind: &agentv1.Command_Fence{Fence: &agentv1.FenceCommand{Vip: vip, Lease: durationpb.New(lease)}}}
 }
 
-// send gives orders to the nodes, none of which waits for another, in goroutines
-// that orderTimeout bounds.
+// send gives orders to the nodes. Each gets one at a time, since an agent takes a
+// few, and none waits for another; an order about a fence that waits for its turn is
+// no reason for a second one.
 func (c *cluster) send(ctx context.Context, orders []order, sending *sync.WaitGroup) {
 	for _, o := range orders {
 		sending.Go(func() {
-			for next := &o; next != nil && c.stands(next); next = next.then {
+			for next := &o; next != nil; next = next.then {
 				if err := c.order(ctx, next); err != nil {
-					c.log.Warn("a node does not do what it is told about a VIP", "node", next.node, "vip", next.vip, "error", err)
-					return
+					if !errors.Is(err, errLifted) && ctx.Err() == nil {
+						c.log.Warn("a node does not do what it is told about a VIP", "node", next.node, "vip", next.vip, "error", err)
+					}
+					break
 				}
 			}
+			c.given(&o)
 		})
 	}
 }
 
+// errLifted means that a fence was lifted while an order for it waited.
+var errLifted = errors.New("the fence is lifted")
+
+// order gives one order when it is the node's turn. It takes orderTimeout from then.
 func (c *cluster) order(ctx context.Context, o *order) error {
+	done, err := c.turnOf(ctx, o.node)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if !c.stands(o) {
+		return errLifted
+	}
 	ctx, cancel := context.WithTimeout(ctx, orderTimeout)
 	defer cancel()
 	result, err := c.ask(ctx, o.node, o.command)
 	if err == nil && result.GetOutcome() != agentv1.CommandOutcome_COMMAND_OUTCOME_DONE {
-		err = fmt.Errorf("%s", result.GetError())
+		err = errors.New(result.GetError())
 	}
 	return err
+}
+
+// turnOf waits until no other order is under way to a node, and returns what ends the
+// turn.
+func (c *cluster) turnOf(ctx context.Context, node string) (done func(), err error) {
+	c.mu.Lock()
+	n := c.nodes[node]
+	c.mu.Unlock()
+	if n == nil {
+		return nil, ErrDisconnected
+	}
+	select {
+	case n.ordered <- struct{}{}:
+		return func() { <-n.ordered }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// stands tells whether an order is still to be given: a fence may be lifted while the
+// survivor is asked, or while it waits.
+func (c *cluster) stands(o *order) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return o.fence == nil || c.fences[fenceKey{o.vip, o.node}] == o.fence
+}
+
+// given lets the fence of an order that was given, or not, be renewed.
+func (c *cluster) given(o *order) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for ; o != nil; o = o.then {
+		if o.fence != nil {
+			o.fence.under = false
+		}
+	}
 }
