@@ -31,6 +31,7 @@ const (
 	reasonNotYetValid      = "CERTIFICATE_NOT_YET_VALID"
 	reasonNodeRemoved      = "NODE_REMOVED"
 	reasonNodeAway         = "NODE_DISCONNECTED"
+	reasonNodeLost         = "NODE_LOST"
 	reasonNodeFailed       = "NODE_FAILED"
 	reasonNoHolder         = "NO_HOLDER"
 	reasonNoTaker          = "NO_TAKER"
@@ -90,6 +91,7 @@ var known = []struct {
 	{fleet.ErrUnknownCluster, codes.NotFound, state.ReasonNotFound},
 	{fleet.ErrRevoked, codes.PermissionDenied, reasonNodeRemoved},
 	{fleet.ErrDisconnected, codes.FailedPrecondition, reasonNodeAway},
+	{fleet.ErrUnanswered, codes.Unknown, reasonNodeLost},
 	{fleet.ErrTooOld, codes.FailedPrecondition, reasonNodeFailed},
 	{fleet.ErrNotDone, codes.FailedPrecondition, reasonNodeFailed},
 	{fleet.ErrRefused, codes.FailedPrecondition, reasonNodeFailed},

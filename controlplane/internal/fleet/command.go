@@ -27,9 +27,11 @@ const (
 // Errors of a command. After none of them is it known that the node did what it
 // was told.
 var (
-	// ErrDisconnected means that the node has no session, or lost it before it
-	// answered.
+	// ErrDisconnected means that the node has no session, and was not asked.
 	ErrDisconnected = errors.New("its agent is not connected")
+	// ErrUnanswered means that the session ended before the agent answered, which may
+	// have done it.
+	ErrUnanswered = errors.New("its agent was lost before it answered")
 	// ErrBusy means that the agent has left 64 commands unanswered.
 	ErrBusy = errors.New("its agent has too many commands to answer")
 	// ErrTooOld means that the agent does not know the command.
@@ -168,6 +170,6 @@ func (s *session) result(r *agentv1.CommandResult) {
 func (s *session) abandonCalls() {
 	close(s.ended)
 	for _, k := range s.pending {
-		k.answer <- answer{err: ErrDisconnected}
+		k.answer <- answer{err: ErrUnanswered}
 	}
 }

@@ -55,7 +55,7 @@ func TestCommands(t *testing.T) {
 		})
 		synctest.Wait()
 		_ = a.disconnect()
-		if err := <-failed; !errors.Is(err, ErrDisconnected) {
+		if err := <-failed; !errors.Is(err, ErrUnanswered) {
 			t.Errorf("Command whose session ended = %v", err)
 		}
 	})

@@ -10,10 +10,12 @@ import (
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/tandem-lb/tandem/controlplane/internal/state"
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 )
 
-// Why a VIP is not moved. After none of them it has moved, but for ErrNotSeen.
+// Why a VIP is not moved. After none of them it has moved, but for ErrNotSeen, and for
+// ErrUnanswered of its holder.
 var (
 	// ErrNoHolder means that no node holds the VIP, or more than one, or that the
 	// holder is not known.
@@ -58,7 +60,8 @@ func (f *Fleet) Failover(ctx context.Context, m Move) (*Moved, error) {
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, commandTimeout)
+	takeover := c.takeover(m.VIP)
+	ctx, cancel := context.WithTimeout(ctx, max(commandTimeout, takeover+orderTimeout))
 	defer cancel()
 	from, err := c.movable(m.VIP, m.To)
 	if err != nil || from == m.To {
@@ -68,6 +71,15 @@ func (f *Fleet) Failover(ctx context.Context, m Move) (*Moved, error) {
 	result, err := f.Command(ctx, m.Cluster, from, &agentv1.Command{Kind: &agentv1.Command_Failover{Failover: &agentv1.FailoverCommand{
 		Vip: m.VIP, Lease: durationpb.New(m.Lease), Author: m.Author, Reason: m.Reason,
 	}}})
+	if errors.Is(err, ErrUnanswered) {
+		// Whether it gave the VIP up, whoever takes it will tell.
+		bounded, cancel := context.WithTimeout(ctx, takeover)
+		defer cancel()
+		if to, unseen := c.taken(bounded, m.VIP, from); unseen == nil {
+			return &Moved{From: from, To: to, Took: time.Since(began)}, nil
+		}
+		return nil, about(m, fmt.Errorf("it may have moved: see \"lbctl status\": %w", err))
+	}
 	if err != nil {
 		return nil, about(m, err)
 	}
@@ -79,6 +91,18 @@ func (f *Fleet) Failover(ctx context.Context, m Move) (*Moved, error) {
 		return nil, about(m, err)
 	}
 	return &Moved{From: from, To: to, Took: time.Since(began)}, nil
+}
+
+// takeover is how long a holder waits at most for another node to take a VIP from it:
+// the agent's own bound, four of its intervals and a second.
+func (c *cluster) takeover(vip string) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	v := c.head.Vip(vip)
+	if v == nil {
+		return 0
+	}
+	return 4*state.EffectiveAdvertInterval(c.head, v) + time.Second
 }
 
 func about(m Move, err error) error {

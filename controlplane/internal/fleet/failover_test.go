@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	"github.com/tandem-lb/tandem/controlplane/internal/state"
@@ -203,6 +204,63 @@ func TestFailoverThatTheHolderDoesNotMake(t *testing.T) {
 		agents["lb-master"].mu.Unlock()
 		if _, err := l.fleet.Failover(l.ctx, web); !errors.Is(err, ErrNotSeen) || !errors.Is(err, context.DeadlineExceeded) {
 			t.Error(err)
+		}
+	})
+}
+
+// The agent of a holder that is lost after it was told may have given the VIP up: who
+// holds it then is the answer, and else that nobody knows.
+func TestFailoverOfAHolderWhoseAgentIsLost(t *testing.T) {
+	for _, taken := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			l, agents := failing(t, "lb-master", "lb-backup")
+			agents["lb-master"].commands = func(*agentv1.Command) *agentv1.CommandResult { return nil }
+			type outcome struct {
+				moved *Moved
+				err   error
+			}
+			done := make(chan outcome, 1)
+			l.all.Go(func() {
+				moved, err := l.fleet.Failover(l.ctx, web)
+				done <- outcome{moved, err}
+			})
+			synctest.Wait()
+			_ = agents["lb-master"].disconnect()
+			pass(100 * time.Millisecond)
+			if taken {
+				agents["lb-backup"].observe(&agentv1.Observation{Instances: holding(master)})
+			}
+			got := <-done
+			if taken && (got.err != nil || got.moved.To != "lb-backup") {
+				t.Errorf("lb-backup took it: %+v, %v", got.moved, got.err)
+			}
+			if !taken && (!errors.Is(got.err, ErrUnanswered) || !strings.Contains(got.err.Error(), "may have moved")) {
+				t.Errorf("nobody is known to have it: %+v, %v", got.moved, got.err)
+			}
+		})
+	}
+}
+
+// A VIP with slow advertisements has the time that its takeover needs.
+func TestFailoverWithSlowAdvertisements(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, agents := failing(t, "lb-master", "lb-backup")
+		l.change(state.UpdateVip(&tandemv1.Vip{Name: "clusters/default/vips/web", AdvertInterval: durationpb.New(20 * time.Second)},
+			&fieldmaskpb.FieldMask{Paths: []string{"advert_interval"}}))
+		pass(time.Second)
+		const takes = 79 * time.Second // of the agent's bound of 81 s
+		agents["lb-master"].mu.Lock()
+		agents["lb-master"].commands = func(c *agentv1.Command) *agentv1.CommandResult {
+			time.AfterFunc(takes, func() {
+				agents["lb-backup"].observe(&agentv1.Observation{Instances: holding(master)})
+				agents["lb-master"].observe(&agentv1.Observation{Instances: holding(backup)})
+				agents["lb-master"].say(&agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Result{Result: &agentv1.CommandResult{Id: c.GetId()}}})
+			})
+			return nil
+		}
+		agents["lb-master"].mu.Unlock()
+		if moved, err := l.fleet.Failover(l.ctx, web); err != nil || moved.To != "lb-backup" {
+			t.Errorf("%+v, %v", moved, err)
 		}
 	})
 }

@@ -63,7 +63,8 @@ type FleetServiceClient interface {
 	// FailoverVip moves a VIP to another node, once, and returns when that one
 	// holds it. It changes nothing that is desired: afterwards the VIP's fail-back
 	// rules. FAILED_PRECONDITION when no other node can take it, with what is wrong
-	// with each.
+	// with each; UNKNOWN when the holder's agent is lost before it has answered and
+	// nobody is seen to hold the VIP, which may have moved.
 	FailoverVip(ctx context.Context, in *FailoverVipRequest, opts ...grpc.CallOption) (*FailoverVipResponse, error)
 	// GetStatus returns what really is in a cluster.
 	GetStatus(ctx context.Context, in *GetStatusRequest, opts ...grpc.CallOption) (*ClusterStatus, error)
@@ -220,7 +221,8 @@ type FleetServiceServer interface {
 	// FailoverVip moves a VIP to another node, once, and returns when that one
 	// holds it. It changes nothing that is desired: afterwards the VIP's fail-back
 	// rules. FAILED_PRECONDITION when no other node can take it, with what is wrong
-	// with each.
+	// with each; UNKNOWN when the holder's agent is lost before it has answered and
+	// nobody is seen to hold the VIP, which may have moved.
 	FailoverVip(context.Context, *FailoverVipRequest) (*FailoverVipResponse, error)
 	// GetStatus returns what really is in a cluster.
 	GetStatus(context.Context, *GetStatusRequest) (*ClusterStatus, error)
