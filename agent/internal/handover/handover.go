@@ -105,14 +105,16 @@ type Keeper struct {
 	path   string
 	kick   chan struct{} // depth one
 	kernel *kernel.Kernel
-	begun  bool // see ready
-	broken bool // the kernel would not take the program
-	saved  saved
-	stored []byte // the file
-	peers  map[host]*peer
-	vips   map[string]*vip
-	set    map[netip.Addr]kernel.Way // in the kernel
-	looked time.Duration             // when program and rules were seen there
+	// setRules is kernel.SetRules.
+	setRules func(interfaces []string) error
+	begun    bool // see ready
+	broken   bool // the kernel would not take the program
+	saved    saved
+	stored   []byte // the file
+	peers    map[host]*peer
+	vips     map[string]*vip
+	set      map[netip.Addr]kernel.Way // in the kernel
+	looked   time.Duration             // when program and rules were seen there
 }
 
 // host is an address on an interface.
@@ -125,7 +127,8 @@ type host struct {
 func New(o Options) *Keeper {
 	return &Keeper{
 		Options: o, path: filepath.Join(o.RunDir, "handover.json"), kick: make(chan struct{}, 1),
-		peers: make(map[host]*peer), vips: make(map[string]*vip), set: make(map[netip.Addr]kernel.Way),
+		setRules: kernel.SetRules,
+		peers:    make(map[host]*peer), vips: make(map[string]*vip), set: make(map[netip.Addr]kernel.Way),
 	}
 }
 
@@ -230,8 +233,8 @@ func (k *Keeper) install(vips []VIP, now time.Duration) error {
 	if maps.Equal(want, k.saved.Interfaces) && k.looked != 0 && now-k.looked < lookEvery {
 		return nil
 	}
-	k.looked = 0
-	if err := errors.Join(kernel.SetRules(slices.Collect(maps.Keys(want))), k.attach(want)); err != nil {
+	k.looked, k.saved.Rules = 0, true
+	if err := errors.Join(k.save(), k.setRules(slices.Collect(maps.Keys(want))), k.attach(want)); err != nil {
 		return err
 	}
 	k.looked = now
@@ -301,7 +304,7 @@ func (k *Keeper) attach(want map[string]bool) error {
 // dismantle leaves nothing of it in the kernel.
 func (k *Keeper) dismantle() error {
 	k.broken = false
-	if k.kernel == nil && len(k.saved.Interfaces) == 0 {
+	if k.kernel == nil && len(k.saved.Interfaces) == 0 && !k.saved.Rules {
 		return nil
 	}
 	var failed []error
@@ -312,7 +315,9 @@ func (k *Keeper) dismantle() error {
 		}
 		delete(k.saved.Interfaces, name)
 	}
-	if failed = append(failed, kernel.SetRules(nil)); k.kernel != nil {
+	rules := k.setRules(nil)
+	k.saved.Rules = rules != nil
+	if failed = append(failed, rules); k.kernel != nil {
 		failed = append(failed, k.kernel.Close())
 		k.kernel = nil
 	}

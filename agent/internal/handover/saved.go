@@ -16,6 +16,8 @@ import (
 type saved struct {
 	// Interfaces that may have the program.
 	Interfaces map[string]bool `json:"interfaces"`
+	// Rules tells that there may be rules of marked packets.
+	Rules bool `json:"rules,omitempty"`
 	// Forwarding that goes on, by the names of instances.
 	Forwarding map[string]forwarding `json:"forwarding"`
 }
@@ -62,7 +64,7 @@ func (k *Keeper) save() error {
 			now[name] = forwarding{Until: v.until, Node: v.to.node, At: v.to.at, From: v.to.own, To: v.to.mac}
 		}
 	}
-	next := saved{Interfaces: k.saved.Interfaces, Forwarding: now}
+	next := saved{Interfaces: k.saved.Interfaces, Rules: k.saved.Rules, Forwarding: now}
 	data, err := json.Marshal(next)
 	if err != nil {
 		return err

@@ -1,6 +1,7 @@
 package handover
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"testing"
@@ -205,5 +206,35 @@ func TestPeersAreKnownByIPv4First(t *testing.T) {
 	peers := k.peersOf(&view)
 	if len(peers) != 1 || peers[0].at != (host{"eth0", netip.MustParseAddr("10.9.0.2")}) || k.peersOf(&view)[0] != peers[0] {
 		t.Errorf("got %+v", peers)
+	}
+}
+
+// What could not be taken out of the kernel is tried again, by the next agent, too.
+func TestRulesThatStayAreRemovedAgain(t *testing.T) {
+	dir := t.TempDir()
+	refuses, asked := errors.New("no permission"), 0
+	keeper := func() *Keeper {
+		k := newKeeper(dir)
+		k.setRules = func([]string) error { asked++; return refuses }
+		return k
+	}
+	k := keeper()
+	if err := k.dismantle(); err != nil || asked != 0 {
+		t.Errorf("with nothing there: %v, %d attempts", err, asked)
+	}
+	k.saved.Rules = true
+	if err := k.save(); err != nil {
+		t.Fatal(err)
+	}
+	if err := k.dismantle(); !errors.Is(err, refuses) {
+		t.Errorf("dismantled: %v", err)
+	}
+	if err := k.dismantle(); !errors.Is(err, refuses) || asked != 2 {
+		t.Errorf("dismantled again: %v, %d attempts", err, asked)
+	}
+	refuses = nil
+	k = keeper()
+	if err := errors.Join(k.dismantle(), k.dismantle()); err != nil || asked != 3 {
+		t.Errorf("dismantled by the next agent: %v, %d attempts", err, asked)
 	}
 }

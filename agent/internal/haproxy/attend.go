@@ -67,9 +67,25 @@ func (s *silence) look(now time.Time, quiet bool, worker func() daemon.Child) ti
 	return s.length
 }
 
+// attended has a process attended to.
+func (d *Driver) attended(ctx context.Context, p *daemon.Process) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	d.unattended = func() {
+		cancel()
+		<-done
+	}
+	d.group.Go(func() error {
+		defer close(done)
+		defer cancel()
+		d.attend(ctx, p)
+		return nil
+	})
+}
+
 // attend is the goroutine that asks the newest worker of a process, by its own
-// socket and so without the master, whether it goes on, until the process ends or is
-// left alone. A worker that is slow is not one that hangs: each question is kept open
+// socket and so without the master, whether it goes on, until the process or ctx
+// ends. A worker that is slow is not one that hangs: each question is kept open
 // for replaceAfter, and an answer to any of them ends the silence. Nor is one that the
 // agent cannot ask, as one with a file of somebody else, which has another socket.
 func (d *Driver) attend(ctx context.Context, p *daemon.Process) {
@@ -114,9 +130,6 @@ func (d *Driver) attend(ctx context.Context, p *daemon.Process) {
 			}
 			continue
 		case <-tick.C:
-		}
-		if d.left.Load() == p {
-			return
 		}
 		quiet := !answered && (silent || open > 0)
 		length := s.look(time.Now(), quiet, func() daemon.Child { return d.youngest(p) })

@@ -105,15 +105,17 @@ type Driver struct {
 	// What follows belongs to Run's goroutine.
 	group   *errgroup.Group
 	process *daemon.Process // nil: HAProxy does not run
-	version version         // of the binary; zero: not known yet
-	worker  *worker         // the newest; nil: not known
-	target  *config.File    // in effect, confirmed; nil: not known
-	good    []byte          // the file in effect; nil: not known
-	settled int             // process id of the worker that was confirmed last
-	behind  behind
-	last    []runtime.State // the newest worker's servers when last polled
-	restart restart
-	retry   retry // of deletions
+	// unattended ends attended, and waits for that.
+	unattended func()
+	version    version      // of the binary; zero: not known yet
+	worker     *worker      // the newest; nil: not known
+	target     *config.File // in effect, confirmed; nil: not known
+	good       []byte       // the file in effect; nil: not known
+	settled    int          // process id of the worker that was confirmed last
+	behind     behind
+	last       []runtime.State // the newest worker's servers when last polled
+	restart    restart
+	retry      retry // of deletions
 	// rendered is the file that was last asked for; nil: none yet.
 	rendered *config.File
 	beside   *config.Kept // what was last written down of a hand-written file
@@ -151,6 +153,8 @@ func New(o Options) (*Driver, error) {
 		retry:   newRetry(),
 		boot:    o.Good,
 		behind:  newBehind(),
+
+		unattended: func() {},
 	}
 	d.env = config.Environment{
 		EventSocket: paths.events, AccessSocket: paths.access,

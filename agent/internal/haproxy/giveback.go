@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
+
+	"github.com/tandem-lb/tandem/agent/internal/daemon"
 )
 
 // turnOf has Run's goroutine do something, and waits for it.
@@ -40,7 +42,7 @@ func (d *Driver) LetGo(ctx context.Context) (pid int, err error) {
 
 func (d *Driver) letGo() (pid int, err error) {
 	process := d.process
-	d.left.Store(process)
+	d.leave(process)
 	err = d.forget()
 	if process == nil {
 		return 0, err
@@ -58,11 +60,17 @@ func (d *Driver) Quit(ctx context.Context) error {
 			return d.forget()
 		}
 		d.process = nil
-		d.left.Store(process)
+		d.leave(process)
 		err := d.runner.Stop(ctx, process)
 		process.Close()
 		return errors.Join(err, d.forget())
 	})
+}
+
+// leave leaves a process alone from now on.
+func (d *Driver) leave(p *daemon.Process) {
+	d.unattended()
+	d.left.Store(p)
 }
 
 // forget makes the driver one that has never applied anything.
@@ -70,7 +78,7 @@ func (d *Driver) forget() (err error) {
 	d.restart.off()
 	d.retry.set(false)
 	if d.process != nil {
-		d.left.Store(d.process)
+		d.leave(d.process)
 	}
 	for _, path := range []string{d.paths.file, d.paths.good} {
 		if removed := os.Remove(path); !errors.Is(removed, fs.ErrNotExist) {

@@ -151,7 +151,7 @@ func (d *Driver) watch(ctx context.Context, p *daemon.Process) {
 		}
 		return nil
 	})
-	d.group.Go(func() error { d.attend(ctx, p); return nil })
+	d.attended(ctx, p)
 }
 
 // end puts the end of a process in words.

@@ -117,10 +117,10 @@ func (d *Driver) handBack(ctx, run context.Context, f Foreign) error {
 		return err
 	}
 	process := d.process
-	d.left.Store(process) // its worker has another socket then
+	d.leave(process) // its worker has another socket then
 	if err := d.reload(ctx); err != nil {
 		d.left.Store(nil)
-		d.group.Go(func() error { d.attend(run, process); return nil })
+		d.attended(run, process)
 		return errors.Join(fmt.Errorf("with its own file again: %w", err), f.Install(d.paths.file))
 	}
 	d.process.Close()

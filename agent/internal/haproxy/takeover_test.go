@@ -1,10 +1,13 @@
 package haproxy
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/pprof"
 	"strings"
 	"testing"
 
@@ -117,6 +120,20 @@ func TestTakeOverByReload(t *testing.T) {
 	if got := r.get(); got != "web" {
 		t.Errorf("after the takeover: %q", got)
 	}
+	// Its master cannot be asked for a reload, which shows at once.
+	master := r.driver.paths.master
+	away := f
+	away.Restore = func() error { return errors.Join(f.Restore(), os.Rename(master, master+".away")) }
+	if err := r.driver.GiveBack(t.Context(), away); err == nil {
+		t.Fatal("it is given back without a reload")
+	}
+	if err := os.Rename(master+".away", master); err != nil {
+		t.Fatal(err)
+	}
+	r.isInEffect(config)
+	if n := attendants(t); n != 1 {
+		t.Errorf("%d goroutines ask its worker whether it goes on, want 1", n)
+	}
 	if err := r.driver.GiveBack(t.Context(), f); err != nil {
 		t.Fatal(err)
 	}
@@ -126,4 +143,14 @@ func TestTakeOverByReload(t *testing.T) {
 	if state := r.driver.Snapshot().State; state == Running {
 		t.Errorf("the driver has a HAProxy still: %v", state)
 	}
+}
+
+// attendants counts the goroutines that attend to a HAProxy.
+func attendants(t *testing.T) int {
+	t.Helper()
+	var stacks bytes.Buffer
+	if err := pprof.Lookup("goroutine").WriteTo(&stacks, 2); err != nil {
+		t.Fatal(err)
+	}
+	return strings.Count(stacks.String(), "haproxy.(*Driver).attend(")
 }
