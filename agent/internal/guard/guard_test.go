@@ -132,9 +132,13 @@ func TestAGuardActsForADeadAgent(t *testing.T) {
 		t.Fatal("no guard runs")
 	}
 	release()
-	if r.called() {
-		t.Error("called while HAProxy runs")
-	}
+	end := time.Now().Add(2 * letGo)
+	eventually(t, "it has been looked at", func() bool {
+		if r.called() || r.released() {
+			t.Fatal("called while HAProxy runs")
+		}
+		return time.Now().After(end)
+	})
 	r.kill(p)
 	eventually(t, "it is called", r.called)
 	<-guard.Done()

@@ -36,6 +36,9 @@ const (
 	// lookEvery is how often the kernel is asked whether the program and the rules are
 	// still there.
 	lookEvery = 10 * time.Second
+	// loadEvery is how often a kernel that would not take the program is asked again: it
+	// may have been short of memory.
+	loadEvery = time.Minute
 	// answerWithin is how long a node may take to answer. One that is a cable away
 	// takes less than a millisecond.
 	answerWithin = 200 * time.Millisecond
@@ -105,10 +108,11 @@ type Keeper struct {
 	path   string
 	kick   chan struct{} // depth one
 	kernel *kernel.Kernel
-	// setRules is kernel.SetRules.
+	// open and setRules are kernel.Load and kernel.SetRules.
+	open     func() (*kernel.Kernel, error)
 	setRules func(interfaces []string) error
-	begun    bool // see ready
-	broken   bool // the kernel would not take the program
+	begun    bool          // see ready
+	broken   time.Duration // until when the kernel is not asked again to take the program
 	saved    saved
 	stored   []byte // the file
 	peers    map[host]*peer
@@ -127,8 +131,8 @@ type host struct {
 func New(o Options) *Keeper {
 	return &Keeper{
 		Options: o, path: filepath.Join(o.RunDir, "handover.json"), kick: make(chan struct{}, 1),
-		setRules: kernel.SetRules,
-		peers:    make(map[host]*peer), vips: make(map[string]*vip), set: make(map[netip.Addr]kernel.Way),
+		open: kernel.Load, setRules: kernel.SetRules,
+		peers: make(map[host]*peer), vips: make(map[string]*vip), set: make(map[netip.Addr]kernel.Way),
 	}
 }
 
@@ -193,20 +197,23 @@ func (k *Keeper) step(ctx context.Context, view View, renew bool) error {
 	if len(view.VIPs) == 0 {
 		return k.dismantle()
 	}
-	if k.broken {
-		return errUnsupported
-	}
 	now, err := kernel.Now()
 	if err != nil {
 		return err
 	}
+	if now < k.broken {
+		return errUnsupported
+	}
 	moved := k.follow(view.VIPs, now)
 	if k.kernel == nil {
-		if k.kernel, err = kernel.Load(); err != nil {
-			k.broken = true
-			k.Logger.Warn("established connections do not outlive planned moves", "error", err)
+		if k.kernel, err = k.open(); err != nil {
+			if k.broken == 0 {
+				k.Logger.Warn("established connections do not outlive planned moves", "error", err)
+			}
+			k.broken = now + loadEvery
 			return errUnsupported
 		}
+		k.broken = 0
 	}
 	if err := k.apply(view, now); err != nil {
 		return err
@@ -303,7 +310,7 @@ func (k *Keeper) attach(want map[string]bool) error {
 
 // dismantle leaves nothing of it in the kernel.
 func (k *Keeper) dismantle() error {
-	k.broken = false
+	k.broken = 0
 	if k.kernel == nil && len(k.saved.Interfaces) == 0 && !k.saved.Rules {
 		return nil
 	}

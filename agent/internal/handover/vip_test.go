@@ -238,3 +238,19 @@ func TestRulesThatStayAreRemovedAgain(t *testing.T) {
 		t.Errorf("dismantled by the next agent: %v, %d attempts", err, asked)
 	}
 }
+
+// A kernel that would not take the program is asked again, and not all the time.
+func TestTheKernelIsAskedAgain(t *testing.T) {
+	k, asked := newKeeper(t.TempDir()), 0
+	k.open = func() (*kernel.Kernel, error) { asked++; return nil, errors.New("cannot allocate memory") }
+	step := func(want int) {
+		t.Helper()
+		if err := k.step(t.Context(), View{Known: true, VIPs: web(Holder)}, true); !errors.Is(err, errUnsupported) || asked != want {
+			t.Errorf("%v, asked %d times, want %d", err, asked, want)
+		}
+	}
+	step(1)
+	step(1)
+	k.broken -= loadEvery
+	step(2)
+}

@@ -155,13 +155,13 @@ func TestADeadProxyReleasesWithSlowAdverts(t *testing.T) {
 	for n, priority := range map[*node]uint32{a: 230, b: 220} {
 		c := web(n.name, priority)
 		c.Instances[0].Version, c.Instances[0].AuthPassword = 2, "Secret01"
-		c.Instances[0].AdvertInterval = durationpb.New(time.Second)
+		c.Instances[0].AdvertInterval = durationpb.New(2 * time.Second)
 		n.setHealth(true)
 		n.mustApply(c)
 	}
 	waitMaster(t, 15*time.Second, "web", "10.9.0.100", a, b)
 	a.setHealth(false)
-	// Without a release it takes two more adverts and the skew, 2.1 s.
+	// Without a release it takes two more adverts and the skew, 4.1 s.
 	took := waitMaster(t, 2*time.Second, "web", "10.9.0.100", b, a)
 	t.Logf("the VIP moved in %v", took)
 }

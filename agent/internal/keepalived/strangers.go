@@ -99,7 +99,11 @@ func (d *Driver) guard(ctx context.Context, in *intent) error {
 // not, as far as anyone can tell who a stranger is.
 func (o *observer) unguard(err error) {
 	text := ""
-	if err != nil {
+	switch {
+	case errors.Is(err, advertfilter.ErrStale):
+		text = fmt.Sprintf("VRRP advertisements are let through as an earlier configuration said, and a peer's newer address is a stranger's: %v: "+
+			"\"nft delete table inet %s\", or see what keeps the agent from it", err, advertfilter.TableName)
+	case err != nil:
 		text = fmt.Sprintf("VRRP advertisements of strangers are not dropped, so that any machine on the network may take the VIPs: %v: "+
 			"see that the kernel has nf_tables (modprobe nf_tables), and the agent CAP_NET_ADMIN", err)
 	}

@@ -37,7 +37,23 @@ const maxSources = 512
 // that are let through already stay so until the table goes: an advertisement
 // that is dropped by mistake makes two holders, and a peer may use an address for
 // a while after it has told of another one. Nothing is done when nothing changes.
+// After an error there is no filter: an older one would take a peer's newer address for
+// a stranger's. Where that could not be removed either the error is ErrStale.
 func Set(f Filter) error {
+	err := renew(f)
+	if err == nil {
+		return nil
+	}
+	if failed := Remove(); failed != nil {
+		return fmt.Errorf("%w: %w", ErrStale, errors.Join(err, failed))
+	}
+	return err
+}
+
+// ErrStale means that an older filter is there.
+var ErrStale = errors.New("an older filter stays")
+
+func renew(f Filter) error {
 	if len(f.Interfaces4)+len(f.Interfaces6) == 0 {
 		return Remove()
 	}

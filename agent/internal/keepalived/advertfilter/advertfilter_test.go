@@ -159,6 +159,23 @@ func TestTableIsItsOwn(t *testing.T) {
 }
 
 // However many addresses the peers have had, the table does not grow for ever.
+// A filter that the kernel does not take leaves none: the older one would drop a peer
+// that has told of another address.
+func TestNoOlderFilterStays(t *testing.T) {
+	alone(t)
+	set(t, Filter{Interfaces4: []string{"eth0"}, Sources: addresses("10.9.0.2")})
+	var many []netip.Addr
+	for i := range 1 << 16 {
+		many = append(many, netip.AddrFrom4([4]byte{10, 2, byte(i >> 8), byte(i)}))
+	}
+	if err := Set(Filter{Interfaces4: []string{"eth0"}, Sources: many}); err == nil || errors.Is(err, ErrStale) {
+		t.Fatalf("more than a message of the kernel's takes: %v", err)
+	}
+	if said := run(t, "nft", "list", "tables"); strings.Contains(said, TableName) {
+		t.Errorf("there are tables: %s", said)
+	}
+}
+
 func TestSourcesAreBounded(t *testing.T) {
 	alone(t)
 	var last netip.Addr
