@@ -43,6 +43,7 @@ there are no units (runner: exec) the agent starts haproxy-guard itself.`,
 		haproxyGuard(&dirs),
 		dirs.command("keepalived-start", "Write safe scores before keepalived starts, and await its interfaces", keepalivedStart),
 		fenceGuard(),
+		trackGuard(&dirs),
 		dirs.command("keepalived-stop", "Remove what a keepalived that was killed left behind", keepalivedStop),
 	)
 	return cmd
@@ -55,6 +56,19 @@ func fenceGuard() *cobra.Command {
 		Args: arguments(cobra.MinimumNArgs(1)), Hidden: true,
 		RunE: func(cmd *cobra.Command, files []string) error {
 			return keepalived.GuardFence(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout(), files)
+		},
+	}
+}
+
+// trackGuard is what the agent starts beside what the tracks of its VIPs add.
+func trackGuard(dirs *hookDirs) *cobra.Command {
+	return &cobra.Command{
+		Use: "track-guard FILE...", Short: "End what tracks take off a VIP's priority when no agent asks for them any more",
+		Args: arguments(cobra.MinimumNArgs(1)), Hidden: true,
+		RunE: func(cmd *cobra.Command, files []string) error {
+			ctx := cmd.Context()
+			return keepalived.GuardTracks(ctx, cmd.InOrStdin(), cmd.OutOrStdout(), files,
+				func(do func() error) error { return unlessAgent(ctx, dirs.state, do) })
 		},
 	}
 }

@@ -162,6 +162,9 @@ func vipNote(v *localv1.VipStatus, now time.Time) string {
 	if v.GetFenced() {
 		notes = append(notes, "fenced off, as another node holds it")
 	}
+	if len(v.GetLost()) > 0 {
+		notes = append(notes, fmt.Sprintf("%d as it has lost %s", v.GetTracks(), strings.Join(v.GetLost(), " and ")))
+	}
 	if v.GetFailBack() != 0 {
 		notes = append(notes, fmt.Sprintf("%d as its fail-back lets it stay elsewhere", v.GetFailBack()))
 	}

@@ -56,7 +56,7 @@ func (d *Driver) Fence(ctx context.Context, vip string, lease time.Duration) err
 		return fmt.Errorf("VIP %s: %w", vip, ErrNoVIP)
 	}
 	if lease > 0 {
-		if err := d.guardFence(ctx, vip, files, lease+guardSlack); err != nil {
+		if err := d.guardScore(ctx, vip, files, lease+guardSlack, d.opts.FenceGuard); err != nil {
 			return fmt.Errorf("VIP %s: no guard for a fence: %w", vip, err)
 		}
 	}
@@ -140,10 +140,12 @@ func (w *Wire) hearsNode() bool {
 	})
 }
 
-// guard is a process that ends a VIP's fence when nobody else does.
+// guard is a process that ends a VIP's fence, or what its tracks add, when nobody else
+// does.
 type guard struct {
 	process *os.Process
 	files   []string
+	lingers bool // for as long as its lease: nobody waits for that
 	lease   io.WriteCloser
 	answers interface{ SetReadDeadline(time.Time) error } // what taken reads
 	taken   *bufio.Reader                                 // a line for each lease
@@ -151,27 +153,31 @@ type guard struct {
 	failed  error // why; set before ended is closed
 }
 
-// guardFence sees to it that a guard has the lease before the fence stands.
-func (d *Driver) guardFence(ctx context.Context, vip string, files []string, lease time.Duration) error {
+// guardScore sees to it that a guard of the files has the lease before their score
+// stands. Without a command line there is none.
+func (d *Driver) guardScore(ctx context.Context, key string, files []string, lease time.Duration, command []string) error {
 	select {
 	case guards := <-d.guards:
 		defer func() { d.guards <- guards }()
-		if g := guards[vip]; g != nil {
+		if g := guards[key]; g != nil {
 			failed := g.take(ctx, lease)
-			if failed == nil {
+			if failed == nil && slices.Equal(g.files, files) {
 				return nil
 			}
-			delete(guards, vip)
-			d.log.Warn("the guard of a fence takes no lease: another one is started", "vip", vip, "error", errors.Join(failed, g.end()))
+			delete(guards, key)
+			if failed = errors.Join(failed, g.end()); failed != nil {
+				d.log.Warn("the guard of a score takes no lease: another one is started", "files", files, "error", failed)
+			}
 		}
-		g, err := d.startGuard(files)
+		g, err := d.startGuard(command, files)
 		if err != nil {
 			return err
 		}
 		if err := g.take(ctx, lease); err != nil {
 			return errors.Join(err, g.end())
 		}
-		guards[vip] = g
+		g.lingers = key == trackKey
+		guards[key] = g
 		return nil
 	case <-d.ended:
 		return errEnded
@@ -182,11 +188,11 @@ func (d *Driver) guardFence(ctx context.Context, vip string, files []string, lea
 
 // startGuard starts a guard. It lives in a session of its own: what ends the
 // agent's does not end it.
-func (d *Driver) startGuard(files []string) (*guard, error) {
-	if len(d.opts.FenceGuard) == 0 {
+func (d *Driver) startGuard(command, files []string) (*guard, error) {
+	if len(command) == 0 {
 		return nil, errors.New("there is no program for it")
 	}
-	cmd := exec.Command(d.opts.FenceGuard[0], append(slices.Clone(d.opts.FenceGuard[1:]), files...)...)
+	cmd := exec.Command(command[0], append(slices.Clone(command[1:]), files...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -231,22 +237,26 @@ func (g *guard) take(ctx context.Context, lease time.Duration) error {
 // was wrong with the guard.
 func (g *guard) end() error {
 	_ = g.lease.Close()
+	if g.lingers {
+		return nil
+	}
 	select {
 	case <-g.ended:
 		return g.failed
 	case <-time.After(guardPatience):
 	}
-	return errors.Join(errors.New("it hangs and is killed"), g.process.Kill(), liftFence(g.files))
+	return errors.Join(errors.New("it hangs and is killed"), g.process.Kill(), liftScore(g.files))
 }
 
-// endGuards is called when the agent ends: so do its fences.
+// endGuards is called when the agent ends: so do its fences. What tracks add is the
+// next agent's, or ends with its lease.
 func (d *Driver) endGuards() {
 	guards := <-d.guards
-	for vip, g := range guards {
+	for key, g := range guards {
+		delete(guards, key)
 		if err := g.end(); err != nil {
-			d.log.Warn("the guard of a fence did not end by itself", "vip", vip, "error", err)
+			d.log.Warn("the guard of a fence did not end by itself", "vip", key, "error", err)
 		}
-		delete(guards, vip)
 	}
 	d.guards <- guards
 }
@@ -255,6 +265,14 @@ func (d *Driver) endGuards() {
 // milliseconds, which it takes by a line of its own; when the last one is over, or in
 // or ctx ends, it takes the fence out of the track files and returns.
 func GuardFence(ctx context.Context, in io.Reader, out io.Writer, files []string) error {
+	outlast(ctx, in, out, false)
+	return liftScore(files)
+}
+
+// outlast takes leases until the last one is over or ctx or in ends; to the last lease's
+// end in spite of the end of in, if it is to linger. It tells whether whoever gives the
+// leases is there still.
+func outlast(ctx context.Context, in io.Reader, out io.Writer, linger bool) (open bool) {
 	leases := make(chan time.Duration)
 	go func() { // ends with the process
 		defer close(leases)
@@ -268,28 +286,30 @@ func GuardFence(ctx context.Context, in io.Reader, out io.Writer, files []string
 	}()
 	over := time.NewTimer(MaxFence)
 	defer over.Stop()
-	for open := true; open; {
-		var lease time.Duration
+	for {
 		select {
-		case lease, open = <-leases:
-			if !open {
-				break
+		case lease, more := <-leases:
+			if more {
+				over.Reset(lease)
+				_, err := fmt.Fprintln(out, "taken")
+				more = err == nil
 			}
-			over.Reset(lease)
-			if _, err := fmt.Fprintln(out, "taken"); err != nil {
-				open = false
+			if !more && !linger {
+				return false
+			}
+			if !more {
+				leases = nil
 			}
 		case <-over.C:
-			open = false
+			return leases != nil
 		case <-ctx.Done():
-			open = false
+			return leases != nil
 		}
 	}
-	return liftFence(files)
 }
 
-// liftFence takes a fence out of its track files.
-func liftFence(files []string) error {
+// liftScore takes a score out of its track files.
+func liftScore(files []string) error {
 	var failed []error
 	for _, file := range files {
 		// A file that is gone is one that says nothing.

@@ -106,6 +106,10 @@ func expected(c *keepalivedv1.Config) []string {
 		track("away." + i.GetName())
 		add("track_file / fence.%s", i.GetName())
 		track("fence." + i.GetName())
+		if len(i.GetTracks()) > 0 {
+			add("track_file / track.%s", i.GetName())
+			track("track." + i.GetName())
+		}
 		if i.GetFailBack() == keepalivedv1.FailBack_FAIL_BACK_NEVER || i.GetFailBackDelay().AsDuration() > 0 {
 			add("track_file / standby.%s", i.GetName())
 			track("standby." + i.GetName())
@@ -175,6 +179,9 @@ func anyConfig(t *rapid.T) *keepalivedv1.Config {
 		}
 		if i.GetFailBack() == keepalivedv1.FailBack_FAIL_BACK_DELAYED {
 			i.FailBackDelay = durationpb.New(time.Duration(rapid.IntRange(0, 3600).Draw(t, "delay")) * time.Second)
+		}
+		for range rapid.IntRange(0, 2).Draw(t, "tracks") {
+			i.Tracks = append(i.Tracks, aTrack(keepalivedv1.TrackKind(rapid.Int32Range(1, 3).Draw(t, "kind")), text("target", `10\.9\.0\.[1-9]|http://[a-z]{1,5}/`), -44))
 		}
 		for range rapid.IntRange(0, 3).Draw(t, "addresses") {
 			i.Addresses = append(i.Addresses, text("address", address))

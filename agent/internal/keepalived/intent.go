@@ -40,6 +40,7 @@ type instance struct {
 	handover  time.Duration // how long connections may outlive a move; 0: not at all
 	repeat    int           // announcements of each address by a new holder
 	refresh   time.Duration // between announcements later; 0: none
+	tracks    []tracked     // what it needs beside the node
 }
 
 // addresses are the anchor and all others.
@@ -142,6 +143,9 @@ func resolve(c *keepalivedv1.Config, networks map[string]string) (*intent, error
 		}
 		if resolved.iface, err = interfaceOf(i.GetNetwork(), networks); err != nil {
 			return nil, &FailedError{fmt.Errorf("VIP %s: %w", resolved.vip, err)}
+		}
+		if err := resolveTracks(i, resolved); err != nil {
+			return nil, &RefusedError{err.Error()}
 		}
 		resolved.peered = slices.ContainsFunc(c.GetGlobal().GetPeers(), func(p *keepalivedv1.Peer) bool {
 			return len(p.GetAddresses()) > 0 && cmp.Or(p.GetNetwork(), front) == cmp.Or(i.GetNetwork(), front)

@@ -20,6 +20,7 @@ import (
 
 	"github.com/tandem-lb/tandem/agent/internal/daemon"
 	"github.com/tandem-lb/tandem/agent/internal/keepalived/neighbor"
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/track"
 	"github.com/tandem-lb/tandem/agent/internal/keepalived/wire"
 )
 
@@ -43,6 +44,9 @@ type Options struct {
 	// FenceGuard is the command line that GuardFence is behind; the files are
 	// appended. Without it no fence is taken.
 	FenceGuard []string
+	// TrackGuard is likewise the one that GuardTracks is behind. Without it tracks are
+	// asked for, and add nothing to the score.
+	TrackGuard []string
 	// Logger may be nil.
 	Logger hclog.Logger
 	// Notify gets the whole state when Run begins and then every change, in
@@ -82,7 +86,7 @@ type Driver struct {
 	layout layout
 
 	control  chan *control          // holds the one control while nobody uses it
-	guards   chan map[string]*guard // likewise, the guards of fences by VIP
+	guards   chan map[string]*guard // likewise, the guards of fences by VIP, and that of tracks
 	observer *observer              // Run's goroutine only
 	fifo     *os.File               // of notices; set before Run's goroutines begin
 	mail     chan task
@@ -188,6 +192,7 @@ func New(ctx context.Context, opts Options) (*Driver, error) {
 		state:      StateIdle,
 		noted:      make(map[string]time.Time),
 		wire:       wire.New(opts.Logger.Named("wire")),
+		tracks:     track.New(),
 	}
 	if c.process != nil {
 		d.observer.adopt(c.process)

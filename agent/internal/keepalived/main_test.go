@@ -9,12 +9,14 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	keepalivedv1 "github.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1"
@@ -27,6 +29,9 @@ const nodeOptions = "TANDEM_TEST_NODE"
 
 // fenceGuard as the first argument makes it play a guard.
 const fenceGuard = "fence-guard"
+
+// trackGuard likewise, with the state directory before the files.
+const trackGuard = "track-guard"
 
 // request to a node, one a line on its standard input.
 type request struct {
@@ -67,6 +72,19 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if len(os.Args) > 2 && os.Args[1] == trackGuard {
+		unlessAgent := func(do func() error) error {
+			lock, err := lockAgent(os.Args[2])
+			if err != nil {
+				return nil // an agent lives
+			}
+			return errors.Join(do(), lock.Close())
+		}
+		if err := GuardTracks(context.Background(), os.Stdin, os.Stdout, os.Args[3:], unlessAgent); err != nil {
+			os.Exit(1)
+		}
+		return
+	}
 	options := os.Getenv(nodeOptions)
 	if options == "" {
 		runWide()
@@ -76,6 +94,21 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+// lockAgent is held by an agent for as long as it lives.
+func lockAgent(stateDir string) (*os.File, error) {
+	if err := os.MkdirAll(stateDir, 0o700); err != nil {
+		return nil, err
+	}
+	lock, err := os.Create(filepath.Join(stateDir, "lock"))
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(err, lock.Close())
+	}
+	return lock, nil
 }
 
 // runWide lets more tests run at once than there are processors, unless a number
@@ -96,6 +129,12 @@ func playNode(options string) error {
 		return err
 	}
 	opts.FenceGuard = []string{os.Args[0], fenceGuard}
+	opts.TrackGuard = []string{os.Args[0], trackGuard, opts.StateDir}
+	lock, err := lockAgent(opts.StateDir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	opts.Logger = hclog.New(&hclog.LoggerOptions{Level: hclog.Debug, Output: os.Stderr})
 	replies := make(chan reply, 10000)
 	var d *Driver
@@ -105,7 +144,7 @@ func playNode(options string) error {
 		s := d.Snapshot()
 		replies <- reply{Event: &e, Snapshot: &s}
 	}
-	d, err := New(context.Background(), opts)
+	d, err = New(context.Background(), opts)
 	if err != nil {
 		return err
 	}

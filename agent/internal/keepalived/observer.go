@@ -10,6 +10,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 
 	"github.com/tandem-lb/tandem/agent/internal/daemon"
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/track"
 	"github.com/tandem-lb/tandem/agent/internal/keepalived/wire"
 )
 
@@ -35,6 +36,7 @@ type observer struct {
 	watched   []watched // what keepalived has from the driver
 	wanted    []watched // what the newest target has, see Watch
 	wire      *wire.Listener
+	tracks    *track.Watcher
 	peers     map[string]peer // as the configuration has them
 	notices   uint64          // count, to tell whether a dump is older than a notice
 	reached   chan struct{}   // closed by the next ownLine; nil: nobody waits for one
@@ -64,6 +66,9 @@ func (o *observer) expect(in *intent, now time.Time) error {
 		for _, was := range old {
 			if was.name == i.name {
 				w.State, w.Priority, w.Wire = was.State, was.Priority, was.Wire
+				if len(i.tracks) > 0 {
+					w.Tracks = was.Tracks
+				}
 			}
 		}
 		o.watched = append(o.watched, w)
@@ -79,6 +84,7 @@ func (o *observer) expect(in *intent, now time.Time) error {
 	o.look()
 	o.listen()
 	o.attend()
+	o.watchTracks()
 	o.hear(now) // by what the peers are now
 	return o.scores.renew(now)
 }
@@ -295,6 +301,9 @@ func (o *observer) snapshot() *Snapshot {
 	}
 	for _, w := range o.statuses() {
 		w.Fenced = o.scores.fences[w.Name] != nil
+		if _, ok := o.scores.tracks[w.Name]; ok {
+			w.TrackScore = o.scores.tracked(w.Name, now)
+		}
 		if b := o.scores.standby[w.Name]; b != nil {
 			w.FailBack = b.value(now)
 		}

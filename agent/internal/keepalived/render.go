@@ -35,6 +35,9 @@ func awayFile(instance string) string { return "away." + instance }
 // fenceFile is the track file of an instance for fences.
 func fenceFile(instance string) string { return "fence." + instance }
 
+// trackFile is the track file of an instance for what it needs beside the node.
+func trackFile(instance string) string { return "track." + instance }
+
 // render writes keepalived.conf. It is pure: the same input gives the same
 // bytes, which is how a needless reload is avoided.
 func render(in *intent, l layout) []byte {
@@ -47,6 +50,9 @@ func render(in *intent, l layout) []byte {
 		renderTrackFile(&w, l, fenceFile(in.instances[i].name))
 		if in.instances[i].sticky() {
 			renderTrackFile(&w, l, standbyFile(in.instances[i].name))
+		}
+		if len(in.instances[i].tracks) > 0 {
+			renderTrackFile(&w, l, trackFile(in.instances[i].name))
 		}
 		renderInstance(&w, &in.instances[i])
 	}
@@ -118,6 +124,9 @@ vrrp_instance %s {
 	tracked := []string{scoreFile, awayFile(i.name), fenceFile(i.name)}
 	if i.sticky() {
 		tracked = append(tracked, standbyFile(i.name))
+	}
+	if len(i.tracks) > 0 {
+		tracked = append(tracked, trackFile(i.name))
 	}
 	fmt.Fprintf(w, "    track_file {\n        %s\n    }\n}\n", strings.Join(tracked, "\n        "))
 }

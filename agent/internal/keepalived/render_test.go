@@ -95,6 +95,12 @@ var goldens = map[string]*keepalivedv1.Config{
 			i.AnnounceRepeat, i.AnnounceRefresh = 3, durationpb.New(0)
 		})},
 	},
+	"tracks": {
+		Global: &keepalivedv1.Global{RouterId: "lb-master"},
+		Instances: []*keepalivedv1.Instance{base(func(i *keepalivedv1.Instance) {
+			i.Tracks = []*keepalivedv1.Track{pinged("10.9.0.2", -44), aTrack(keepalivedv1.TrackKind_TRACK_KIND_GATEWAY, "", -12)}
+		})},
+	},
 	"fail-back": {
 		Global: &keepalivedv1.Global{RouterId: "lb-master"},
 		Instances: []*keepalivedv1.Instance{
@@ -212,7 +218,19 @@ func TestResolveRefuses(t *testing.T) {
 		"fail back delay": {func(i *keepalivedv1.Instance) {
 			i.FailBack, i.FailBackDelay = keepalivedv1.FailBack_FAIL_BACK_DELAYED, durationpb.New(2*time.Hour)
 		}, "0s to 1h"},
-		"unknown network": {func(i *keepalivedv1.Instance) { i.Network = "back" }, "networks: {back: eth0}"},
+		"kind of track":          {trackOf(func(t *keepalivedv1.Track) { t.Kind = 9 }), "tracks[0].kind must be gateway, ping or url"},
+		"ping without address":   {trackOf(func(t *keepalivedv1.Track) { t.Target = "" }), "must be an IP address without zone"},
+		"ping with newline":      {trackOf(func(t *keepalivedv1.Track) { t.Target = "10.9.0.2\n" }), "must be an IP address without zone"},
+		"URL with password":      {trackOf(func(t *keepalivedv1.Track) { t.Kind, t.Target = 3, "http://a:b@c/" }), "without user and password"},
+		"URL of another scheme":  {trackOf(func(t *keepalivedv1.Track) { t.Kind, t.Target = 3, "file:///etc/passwd" }), "must be an http or https URL"},
+		"statuses":               {trackOf(func(t *keepalivedv1.Track) { t.Kind, t.Target, t.HighestStatus = 3, "http://c/", 199 }), "highest_status is 199: must be 200 to 599"},
+		"weight of nothing":      {trackOf(func(t *keepalivedv1.Track) { t.Weight = 0 }), "weight is 0: must be -56 to -1"},
+		"weight of a dead proxy": {trackOf(func(t *keepalivedv1.Track) { t.Weight = -57 }), "must be -56 to -1"},
+		"fall":                   {trackOf(func(t *keepalivedv1.Track) { t.Fall = 0 }), "fall is 0: must be 1 to 100"},
+		"rise":                   {trackOf(func(t *keepalivedv1.Track) { t.Rise = 101 }), "rise is 101"},
+		"haste":                  {trackOf(func(t *keepalivedv1.Track) { t.Interval = durationpb.New(time.Millisecond) }), "interval is 1ms: must be 100ms to 1m"},
+		"timeout":                {trackOf(func(t *keepalivedv1.Track) { t.Timeout = durationpb.New(2 * time.Second) }), "must be 10ms to the interval"},
+		"unknown network":        {func(i *keepalivedv1.Instance) { i.Network = "back" }, "networks: {back: eth0}"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := resolve(one(func(i *keepalivedv1.Instance) { other(i); test.change(i) }), testNetworks)

@@ -34,6 +34,8 @@ func (d *Driver) Run(ctx context.Context) error {
 	g.Go(func() error { return d.keep(ctx) })
 	g.Go(func() error { return d.feel(ctx) })
 	g.Go(func() error { return d.observer.wire.Run(ctx) })
+	g.Go(func() error { return d.observer.tracks.Run(ctx) })
+	g.Go(func() error { return d.track(ctx) })
 	g.Go(func() error {
 		err := readNotices(ctx, fifo, notices, func(err error) { d.log.Warn("notify FIFO", "error", err) })
 		if ctx.Err() != nil {

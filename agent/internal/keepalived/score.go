@@ -65,6 +65,7 @@ type scores struct {
 	standby map[string]*standby // by the names of sticky instances
 	away    map[string]*away    // by the names of all instances
 	fences  map[string]*fence   // by the names of those that are fenced
+	tracks  map[string]int      // what those with tracks have lost, by their names
 	written map[string]int      // what the files hold
 }
 
@@ -84,7 +85,8 @@ func newScores(p paths) (*scores, error) {
 	withdrawn, err2 := marked(p.withdrawn)
 	return &scores{
 		dir: p.trackDir, drain: drain, withdrawn: withdrawn, fresh: true,
-		standby: make(map[string]*standby), away: make(map[string]*away), fences: make(map[string]*fence), written: make(map[string]int),
+		standby: make(map[string]*standby), away: make(map[string]*away), fences: make(map[string]*fence),
+		tracks: make(map[string]int), written: make(map[string]int),
 	}, errors.Join(err, err2)
 }
 
@@ -201,11 +203,13 @@ func (s *scores) well(now time.Time) bool {
 	return s.healthy && !s.onTrial(now) && !s.drain && !s.withdrawn
 }
 
-// set makes the scores those of the instances: one away each, and one standby a
-// sticky one. An instance that was there before keeps its time.
+// set makes the scores those of the instances: one away each, one standby a sticky one,
+// and one for tracks where there are any. An instance that was there before keeps its
+// time, and what its tracks have found.
 func (s *scores) set(instances []instance, now time.Time) {
 	old, left := s.standby, s.away
 	s.standby, s.away = make(map[string]*standby), make(map[string]*away)
+	s.setTracks(instances)
 	for _, i := range instances {
 		s.away[i.name] = cmp.Or(left[i.name], &away{})
 		s.away[i.name].score = failoverScore
@@ -304,7 +308,7 @@ func (s *scores) write(now time.Time) error {
 	recovered := s.well(now) && !s.wasWell
 	s.wasWell = s.well(now)
 	for name, b := range s.standby {
-		if recovered || !s.well(now) {
+		if recovered || !s.well(now) || s.tracks[name] != 0 {
 			b.well = now
 		}
 		want[standbyFile(name)] = b.value(now)
@@ -314,6 +318,9 @@ func (s *scores) write(now time.Time) error {
 		if f := s.fences[name]; f != nil && now.Before(f.until) {
 			want[fenceFile(name)] = fenceScore
 		}
+	}
+	for name := range s.tracks {
+		want[trackFile(name)] = s.tracked(name, now)
 	}
 	var failed []error
 	for name, score := range want {
@@ -352,7 +359,11 @@ func (s *scores) tidy() error {
 		if fence, isFence := strings.CutPrefix(e.Name(), fenceFile("")); isFence {
 			away, isAway = fence, true
 		}
-		if !isStandby && !isAway || isStandby && s.standby[standby] != nil || isAway && s.away[away] != nil {
+		track, isTrack := strings.CutPrefix(e.Name(), trackFile(""))
+		if _, has := s.tracks[track]; isTrack && has {
+			continue
+		}
+		if !isStandby && !isAway && !isTrack || isStandby && s.standby[standby] != nil || isAway && s.away[away] != nil {
 			continue
 		}
 		delete(s.written, e.Name())

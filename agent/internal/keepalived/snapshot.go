@@ -84,6 +84,10 @@ type InstanceStatus struct {
 	Wire Wire
 	// Fenced tells that a fence keeps the VIP away.
 	Fenced bool
+	// Tracks are what the VIP needs beside the node, in the configuration's order, and
+	// TrackScore what those that are lost add to the priority, 0 or below.
+	Tracks     []TrackStatus
+	TrackScore int
 	// FailBack is what the fail-back policy adds to the priority, 0 or below.
 	FailBack int
 	// Failover is what a failover by hand adds to it until FailoverEnd; 0:

@@ -54,6 +54,8 @@ func (o *observer) why(w *watched, state InstanceState, now time.Time) string {
 		return proxyTrouble
 	case o.scores.away[w.name].value(now) != 0:
 		return "a failover was asked for"
+	case w.lostTracks() != "":
+		return w.lostTracks()
 	case o.scores.drain:
 		return "the node is drained"
 	default:

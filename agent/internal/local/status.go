@@ -58,9 +58,14 @@ func vipStatus(i *agentv1.InstanceObservation, vrrp keepalived.Snapshot) *localv
 		if parts.Name != i.GetName() {
 			continue
 		}
-		v.FailBack, v.Failover = int32(parts.FailBack), int32(parts.Failover)
+		v.FailBack, v.Failover, v.Tracks = int32(parts.FailBack), int32(parts.Failover), int32(parts.TrackScore)
 		if parts.Failover != 0 {
 			v.FailoverEnd = timestamppb.New(parts.FailoverEnd)
+		}
+	}
+	for _, t := range i.GetTracks() {
+		if t.GetLost() {
+			v.Lost = append(v.Lost, t.GetTrack()+" ("+t.GetReason()+")")
 		}
 	}
 	return v

@@ -164,6 +164,7 @@ func (n *node) drivers(ctx context.Context, s *settings.Settings, good *target.T
 	}
 	n.vrrp, err = keepalived.New(ctx, keepalived.Options{
 		FenceGuard: []string{program, "hook", "fence-guard"},
+		TrackGuard: []string{program, "hook", "track-guard", "--state-dir", s.StateDir},
 		Binary:     s.Keepalived.Binary,
 		StateDir:   s.StateDir,
 		RunDir:     s.RunDir,

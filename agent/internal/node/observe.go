@@ -84,6 +84,9 @@ func (n *node) fromKeepalived(event keepalived.Event) {
 			Fenced:   i.Fenced,
 		}
 		fromWire(o, &i.Wire)
+		for _, t := range i.Tracks {
+			o.Tracks = append(o.Tracks, &agentv1.TrackObservation{Track: t.Name, Lost: t.Lost, Reason: t.Reason, Since: timestamp(t.Since)})
+		}
 		instances = append(instances, o)
 	}
 	n.report.Instances(instances)

@@ -24,6 +24,7 @@ import (
 const (
 	revisionKey = "tandem-revision"
 	epochKey    = "tandem-epoch"
+	noteKey     = "tandem-note"
 )
 
 // change is the flags of every command that changes something.
@@ -80,6 +81,9 @@ func send[Request, Reply proto.Message](
 
 // finish tells what was done and waits until it is in effect.
 func (s *session) finish(ctx context.Context, c *change, cluster, done string, header metadata.MD) error {
+	for _, note := range header.Get(noteKey) {
+		s.say("note: %s", output.Clean(note))
+	}
 	if c.dryRun {
 		s.say("dry run: nothing was changed; without --dry-run: %s", done)
 		return nil

@@ -3,6 +3,7 @@ package cmd
 import (
 	"context"
 	"maps"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -62,11 +63,14 @@ never changes.`,
 func (a *app) vipAdd() *cobra.Command {
 	var c change
 	var set *fields.Set
+	var tracks trackFlag
 	cmd := &cobra.Command{
 		Use:   "add VIP ADDRESS/PREFIX...",
 		Short: "Add a VIP",
 		Long: `Add a VIP with one or more addresses. Without priorities the first node that
-joined holds it when all are well.`,
+joined holds it when all are well.
+
+` + trackHelp,
 		Example: `  lbctl vip add web 192.168.1.100/24 --vrid 51
   lbctl vip add web 192.168.1.100/24 2001:db8::100/64 --vrid 51 --fail-back never`,
 		Args:              arguments("VIP ADDRESS/PREFIX..."),
@@ -80,6 +84,9 @@ joined holds it when all are well.`,
 			if _, err := set.Apply(vip); err != nil {
 				return failure.Usage(err)
 			}
+			if vip.Tracks, err = tracks.tracks(); err != nil {
+				return err
+			}
 			if !set.Touched("vrid") {
 				return failure.Usagef("--vrid is missing: a virtual router id, 1 to 255, that nothing else on the network uses")
 			}
@@ -88,6 +95,7 @@ joined holds it when all are well.`,
 		}),
 	}
 	set = fields.Bind(cmd.Flags(), &tandemv1.Vip{}, vipFields)
+	tracks.bind(cmd)
 	a.completeVip(cmd)
 	c.bind(cmd)
 	return cmd
@@ -96,13 +104,18 @@ joined holds it when all are well.`,
 func (a *app) vipSet() *cobra.Command {
 	var c change
 	var set *fields.Set
+	var tracks trackFlag
 	cmd := &cobra.Command{
 		Use:   "set VIP",
 		Short: "Change a VIP",
 		Long: `Change what the flags name and leave everything else. A priority is set for the
-node it names and kept for the others; "--unset priority" forgets all.`,
+node it names and kept for the others; "--unset priority" forgets all. Tracks
+replace all that there are.
+
+` + trackHelp,
 		Example: `  lbctl vip set web --priority lb-master=120
-  lbctl vip set web --fail-back delayed --fail-back-delay 1m`,
+  lbctl vip set web --fail-back delayed --fail-back-delay 1m
+  lbctl vip set web --track gateway --track 'ping 192.0.2.1 weight=-20'`,
 		Args:              arguments("VIP"),
 		ValidArgsFunction: a.firstName(listVips),
 		RunE: a.connected(func(ctx context.Context, s *session, args []string) error {
@@ -111,7 +124,20 @@ node it names and kept for the others; "--unset priority" forgets all.`,
 				return err
 			}
 			vip := &tandemv1.Vip{Name: full, Etag: c.etag}
-			mask, err := changedFields(set, vip)
+			paths, err := set.Apply(vip)
+			if err != nil {
+				return failure.Usage(err)
+			}
+			if tracks.given() {
+				if slices.Contains(paths, "tracks") {
+					return failure.Usagef("--unset track and --track contradict each other")
+				}
+				if vip.Tracks, err = tracks.tracks(); err != nil {
+					return err
+				}
+				paths = append(paths, "tracks")
+			}
+			mask, err := maskOf(paths)
 			if err != nil {
 				return err
 			}
@@ -125,7 +151,8 @@ node it names and kept for the others; "--unset priority" forgets all.`,
 		}),
 	}
 	set = fields.Bind(cmd.Flags(), &tandemv1.Vip{}, vipSetFields)
-	set.BindUnset(cmd.Flags(), nil)
+	tracks.bind(cmd)
+	set.BindUnset(cmd.Flags(), map[string]string{"track": "tracks"})
 	complete(cmd, "unset", fixed(set.UnsetNames()...))
 	a.completeVip(cmd)
 	c.bind(cmd)

@@ -56,16 +56,28 @@ func Nodes(nodes []*tandemv1.Node, clock Clock) output.Table {
 
 // Vips is a table of VIPs.
 func Vips(vips []*tandemv1.Vip) output.Table {
-	t := output.Table{Columns: output.Columns("NAME", "ADDRESSES", "VRID", "NETWORK", "FAIL BACK", "PRIORITIES", "+ADVERT", "+HANDOVER", "+ETAG")}
+	t := output.Table{Columns: output.Columns("NAME", "ADDRESSES", "VRID", "NETWORK", "FAIL BACK", "PRIORITIES", "+ADVERT", "+HANDOVER", "+TRACKS", "+ETAG")}
 	for _, v := range vips {
 		failBack := or(v.GetFailBack(), "automatic")
 		if v.GetFailBackDelay() != nil {
 			failBack += " " + duration(v.GetFailBackDelay())
 		}
 		t.Rows = append(t.Rows, cells(name.ID(v.GetName()), strings.Join(v.GetAddresses(), ", "), strconv.Itoa(int(v.GetVrid())),
-			or(v.GetNetwork(), "front"), failBack, priorities(v.GetPriorities()), duration(v.GetAdvertInterval()), duration(v.GetHandoverTimeout()), v.GetEtag()))
+			or(v.GetNetwork(), "front"), failBack, priorities(v.GetPriorities()), duration(v.GetAdvertInterval()), duration(v.GetHandoverTimeout()), tracks(v.GetTracks()), v.GetEtag()))
 	}
 	return t
+}
+
+func tracks(all []*tandemv1.Track) string {
+	var parts []string
+	for _, t := range all {
+		part := strings.TrimSuffix(t.GetKind()+" "+t.GetTarget(), " ")
+		if t.Weight != nil {
+			part += fmt.Sprintf(" weight %d", t.GetWeight())
+		}
+		parts = append(parts, part)
+	}
+	return or(strings.Join(parts, ", "), none)
 }
 
 func priorities(byNode map[string]uint32) string {

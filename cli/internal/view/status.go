@@ -32,8 +32,11 @@ func Status(w io.Writer, status *tandemv1.ClusterStatus, style output.Style, clo
 				return err
 			}
 		}
-		if i == 0 {
+		switch i {
+		case 0:
 			writeTroubles(&out, status.GetNodes(), style)
+		case 1:
+			writeNotes(&out, status.GetVips(), style)
 		}
 	}
 	_, err := w.Write(out.Bytes())

@@ -1,6 +1,8 @@
 package view
 
 import (
+	"bytes"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -63,6 +65,10 @@ func vipOnNode(vip *tandemv1.VipStatus, node string) output.Cell {
 		if on.GetFenced() {
 			cell.Text += ", fenced"
 		}
+		if lost := lostTracks(on); lost != "" {
+			cell.Text += ", lost " + lost
+			cell.Tone = output.Warn
+		}
 		// keepalived's word and the kernel's addresses must agree.
 		if master := on.GetState() == tandemv1.VrrpState_VRRP_STATE_MASTER; master != on.GetHolds() {
 			cell.Tone = output.Bad
@@ -73,6 +79,27 @@ func vipOnNode(vip *tandemv1.VipStatus, node string) output.Cell {
 		return cell
 	}
 	return output.Text(none)
+}
+
+// lostTracks names what a node has lost that the VIP needs.
+func lostTracks(on *tandemv1.VipNodeStatus) string {
+	var lost []string
+	for _, t := range on.GetTracks() {
+		if t.GetLost() {
+			lost = append(lost, t.GetTrack())
+		}
+	}
+	return strings.Join(lost, " and ")
+}
+
+// writeNotes tells what of the VIPs' settings is odd.
+func writeNotes(out *bytes.Buffer, vips []*tandemv1.VipStatus, style output.Style) {
+	for _, vip := range vips {
+		for _, note := range vip.GetNotes() {
+			fmt.Fprintf(out, "\n%s: %s\n", output.Clean(name.ID(vip.GetName())), style.Paint("note", output.Warn))
+			writeIndented(out, note)
+		}
+	}
 }
 
 func backends(status *tandemv1.ClusterStatus, clock Clock) output.Table {

@@ -68,6 +68,8 @@ func troubled() *tandemv1.ClusterStatus {
 	backup.Keepalived = nil
 	backup.Score = -100
 	vip := status.Vips[0]
+	vip.Notes = []string{"track \"ping 10.0.0.9\" is too light:\x1b[2J use -11 to -56"}
+	vip.Nodes[0].Tracks = []*tandemv1.TrackStatus{{Track: "gateway", Lost: true, Reason: "it does not answer"}, {Track: "ping 10.0.0.9"}}
 	vip.Holders = []string{"lb-backup", "lb-master"}
 	vip.Nodes[1].Holds = true
 	status.Vips = append(status.Vips, &tandemv1.VipStatus{Name: id("vips", "db"), Nodes: []*tandemv1.VipNodeStatus{
@@ -195,7 +197,7 @@ func TestTables(t *testing.T) {
 		{"nodes", Nodes([]*tandemv1.Node{{Name: id("nodes", "lb-master"), Number: 1, Uid: "u1", JoinTime: ago(time.Hour), Drain: true}, {Name: id("nodes", "lb-backup"), Number: 2}}, clock)},
 		{"vips", Vips([]*tandemv1.Vip{
 			{Name: id("vips", "web"), Addresses: []string{"192.168.1.100/24", "2001:db8::1/64"}, Vrid: 51},
-			{Name: id("vips", "db"), Addresses: []string{"10.0.0.1/8"}, Vrid: 52, Network: "back", FailBack: "delayed", FailBackDelay: durationpb.New(time.Minute), HandoverTimeout: durationpb.New(time.Hour), Priorities: map[string]uint32{"b": 100, "a": 200}},
+			{Name: id("vips", "db"), Addresses: []string{"10.0.0.1/8"}, Vrid: 52, Network: "back", FailBack: "delayed", FailBackDelay: durationpb.New(time.Minute), HandoverTimeout: durationpb.New(time.Hour), Tracks: []*tandemv1.Track{{Kind: "gateway"}, {Kind: "ping", Target: "10.0.0.9", Weight: proto.Int32(-20)}}, Priorities: map[string]uint32{"b": 100, "a": 200}},
 		})},
 		{"listeners", Listeners([]*tandemv1.Listener{{
 			Name: id("listeners", "web_frontend"), Pool: "web_servers", Effective: settings,

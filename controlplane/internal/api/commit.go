@@ -16,10 +16,12 @@ import (
 )
 
 // Header metadata of every answer to a change. REST has the same as
-// Tandem-Revision and Tandem-Epoch.
+// Tandem-Revision and Tandem-Epoch. tandem-note, as often as needed, tells what of it is
+// odd though it is legal; with REST, the status does (VipStatus.notes).
 const (
 	revisionHeader = "tandem-revision"
 	epochHeader    = "tandem-epoch"
+	noteHeader     = "tandem-note"
 )
 
 // change is what all requests that change something have.
@@ -58,6 +60,9 @@ func (w *writer) commit(ctx context.Context, cluster string, r change, do state.
 // announce tells the caller which revision the change is in, its own or the
 // head when nothing has changed, and the event log of a new revision.
 func (w *writer) announce(ctx context.Context, r change, result ledger.Result) error {
+	if err := grpc.SetHeader(ctx, metadata.MD{noteHeader: notes(result)}); err != nil {
+		return err
+	}
 	if r.GetValidateOnly() {
 		return nil
 	}
@@ -73,6 +78,28 @@ func (w *writer) announce(ctx context.Context, r change, result ledger.Result) e
 		epochHeader, result.Config.Epoch(),
 	))
 }
+
+// notes are those on the VIPs that a change has touched.
+func notes(result ledger.Result) (all []string) {
+	for _, c := range result.Revision.GetChanges() {
+		name, err := state.ParseName(c.GetName())
+		if err != nil || name.Kind != state.KindVip {
+			continue
+		}
+		if v := result.Config.Vip(name.ID); v != nil {
+			for _, note := range state.Notes(result.Config, v) {
+				all = append(all, "VIP "+name.ID+": "+note)
+			}
+		}
+		if len(all) >= maxNotes {
+			break
+		}
+	}
+	return all
+}
+
+// maxNotes is how many notes, of one VIP more or less, an answer carries.
+const maxNotes = 16
 
 // Announce returns what tells the event log of revisions that nobody asked for.
 func Announce(log *events.Log) func(cluster string, r *tandemv1.Revision) {

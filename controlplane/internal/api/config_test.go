@@ -61,6 +61,29 @@ func TestEveryChangeTellsItsRevision(t *testing.T) {
 	}
 }
 
+// What is odd though it is legal comes with the answer, of a dry run too.
+func TestChangesTellWhatIsOdd(t *testing.T) {
+	c := start(t)
+	configs := tandemv1.NewConfigServiceClient(c.dial(t))
+	for _, node := range []string{"lb-master", "lb-backup"} {
+		c.join(t, node)
+	}
+	for _, test := range []struct {
+		only   bool
+		weight int32
+		want   int
+	}{{true, -5, 1}, {false, -5, 1}, {false, -11, 0}} {
+		var header metadata.MD
+		_, err := configs.ApplyConfig(c.admin(t), &tandemv1.ApplyConfigRequest{Parent: "clusters/default", ValidateOnly: test.only, Config: &tandemv1.ClusterConfig{
+			Vips: []*tandemv1.Vip{{Name: "web", Addresses: []string{"192.168.1.100/24"}, Vrid: 51, Tracks: []*tandemv1.Track{{Kind: "gateway", Weight: proto.Int32(test.weight)}}}},
+		}}, grpc.Header(&header))
+		must(t, err)
+		if got := header.Get("tandem-note"); len(got) != test.want || test.want > 0 && !strings.HasPrefix(got[0], `VIP web: track "gateway" is too light`) {
+			t.Errorf("weight %d, validate only %v: %q", test.weight, test.only, got)
+		}
+	}
+}
+
 func TestValidateOnlyChangesNothing(t *testing.T) {
 	c := start(t)
 	var header metadata.MD

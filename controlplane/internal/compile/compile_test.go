@@ -127,6 +127,11 @@ func everything(t testing.TB) *state.Config {
 			Vrid:      52, Priorities: map[string]uint32{"lb-backup": 234},
 			FailBack: "delayed", FailBackDelay: durationpb.New(time.Minute), Network: "back",
 			AdvertInterval: durationpb.New(time.Second),
+			Tracks: []*tandemv1.Track{
+				{Kind: "gateway"},
+				{Kind: "ping", Target: "2001:DB8::9", Rise: proto.Uint32(1), Fall: proto.Uint32(5), Weight: proto.Int32(-20)},
+				{Kind: "url", Target: "https://192.168.1.5/up", ExpectedStatus: "204", Interval: durationpb.New(10 * time.Second), Timeout: durationpb.New(time.Second)},
+			},
 		}),
 		state.CreateVip("six", &tandemv1.Vip{Addresses: []string{"2001:db8::120/64"}, Vrid: 53, FailBack: "never"}),
 		state.CreatePool("tcp.pool", &tandemv1.Pool{

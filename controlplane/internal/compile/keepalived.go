@@ -116,6 +116,10 @@ func vipInstances(c *state.Config, v *tandemv1.Vip, n *tandemv1.Node, terms Term
 	if !ok {
 		return nil, fmt.Errorf("fail_back %q is unknown", v.GetFailBack())
 	}
+	needs, err := tracks(v)
+	if err != nil {
+		return nil, err
+	}
 	var out []*keepalivedv1.Instance
 	families := make(map[bool]*keepalivedv1.Instance, 2)
 	for _, p := range all {
@@ -142,6 +146,7 @@ func vipInstances(c *state.Config, v *tandemv1.Vip, n *tandemv1.Node, terms Term
 			AnnounceRepeat:  state.EffectiveAnnounceRepeat(v),
 			AnnounceRefresh: durationpb.New(state.EffectiveAnnounceRefresh(v)),
 			HandoverTimeout: durationpb.New(state.EffectiveHandoverTimeout(v)),
+			Tracks:          needs,
 		}
 		if failBack == keepalivedv1.FailBack_FAIL_BACK_DELAYED {
 			i.FailBackDelay = cmp.Or(v.GetFailBackDelay(), durationpb.New(0))

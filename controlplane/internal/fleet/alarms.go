@@ -35,7 +35,7 @@ const (
 
 // alarm reasons, the worst first.
 var alarmReasons = []string{
-	"RESTORED", "TWO_HOLDERS", "NO_HOLDER", "HOLDER_UNKNOWN", "NOT_SERVED", "NO_BACKEND", "PROXY_DEAD", "KEEPALIVED_DEAD", "DUPLICATE_ADDRESS", "FOREIGN_VRRP_SPEAKER", "ADVERT_MISMATCH", "PEER_SILENT", "FENCED", "CLONED_NODE", "NODE_AHEAD", "APPLY_FAILED", "VIP_CHANGE_WAITS", "NODE_DISCONNECTED", "ALL_DRAINED", "DRIFT", "ADVERTISED_VIP",
+	"RESTORED", "TWO_HOLDERS", "NO_HOLDER", "HOLDER_UNKNOWN", "NOT_SERVED", "NO_BACKEND", "PROXY_DEAD", "KEEPALIVED_DEAD", "DUPLICATE_ADDRESS", "FOREIGN_VRRP_SPEAKER", "ADVERT_MISMATCH", "PEER_SILENT", "FENCED", "TRACK_LOST", "CLONED_NODE", "NODE_AHEAD", "APPLY_FAILED", "VIP_CHANGE_WAITS", "NODE_DISCONNECTED", "ALL_DRAINED", "DRIFT", "ADVERTISED_VIP",
 }
 
 // suspect is an alarm, raised or about to be.
@@ -50,7 +50,7 @@ type suspect struct {
 // lingers is how long the alarm of a cause that is over stays raised.
 func (s *suspect) lingers(now time.Time) time.Duration {
 	switch s.alarm.GetReason() {
-	case "DUPLICATE_ADDRESS", "FOREIGN_VRRP_SPEAKER", "NOT_SERVED", "ALL_DRAINED":
+	case "DUPLICATE_ADDRESS", "FOREIGN_VRRP_SPEAKER", "NOT_SERVED", "ALL_DRAINED", "TRACK_LOST":
 	default:
 		return 0
 	}
@@ -154,6 +154,7 @@ func (c *cluster) suspicions(now time.Time) map[string]*suspect {
 		c.suspectTerms(v, add)
 		c.suspectAdvertised(v, add)
 		c.suspectServed(v, add)
+		c.suspectTracks(v, add)
 	}
 	for _, p := range c.head.Pools() {
 		c.suspectPool(p, add)

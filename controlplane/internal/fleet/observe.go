@@ -20,7 +20,7 @@ const (
 	maxStrays    = 1024
 	maxInstances = 2048
 	maxProblems  = 64
-	// maxWire bounds the advertisers and the findings of one instance.
+	// maxWire bounds the advertisers, the findings and the tracks of one instance.
 	maxWire = 8
 	// maxReason bounds why a backend is in its state, in bytes.
 	maxReason = 512
@@ -231,6 +231,11 @@ func boundedInstance(i *agentv1.InstanceObservation) *agentv1.InstanceObservatio
 	for _, f := range i.GetFindings()[:min(len(i.GetFindings()), maxWire)] {
 		out.Findings = append(out.Findings, &agentv1.Finding{
 			Kind: f.GetKind(), Who: bounded(f.GetWho(), maxWord), Text: bounded(f.GetText(), maxReason),
+		})
+	}
+	for _, t := range i.GetTracks()[:min(len(i.GetTracks()), maxWire)] {
+		out.Tracks = append(out.Tracks, &agentv1.TrackObservation{
+			Track: bounded(t.GetTrack(), maxReason), Lost: t.GetLost(), Reason: bounded(t.GetReason(), maxReason), Since: validTime(t.GetSince()),
 		})
 	}
 	return out

@@ -150,7 +150,7 @@ func known[E ~int32](e E, names map[int32]string) E {
 
 func (c *cluster) vipStatus(v *tandemv1.Vip) *tandemv1.VipStatus {
 	id := lastID(v.GetName())
-	s := &tandemv1.VipStatus{Name: v.GetName()}
+	s := &tandemv1.VipStatus{Name: v.GetName(), Notes: state.Notes(c.head, v)}
 	if h := c.vips[id]; h != nil {
 		s.Holders = h.nodes
 		s.Since = timestamppb.New(h.since)
@@ -176,6 +176,7 @@ func vipNodeStatus(node string, instances []*agentv1.InstanceObservation) *tande
 		out.Holds = out.Holds && i.GetHolds()
 		out.Fenced = out.Fenced || i.GetFenced()
 		out.Priority = min(out.Priority, i.GetPriority())
+		addTracks(out, i)
 	}
 	return out
 }
@@ -251,6 +252,11 @@ func (c *cluster) markHead(before *state.Config) {
 		c.mark(key{kind: kindDesired})
 	}
 	eachDifference(before.Vips(), c.head.Vips(), c.updateVip)
+	for _, v := range c.head.Vips() {
+		if id := lastID(v.GetName()); before.Vip(id) != nil && before.Vip(id) != v {
+			c.mark(key{kindVip, id}) // its notes
+		}
+	}
 	for _, p := range before.Pools() {
 		if pool := lastID(p.GetName()); c.head.Pool(pool) == nil {
 			c.markBackends(pool, before.Backends(pool), nil)

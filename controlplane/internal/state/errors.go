@@ -61,6 +61,8 @@ const (
 	ReasonPriorityGap       = "PRIORITY_GAP"
 	ReasonAdvertInterval    = "ADVERT_INTERVAL"
 	ReasonProfile           = "PROFILE_OR_INTERVAL"
+	ReasonTrackTwice        = "TRACK_TWICE"
+	ReasonTrackTimeout      = "TRACK_TIMEOUT"
 	ReasonAuthNeedsV2       = "AUTH_NEEDS_VRRP2"
 	ReasonFailBackDelay     = "FAIL_BACK_DELAY"
 	ReasonUserTwice         = "USER_TWICE"

@@ -40,6 +40,9 @@ func someVip(t *rapid.T) *tandemv1.Vip {
 		Addresses: rapid.SliceOfN(rapid.SampledFrom([]string{"10.0.0.1/24", "10.0.0.2/24", "10.0.0.3/24", "2001:db8::1/64"}), 1, 2).Draw(t, "addresses"),
 		Network:   rapid.SampledFrom([]string{"", "back"}).Draw(t, "network"),
 	}
+	if rapid.Bool().Draw(t, "tracked") {
+		v.Tracks = []*tandemv1.Track{{Kind: "gateway"}, {Kind: "ping", Target: "2001:DB8::9", Weight: proto.Int32(-20)}}
+	}
 	if rapid.Bool().Draw(t, "prioritised") {
 		v.Priorities = map[string]uint32{someID.Draw(t, "node"): 225}
 	}

@@ -21,6 +21,9 @@ var vipNoun = noun[*tandemv1.Vip]{
 				x.Addresses[i] = p.String()
 			}
 		}
+		for _, t := range x.Tracks {
+			t.Target = canonical(t.Target)
+		}
 	},
 }
 

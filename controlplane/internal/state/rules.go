@@ -204,6 +204,7 @@ func (r *rules) vips() {
 		r.anchors(id, v)
 		r.vrrp(id, v)
 		r.priorities(id, v)
+		r.tracks(id, v)
 		for _, c := range owners.claim(r.next.id, id, v) {
 			r.refuse(c.reason, []place{r.vip(id, c.field), {c.other, c.otherField}}, "%s", c.message)
 		}

@@ -749,7 +749,10 @@ type VipStatus struct {
 	// nodes is the VIP on each node that tells of it.
 	Nodes []*VipNodeStatus `protobuf:"bytes,3,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	// since is when the holders last changed.
-	Since         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
+	Since *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
+	// notes are what is odd about the VIP's settings though it is legal, in words, each
+	// with what would be right.
+	Notes         []string `protobuf:"bytes,5,rep,name=notes,proto3" json:"notes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -812,6 +815,13 @@ func (x *VipStatus) GetSince() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *VipStatus) GetNotes() []string {
+	if x != nil {
+		return x.Notes
+	}
+	return nil
+}
+
 // VipNodeStatus is one VIP on one node.
 type VipNodeStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -825,7 +835,9 @@ type VipNodeStatus struct {
 	Priority uint32 `protobuf:"varint,4,opt,name=priority,proto3" json:"priority,omitempty"`
 	// fenced tells that the controller keeps the VIP away from the node, since
 	// another one holds it and they do not hear each other.
-	Fenced        bool `protobuf:"varint,10,opt,name=fenced,proto3" json:"fenced,omitempty"`
+	Fenced bool `protobuf:"varint,10,opt,name=fenced,proto3" json:"fenced,omitempty"`
+	// tracks are what the VIP needs beside the node, as the node finds it.
+	Tracks        []*TrackStatus `protobuf:"bytes,11,rep,name=tracks,proto3" json:"tracks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -895,6 +907,86 @@ func (x *VipNodeStatus) GetFenced() bool {
 	return false
 }
 
+func (x *VipNodeStatus) GetTracks() []*TrackStatus {
+	if x != nil {
+		return x.Tracks
+	}
+	return nil
+}
+
+// TrackStatus is something that a VIP needs, on one node.
+type TrackStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// track names it, such as "gateway" or "ping 192.168.1.1".
+	Track string `protobuf:"bytes,1,opt,name=track,proto3" json:"track,omitempty"`
+	// lost tells that the node does not have it, so that its priority is lower.
+	Lost bool `protobuf:"varint,2,opt,name=lost,proto3" json:"lost,omitempty"`
+	// reason says why.
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// since is when it was lost or found again; unset: not asked for yet.
+	Since         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrackStatus) Reset() {
+	*x = TrackStatus{}
+	mi := &file_tandem_v1_status_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrackStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrackStatus) ProtoMessage() {}
+
+func (x *TrackStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_v1_status_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrackStatus.ProtoReflect.Descriptor instead.
+func (*TrackStatus) Descriptor() ([]byte, []int) {
+	return file_tandem_v1_status_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *TrackStatus) GetTrack() string {
+	if x != nil {
+		return x.Track
+	}
+	return ""
+}
+
+func (x *TrackStatus) GetLost() bool {
+	if x != nil {
+		return x.Lost
+	}
+	return false
+}
+
+func (x *TrackStatus) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *TrackStatus) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
 // PoolStatus is a pool's backends as the nodes see them.
 type PoolStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -908,7 +1000,7 @@ type PoolStatus struct {
 
 func (x *PoolStatus) Reset() {
 	*x = PoolStatus{}
-	mi := &file_tandem_v1_status_proto_msgTypes[7]
+	mi := &file_tandem_v1_status_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -920,7 +1012,7 @@ func (x *PoolStatus) String() string {
 func (*PoolStatus) ProtoMessage() {}
 
 func (x *PoolStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_v1_status_proto_msgTypes[7]
+	mi := &file_tandem_v1_status_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -933,7 +1025,7 @@ func (x *PoolStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolStatus.ProtoReflect.Descriptor instead.
 func (*PoolStatus) Descriptor() ([]byte, []int) {
-	return file_tandem_v1_status_proto_rawDescGZIP(), []int{7}
+	return file_tandem_v1_status_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PoolStatus) GetName() string {
@@ -965,7 +1057,7 @@ type BackendStatus struct {
 
 func (x *BackendStatus) Reset() {
 	*x = BackendStatus{}
-	mi := &file_tandem_v1_status_proto_msgTypes[8]
+	mi := &file_tandem_v1_status_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -977,7 +1069,7 @@ func (x *BackendStatus) String() string {
 func (*BackendStatus) ProtoMessage() {}
 
 func (x *BackendStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_v1_status_proto_msgTypes[8]
+	mi := &file_tandem_v1_status_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -990,7 +1082,7 @@ func (x *BackendStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackendStatus.ProtoReflect.Descriptor instead.
 func (*BackendStatus) Descriptor() ([]byte, []int) {
-	return file_tandem_v1_status_proto_rawDescGZIP(), []int{8}
+	return file_tandem_v1_status_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *BackendStatus) GetName() string {
@@ -1033,7 +1125,7 @@ type BackendNodeStatus struct {
 
 func (x *BackendNodeStatus) Reset() {
 	*x = BackendNodeStatus{}
-	mi := &file_tandem_v1_status_proto_msgTypes[9]
+	mi := &file_tandem_v1_status_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1045,7 +1137,7 @@ func (x *BackendNodeStatus) String() string {
 func (*BackendNodeStatus) ProtoMessage() {}
 
 func (x *BackendNodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_v1_status_proto_msgTypes[9]
+	mi := &file_tandem_v1_status_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1058,7 +1150,7 @@ func (x *BackendNodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackendNodeStatus.ProtoReflect.Descriptor instead.
 func (*BackendNodeStatus) Descriptor() ([]byte, []int) {
-	return file_tandem_v1_status_proto_rawDescGZIP(), []int{9}
+	return file_tandem_v1_status_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *BackendNodeStatus) GetNode() string {
@@ -1117,7 +1209,7 @@ type Alarm struct {
 
 func (x *Alarm) Reset() {
 	*x = Alarm{}
-	mi := &file_tandem_v1_status_proto_msgTypes[10]
+	mi := &file_tandem_v1_status_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1129,7 +1221,7 @@ func (x *Alarm) String() string {
 func (*Alarm) ProtoMessage() {}
 
 func (x *Alarm) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_v1_status_proto_msgTypes[10]
+	mi := &file_tandem_v1_status_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1142,7 +1234,7 @@ func (x *Alarm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alarm.ProtoReflect.Descriptor instead.
 func (*Alarm) Descriptor() ([]byte, []int) {
-	return file_tandem_v1_status_proto_rawDescGZIP(), []int{10}
+	return file_tandem_v1_status_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Alarm) GetKey() string {
@@ -1246,19 +1338,26 @@ const file_tandem_v1_status_proto_rawDesc = "" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x129\n" +
 	"\n" +
 	"start_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12\x18\n" +
-	"\amessage\x18\x04 \x01(\tR\amessage\"\x9b\x01\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\"\xb1\x01\n" +
 	"\tVipStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aholders\x18\x02 \x03(\tR\aholders\x12.\n" +
 	"\x05nodes\x18\x03 \x03(\v2\x18.tandem.v1.VipNodeStatusR\x05nodes\x120\n" +
-	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\x99\x01\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x14\n" +
+	"\x05notes\x18\x05 \x03(\tR\x05notes\"\xc9\x01\n" +
 	"\rVipNodeStatus\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12*\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x14.tandem.v1.VrrpStateR\x05state\x12\x14\n" +
 	"\x05holds\x18\x03 \x01(\bR\x05holds\x12\x1a\n" +
 	"\bpriority\x18\x04 \x01(\rR\bpriority\x12\x16\n" +
 	"\x06fenced\x18\n" +
-	" \x01(\bR\x06fenced\"V\n" +
+	" \x01(\bR\x06fenced\x12.\n" +
+	"\x06tracks\x18\v \x03(\v2\x16.tandem.v1.TrackStatusR\x06tracks\"\x81\x01\n" +
+	"\vTrackStatus\x12\x14\n" +
+	"\x05track\x18\x01 \x01(\tR\x05track\x12\x12\n" +
+	"\x04lost\x18\x02 \x01(\bR\x04lost\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x120\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"V\n" +
 	"\n" +
 	"PoolStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x124\n" +
@@ -1315,7 +1414,7 @@ func file_tandem_v1_status_proto_rawDescGZIP() []byte {
 }
 
 var file_tandem_v1_status_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_tandem_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_tandem_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_tandem_v1_status_proto_goTypes = []any{
 	(DaemonState)(0),              // 0: tandem.v1.DaemonState
 	(VrrpState)(0),                // 1: tandem.v1.VrrpState
@@ -1327,42 +1426,45 @@ var file_tandem_v1_status_proto_goTypes = []any{
 	(*DaemonStatus)(nil),          // 7: tandem.v1.DaemonStatus
 	(*VipStatus)(nil),             // 8: tandem.v1.VipStatus
 	(*VipNodeStatus)(nil),         // 9: tandem.v1.VipNodeStatus
-	(*PoolStatus)(nil),            // 10: tandem.v1.PoolStatus
-	(*BackendStatus)(nil),         // 11: tandem.v1.BackendStatus
-	(*BackendNodeStatus)(nil),     // 12: tandem.v1.BackendNodeStatus
-	(*Alarm)(nil),                 // 13: tandem.v1.Alarm
-	nil,                           // 14: tandem.v1.NodeStatus.InterfacesEntry
-	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
+	(*TrackStatus)(nil),           // 10: tandem.v1.TrackStatus
+	(*PoolStatus)(nil),            // 11: tandem.v1.PoolStatus
+	(*BackendStatus)(nil),         // 12: tandem.v1.BackendStatus
+	(*BackendNodeStatus)(nil),     // 13: tandem.v1.BackendNodeStatus
+	(*Alarm)(nil),                 // 14: tandem.v1.Alarm
+	nil,                           // 15: tandem.v1.NodeStatus.InterfacesEntry
+	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
 }
 var file_tandem_v1_status_proto_depIdxs = []int32{
 	4,  // 0: tandem.v1.ClusterStatus.nodes:type_name -> tandem.v1.NodeStatus
 	8,  // 1: tandem.v1.ClusterStatus.vips:type_name -> tandem.v1.VipStatus
-	10, // 2: tandem.v1.ClusterStatus.pools:type_name -> tandem.v1.PoolStatus
-	13, // 3: tandem.v1.ClusterStatus.alarms:type_name -> tandem.v1.Alarm
-	15, // 4: tandem.v1.NodeStatus.last_seen:type_name -> google.protobuf.Timestamp
+	11, // 2: tandem.v1.ClusterStatus.pools:type_name -> tandem.v1.PoolStatus
+	14, // 3: tandem.v1.ClusterStatus.alarms:type_name -> tandem.v1.Alarm
+	16, // 4: tandem.v1.NodeStatus.last_seen:type_name -> google.protobuf.Timestamp
 	7,  // 5: tandem.v1.NodeStatus.haproxy:type_name -> tandem.v1.DaemonStatus
 	7,  // 6: tandem.v1.NodeStatus.keepalived:type_name -> tandem.v1.DaemonStatus
-	14, // 7: tandem.v1.NodeStatus.interfaces:type_name -> tandem.v1.NodeStatus.InterfacesEntry
+	15, // 7: tandem.v1.NodeStatus.interfaces:type_name -> tandem.v1.NodeStatus.InterfacesEntry
 	5,  // 8: tandem.v1.NodeStatus.drift:type_name -> tandem.v1.Drift
 	6,  // 9: tandem.v1.Drift.desired:type_name -> tandem.v1.DriftState
 	6,  // 10: tandem.v1.Drift.local:type_name -> tandem.v1.DriftState
-	15, // 11: tandem.v1.Drift.create_time:type_name -> google.protobuf.Timestamp
+	16, // 11: tandem.v1.Drift.create_time:type_name -> google.protobuf.Timestamp
 	0,  // 12: tandem.v1.DaemonStatus.state:type_name -> tandem.v1.DaemonState
-	15, // 13: tandem.v1.DaemonStatus.start_time:type_name -> google.protobuf.Timestamp
+	16, // 13: tandem.v1.DaemonStatus.start_time:type_name -> google.protobuf.Timestamp
 	9,  // 14: tandem.v1.VipStatus.nodes:type_name -> tandem.v1.VipNodeStatus
-	15, // 15: tandem.v1.VipStatus.since:type_name -> google.protobuf.Timestamp
+	16, // 15: tandem.v1.VipStatus.since:type_name -> google.protobuf.Timestamp
 	1,  // 16: tandem.v1.VipNodeStatus.state:type_name -> tandem.v1.VrrpState
-	11, // 17: tandem.v1.PoolStatus.backends:type_name -> tandem.v1.BackendStatus
-	2,  // 18: tandem.v1.BackendStatus.state:type_name -> tandem.v1.BackendState
-	12, // 19: tandem.v1.BackendStatus.nodes:type_name -> tandem.v1.BackendNodeStatus
-	2,  // 20: tandem.v1.BackendNodeStatus.state:type_name -> tandem.v1.BackendState
-	15, // 21: tandem.v1.BackendNodeStatus.since:type_name -> google.protobuf.Timestamp
-	15, // 22: tandem.v1.Alarm.since:type_name -> google.protobuf.Timestamp
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	10, // 17: tandem.v1.VipNodeStatus.tracks:type_name -> tandem.v1.TrackStatus
+	16, // 18: tandem.v1.TrackStatus.since:type_name -> google.protobuf.Timestamp
+	12, // 19: tandem.v1.PoolStatus.backends:type_name -> tandem.v1.BackendStatus
+	2,  // 20: tandem.v1.BackendStatus.state:type_name -> tandem.v1.BackendState
+	13, // 21: tandem.v1.BackendStatus.nodes:type_name -> tandem.v1.BackendNodeStatus
+	2,  // 22: tandem.v1.BackendNodeStatus.state:type_name -> tandem.v1.BackendState
+	16, // 23: tandem.v1.BackendNodeStatus.since:type_name -> google.protobuf.Timestamp
+	16, // 24: tandem.v1.Alarm.since:type_name -> google.protobuf.Timestamp
+	25, // [25:25] is the sub-list for method output_type
+	25, // [25:25] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_tandem_v1_status_proto_init() }
@@ -1377,7 +1479,7 @@ func file_tandem_v1_status_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tandem_v1_status_proto_rawDesc), len(file_tandem_v1_status_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

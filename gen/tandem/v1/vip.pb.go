@@ -67,8 +67,11 @@ type Vip struct {
 	// forwards what clients send for them, until it has passed. 0s to 24h; unset means
 	// 5m, 0s resets them at once. It takes kernels that can (docs/operations.md).
 	HandoverTimeout *durationpb.Duration `protobuf:"bytes,20,opt,name=handover_timeout,json=handoverTimeout,proto3" json:"handover_timeout,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// tracks are what the VIP needs beside the node, such as a gateway: each node
+	// asks for itself, and while one does not have it, another one holds the VIP.
+	Tracks        []*Track `protobuf:"bytes,16,rep,name=tracks,proto3" json:"tracks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Vip) Reset() {
@@ -192,11 +195,137 @@ func (x *Vip) GetHandoverTimeout() *durationpb.Duration {
 	return nil
 }
 
+func (x *Vip) GetTracks() []*Track {
+	if x != nil {
+		return x.Tracks
+	}
+	return nil
+}
+
+// Track is something that a VIP needs and a node may lose. What it takes off the
+// node's priority while it is lost does not keep the VIP from a node that is the
+// only one: with it lost on all nodes, one of them holds the VIP.
+type Track struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// kind is how it is asked for: "gateway" by ARP or neighbour solicitation on the
+	// VIP's network, "ping" by ICMP echo, "url" by a GET that is answered with
+	// expected_status.
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// target is the address or the URL. Of kind gateway it may be empty: the default
+	// gateway of the interface, of each family that the VIP has.
+	Target string `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
+	// expected_status is "200" or a range such as "200-399", which is the default.
+	ExpectedStatus string `protobuf:"bytes,3,opt,name=expected_status,json=expectedStatus,proto3" json:"expected_status,omitempty"`
+	// interval between two questions, 100ms to 1m; unset means 1s.
+	Interval *durationpb.Duration `protobuf:"bytes,4,opt,name=interval,proto3" json:"interval,omitempty"`
+	// timeout is how long an answer may take, 10ms to the interval; unset means half
+	// of it.
+	Timeout *durationpb.Duration `protobuf:"bytes,5,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// rise is how many answers in a row it takes to count again, 1 to 100; unset
+	// means 2. The first answer of all counts by itself.
+	Rise *uint32 `protobuf:"varint,6,opt,name=rise,proto3,oneof" json:"rise,omitempty"`
+	// fall is how many questions in a row must stay without the right answer for it to
+	// count as lost, 1 to 100; unset means 3.
+	Fall *uint32 `protobuf:"varint,7,opt,name=fall,proto3,oneof" json:"fall,omitempty"`
+	// weight is added to the node's priority while it is lost, -56 to -1; unset means
+	// -44, which moves the VIP whatever its priorities and its fail-back policy are.
+	// Those of several tracks add up, to -56 at most.
+	Weight        *int32 `protobuf:"varint,8,opt,name=weight,proto3,oneof" json:"weight,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Track) Reset() {
+	*x = Track{}
+	mi := &file_tandem_v1_vip_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Track) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Track) ProtoMessage() {}
+
+func (x *Track) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_v1_vip_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Track.ProtoReflect.Descriptor instead.
+func (*Track) Descriptor() ([]byte, []int) {
+	return file_tandem_v1_vip_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Track) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Track) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *Track) GetExpectedStatus() string {
+	if x != nil {
+		return x.ExpectedStatus
+	}
+	return ""
+}
+
+func (x *Track) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+func (x *Track) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *Track) GetRise() uint32 {
+	if x != nil && x.Rise != nil {
+		return *x.Rise
+	}
+	return 0
+}
+
+func (x *Track) GetFall() uint32 {
+	if x != nil && x.Fall != nil {
+		return *x.Fall
+	}
+	return 0
+}
+
+func (x *Track) GetWeight() int32 {
+	if x != nil && x.Weight != nil {
+		return *x.Weight
+	}
+	return 0
+}
+
 var File_tandem_v1_vip_proto protoreflect.FileDescriptor
 
 const file_tandem_v1_vip_proto_rawDesc = "" +
 	"\n" +
-	"\x13tandem/v1/vip.proto\x12\ttandem.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\"\xfb\b\n" +
+	"\x13tandem/v1/vip.proto\x12\ttandem.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\"\xaf\t\n" +
 	"\x03Vip\x12\x17\n" +
 	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x12\x95\x01\n" +
 	"\taddresses\x18\x02 \x03(\tBw\xbaHt\x92\x01q\b\x01\x10@\"k\xba\x01h\n" +
@@ -218,11 +347,30 @@ const file_tandem_v1_vip_proto_rawDesc = "" +
 	"\x0fannounce_repeat\x18\v \x01(\rB\t\xbaH\x06*\x04\x18\x14(\x01H\x00R\x0eannounceRepeat\x88\x01\x01\x12\xac\x01\n" +
 	"\x10announce_refresh\x18\f \x01(\v2\x19.google.protobuf.DurationBf\xbaHc\xba\x01V\n" +
 	"\x14vip.announce_refresh\x12!must be a whole number of seconds\x1a\x1bthis.getMilliseconds() == 0\xaa\x01\a\"\x03\b\x90\x1c2\x00R\x0fannounceRefresh\x12T\n" +
-	"\x10handover_timeout\x18\x14 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xa3\x052\x00R\x0fhandoverTimeout\x1a=\n" +
+	"\x10handover_timeout\x18\x14 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xa3\x052\x00R\x0fhandoverTimeout\x122\n" +
+	"\x06tracks\x18\x10 \x03(\v2\x10.tandem.v1.TrackB\b\xbaH\x05\x92\x01\x02\x10\bR\x06tracks\x1a=\n" +
 	"\x0fPrioritiesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01B\x12\n" +
-	"\x10_announce_repeatB\x92\x01\n" +
+	"\x10_announce_repeat\"\xf9\b\n" +
+	"\x05Track\x12-\n" +
+	"\x04kind\x18\x01 \x01(\tB\x19\xbaH\x16r\x14R\agatewayR\x04pingR\x03urlR\x04kind\x12 \n" +
+	"\x06target\x18\x02 \x01(\tB\b\xbaH\x05r\x03(\x80\bR\x06target\x12\xb2\x01\n" +
+	"\x0fexpected_status\x18\x03 \x01(\tB\x88\x01\xbaH\x84\x01\xba\x01~\n" +
+	"\x15track.expected_status\x123must be a status or a range, such as 200 or 200-399\x1a0this.matches('^[1-5][0-9]{2}(-[1-5][0-9]{2})?$')\xd8\x01\x01R\x0eexpectedStatus\x12H\n" +
+	"\binterval\x18\x04 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x02\b<2\x05\x10\x80\xc2\xd7/R\binterval\x12F\n" +
+	"\atimeout\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x02\b<2\x05\x10\x80\xad\xe2\x04R\atimeout\x12\"\n" +
+	"\x04rise\x18\x06 \x01(\rB\t\xbaH\x06*\x04\x18d(\x01H\x00R\x04rise\x88\x01\x01\x12\"\n" +
+	"\x04fall\x18\a \x01(\rB\t\xbaH\x06*\x04\x18d(\x01H\x01R\x04fall\x88\x01\x01\x128\n" +
+	"\x06weight\x18\b \x01(\x05B\x1b\xbaH\x18\x1a\x16\x18\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01(\xc8\xff\xff\xff\xff\xff\xff\xff\xff\x01H\x02R\x06weight\x88\x01\x01:\xb8\x04\xbaH\xb4\x04\x1a\x9b\x01\n" +
+	"\rtrack.gateway\x12Gtarget must be a gateway's IP address, or empty for the default gateway\x1aAthis.kind != 'gateway' || this.target == '' || this.target.isIp()\x1aU\n" +
+	"\n" +
+	"track.ping\x12\x1ctarget must be an IP address\x1a)this.kind != 'ping' || this.target.isIp()\x1a\xd0\x01\n" +
+	"\ttrack.url\x12`target must be an http or https URL without user and password, such as http://192.168.1.5/health\x1aathis.kind != 'url' || this.target.isUri() && this.target.matches('^https?://[^/?#@]+([/?#].*)?$')\x1aj\n" +
+	"\x15track.expected_status\x12\x1fexpected_status is for kind url\x1a0this.kind == 'url' || this.expected_status == ''B\a\n" +
+	"\x05_riseB\a\n" +
+	"\x05_fallB\t\n" +
+	"\a_weightB\x92\x01\n" +
 	"\rcom.tandem.v1B\bVipProtoP\x01Z2github.com/tandem-lb/tandem/gen/tandem/v1;tandemv1\xa2\x02\x03TXX\xaa\x02\tTandem.V1\xca\x02\tTandem\\V1\xe2\x02\x15Tandem\\V1\\GPBMetadata\xea\x02\n" +
 	"Tandem::V1b\x06proto3"
 
@@ -238,23 +386,27 @@ func file_tandem_v1_vip_proto_rawDescGZIP() []byte {
 	return file_tandem_v1_vip_proto_rawDescData
 }
 
-var file_tandem_v1_vip_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_tandem_v1_vip_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_tandem_v1_vip_proto_goTypes = []any{
 	(*Vip)(nil),                 // 0: tandem.v1.Vip
-	nil,                         // 1: tandem.v1.Vip.PrioritiesEntry
-	(*durationpb.Duration)(nil), // 2: google.protobuf.Duration
+	(*Track)(nil),               // 1: tandem.v1.Track
+	nil,                         // 2: tandem.v1.Vip.PrioritiesEntry
+	(*durationpb.Duration)(nil), // 3: google.protobuf.Duration
 }
 var file_tandem_v1_vip_proto_depIdxs = []int32{
-	1, // 0: tandem.v1.Vip.priorities:type_name -> tandem.v1.Vip.PrioritiesEntry
-	2, // 1: tandem.v1.Vip.fail_back_delay:type_name -> google.protobuf.Duration
-	2, // 2: tandem.v1.Vip.advert_interval:type_name -> google.protobuf.Duration
-	2, // 3: tandem.v1.Vip.announce_refresh:type_name -> google.protobuf.Duration
-	2, // 4: tandem.v1.Vip.handover_timeout:type_name -> google.protobuf.Duration
-	5, // [5:5] is the sub-list for method output_type
-	5, // [5:5] is the sub-list for method input_type
-	5, // [5:5] is the sub-list for extension type_name
-	5, // [5:5] is the sub-list for extension extendee
-	0, // [0:5] is the sub-list for field type_name
+	2, // 0: tandem.v1.Vip.priorities:type_name -> tandem.v1.Vip.PrioritiesEntry
+	3, // 1: tandem.v1.Vip.fail_back_delay:type_name -> google.protobuf.Duration
+	3, // 2: tandem.v1.Vip.advert_interval:type_name -> google.protobuf.Duration
+	3, // 3: tandem.v1.Vip.announce_refresh:type_name -> google.protobuf.Duration
+	3, // 4: tandem.v1.Vip.handover_timeout:type_name -> google.protobuf.Duration
+	1, // 5: tandem.v1.Vip.tracks:type_name -> tandem.v1.Track
+	3, // 6: tandem.v1.Track.interval:type_name -> google.protobuf.Duration
+	3, // 7: tandem.v1.Track.timeout:type_name -> google.protobuf.Duration
+	8, // [8:8] is the sub-list for method output_type
+	8, // [8:8] is the sub-list for method input_type
+	8, // [8:8] is the sub-list for extension type_name
+	8, // [8:8] is the sub-list for extension extendee
+	0, // [0:8] is the sub-list for field type_name
 }
 
 func init() { file_tandem_v1_vip_proto_init() }
@@ -263,13 +415,14 @@ func file_tandem_v1_vip_proto_init() {
 		return
 	}
 	file_tandem_v1_vip_proto_msgTypes[0].OneofWrappers = []any{}
+	file_tandem_v1_vip_proto_msgTypes[1].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tandem_v1_vip_proto_rawDesc), len(file_tandem_v1_vip_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   3,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1150,7 +1150,10 @@ type InstanceObservation struct {
 	// that its question reached this node.
 	Asked bool `protobuf:"varint,15,opt,name=asked,proto3" json:"asked,omitempty"`
 	// fenced tells that a fence keeps the VIP away from this node.
-	Fenced        bool `protobuf:"varint,16,opt,name=fenced,proto3" json:"fenced,omitempty"`
+	Fenced bool `protobuf:"varint,16,opt,name=fenced,proto3" json:"fenced,omitempty"`
+	// tracks are what the VIP needs beside the node, as the node finds it, in the
+	// order of the configuration.
+	Tracks        []*TrackObservation `protobuf:"bytes,25,rep,name=tracks,proto3" json:"tracks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1269,6 +1272,86 @@ func (x *InstanceObservation) GetFenced() bool {
 	return false
 }
 
+func (x *InstanceObservation) GetTracks() []*TrackObservation {
+	if x != nil {
+		return x.Tracks
+	}
+	return nil
+}
+
+// TrackObservation is something that a VIP needs and the node may lose.
+type TrackObservation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// track names it, such as "gateway" or "ping 192.168.1.1".
+	Track string `protobuf:"bytes,1,opt,name=track,proto3" json:"track,omitempty"`
+	// lost tells that the node does not have it, so that its priority is lower.
+	Lost bool `protobuf:"varint,2,opt,name=lost,proto3" json:"lost,omitempty"`
+	// reason says why, in words.
+	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// since is when it was lost, or found again; unset: not asked for yet.
+	Since         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrackObservation) Reset() {
+	*x = TrackObservation{}
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrackObservation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrackObservation) ProtoMessage() {}
+
+func (x *TrackObservation) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrackObservation.ProtoReflect.Descriptor instead.
+func (*TrackObservation) Descriptor() ([]byte, []int) {
+	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *TrackObservation) GetTrack() string {
+	if x != nil {
+		return x.Track
+	}
+	return ""
+}
+
+func (x *TrackObservation) GetLost() bool {
+	if x != nil {
+		return x.Lost
+	}
+	return false
+}
+
+func (x *TrackObservation) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *TrackObservation) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
 // Advertiser is a machine that advertises a virtual router.
 type Advertiser struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1286,7 +1369,7 @@ type Advertiser struct {
 
 func (x *Advertiser) Reset() {
 	*x = Advertiser{}
-	mi := &file_tandem_agent_v1_observation_proto_msgTypes[11]
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1298,7 +1381,7 @@ func (x *Advertiser) String() string {
 func (*Advertiser) ProtoMessage() {}
 
 func (x *Advertiser) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_observation_proto_msgTypes[11]
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1311,7 +1394,7 @@ func (x *Advertiser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Advertiser.ProtoReflect.Descriptor instead.
 func (*Advertiser) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{11}
+	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Advertiser) GetAddress() string {
@@ -1357,7 +1440,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_tandem_agent_v1_observation_proto_msgTypes[12]
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1369,7 +1452,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_observation_proto_msgTypes[12]
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1382,7 +1465,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{12}
+	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Finding) GetKind() FindingKind {
@@ -1469,7 +1552,7 @@ const file_tandem_agent_v1_observation_proto_rawDesc = "" +
 	"\x05state\x18\x03 \x01(\x0e2\x1c.tandem.agent.v1.ServerStateR\x05state\x12\x16\n" +
 	"\x06weight\x18\x04 \x01(\rR\x06weight\x12\x16\n" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x120\n" +
-	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xa7\x03\n" +
+	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xe2\x03\n" +
 	"\x13InstanceObservation\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03vip\x18\x02 \x01(\tR\x03vip\x120\n" +
@@ -1483,7 +1566,13 @@ const file_tandem_agent_v1_observation_proto_rawDesc = "" +
 	"\bfindings\x18\r \x03(\v2\x18.tandem.agent.v1.FindingR\bfindings\x127\n" +
 	"\agateway\x18\x0e \x01(\x0e2\x1d.tandem.agent.v1.GatewayStateR\agateway\x12\x14\n" +
 	"\x05asked\x18\x0f \x01(\bR\x05asked\x12\x16\n" +
-	"\x06fenced\x18\x10 \x01(\bR\x06fenced\"h\n" +
+	"\x06fenced\x18\x10 \x01(\bR\x06fenced\x129\n" +
+	"\x06tracks\x18\x19 \x03(\v2!.tandem.agent.v1.TrackObservationR\x06tracks\"\x86\x01\n" +
+	"\x10TrackObservation\x12\x14\n" +
+	"\x05track\x18\x01 \x01(\tR\x05track\x12\x12\n" +
+	"\x04lost\x18\x02 \x01(\bR\x04lost\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x120\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"h\n" +
 	"\n" +
 	"Advertiser\x12\x18\n" +
 	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x10\n" +
@@ -1543,7 +1632,7 @@ func file_tandem_agent_v1_observation_proto_rawDescGZIP() []byte {
 }
 
 var file_tandem_agent_v1_observation_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_tandem_agent_v1_observation_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_tandem_agent_v1_observation_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_tandem_agent_v1_observation_proto_goTypes = []any{
 	(AdminState)(0),               // 0: tandem.agent.v1.AdminState
 	(DaemonState)(0),              // 1: tandem.agent.v1.DaemonState
@@ -1562,9 +1651,10 @@ var file_tandem_agent_v1_observation_proto_goTypes = []any{
 	(*DaemonObservation)(nil),     // 14: tandem.agent.v1.DaemonObservation
 	(*BackendObservation)(nil),    // 15: tandem.agent.v1.BackendObservation
 	(*InstanceObservation)(nil),   // 16: tandem.agent.v1.InstanceObservation
-	(*Advertiser)(nil),            // 17: tandem.agent.v1.Advertiser
-	(*Finding)(nil),               // 18: tandem.agent.v1.Finding
-	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
+	(*TrackObservation)(nil),      // 17: tandem.agent.v1.TrackObservation
+	(*Advertiser)(nil),            // 18: tandem.agent.v1.Advertiser
+	(*Finding)(nil),               // 19: tandem.agent.v1.Finding
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
 }
 var file_tandem_agent_v1_observation_proto_depIdxs = []int32{
 	14, // 0: tandem.agent.v1.Observation.haproxy:type_name -> tandem.agent.v1.DaemonObservation
@@ -1577,23 +1667,25 @@ var file_tandem_agent_v1_observation_proto_depIdxs = []int32{
 	8,  // 7: tandem.agent.v1.NetworkSet.networks:type_name -> tandem.agent.v1.NetworkObservation
 	16, // 8: tandem.agent.v1.InstanceSet.instances:type_name -> tandem.agent.v1.InstanceObservation
 	12, // 9: tandem.agent.v1.LocalChangeSet.changes:type_name -> tandem.agent.v1.LocalChange
-	19, // 10: tandem.agent.v1.LocalChange.time:type_name -> google.protobuf.Timestamp
+	20, // 10: tandem.agent.v1.LocalChange.time:type_name -> google.protobuf.Timestamp
 	13, // 11: tandem.agent.v1.LocalChange.backend:type_name -> tandem.agent.v1.LocalBackend
 	0,  // 12: tandem.agent.v1.LocalBackend.state:type_name -> tandem.agent.v1.AdminState
 	1,  // 13: tandem.agent.v1.DaemonObservation.state:type_name -> tandem.agent.v1.DaemonState
-	19, // 14: tandem.agent.v1.DaemonObservation.start_time:type_name -> google.protobuf.Timestamp
+	20, // 14: tandem.agent.v1.DaemonObservation.start_time:type_name -> google.protobuf.Timestamp
 	2,  // 15: tandem.agent.v1.BackendObservation.state:type_name -> tandem.agent.v1.ServerState
-	19, // 16: tandem.agent.v1.BackendObservation.since:type_name -> google.protobuf.Timestamp
+	20, // 16: tandem.agent.v1.BackendObservation.since:type_name -> google.protobuf.Timestamp
 	5,  // 17: tandem.agent.v1.InstanceObservation.state:type_name -> tandem.agent.v1.VrrpState
-	17, // 18: tandem.agent.v1.InstanceObservation.advertisers:type_name -> tandem.agent.v1.Advertiser
-	18, // 19: tandem.agent.v1.InstanceObservation.findings:type_name -> tandem.agent.v1.Finding
+	18, // 18: tandem.agent.v1.InstanceObservation.advertisers:type_name -> tandem.agent.v1.Advertiser
+	19, // 19: tandem.agent.v1.InstanceObservation.findings:type_name -> tandem.agent.v1.Finding
 	4,  // 20: tandem.agent.v1.InstanceObservation.gateway:type_name -> tandem.agent.v1.GatewayState
-	3,  // 21: tandem.agent.v1.Finding.kind:type_name -> tandem.agent.v1.FindingKind
-	22, // [22:22] is the sub-list for method output_type
-	22, // [22:22] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	17, // 21: tandem.agent.v1.InstanceObservation.tracks:type_name -> tandem.agent.v1.TrackObservation
+	20, // 22: tandem.agent.v1.TrackObservation.since:type_name -> google.protobuf.Timestamp
+	3,  // 23: tandem.agent.v1.Finding.kind:type_name -> tandem.agent.v1.FindingKind
+	24, // [24:24] is the sub-list for method output_type
+	24, // [24:24] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_tandem_agent_v1_observation_proto_init() }
@@ -1613,7 +1705,7 @@ func file_tandem_agent_v1_observation_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tandem_agent_v1_observation_proto_rawDesc), len(file_tandem_agent_v1_observation_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

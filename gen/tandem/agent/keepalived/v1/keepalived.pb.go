@@ -79,6 +79,63 @@ func (FailBack) EnumDescriptor() ([]byte, []int) {
 	return file_tandem_agent_keepalived_v1_keepalived_proto_rawDescGZIP(), []int{0}
 }
 
+// TrackKind says how something that a VIP needs is asked for.
+type TrackKind int32
+
+const (
+	// TRACK_KIND_UNSPECIFIED is refused.
+	TrackKind_TRACK_KIND_UNSPECIFIED TrackKind = 0
+	// TRACK_KIND_GATEWAY: by ARP or neighbour solicitation on the instance's network.
+	TrackKind_TRACK_KIND_GATEWAY TrackKind = 1
+	// TRACK_KIND_PING: by ICMP echo.
+	TrackKind_TRACK_KIND_PING TrackKind = 2
+	// TRACK_KIND_URL: by a GET.
+	TrackKind_TRACK_KIND_URL TrackKind = 3
+)
+
+// Enum value maps for TrackKind.
+var (
+	TrackKind_name = map[int32]string{
+		0: "TRACK_KIND_UNSPECIFIED",
+		1: "TRACK_KIND_GATEWAY",
+		2: "TRACK_KIND_PING",
+		3: "TRACK_KIND_URL",
+	}
+	TrackKind_value = map[string]int32{
+		"TRACK_KIND_UNSPECIFIED": 0,
+		"TRACK_KIND_GATEWAY":     1,
+		"TRACK_KIND_PING":        2,
+		"TRACK_KIND_URL":         3,
+	}
+)
+
+func (x TrackKind) Enum() *TrackKind {
+	p := new(TrackKind)
+	*p = x
+	return p
+}
+
+func (x TrackKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (TrackKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_tandem_agent_keepalived_v1_keepalived_proto_enumTypes[1].Descriptor()
+}
+
+func (TrackKind) Type() protoreflect.EnumType {
+	return &file_tandem_agent_keepalived_v1_keepalived_proto_enumTypes[1]
+}
+
+func (x TrackKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use TrackKind.Descriptor instead.
+func (TrackKind) EnumDescriptor() ([]byte, []int) {
+	return file_tandem_agent_keepalived_v1_keepalived_proto_rawDescGZIP(), []int{1}
+}
+
 // Config is everything that keepalived on one node shall do, resolved.
 type Config struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -301,8 +358,10 @@ type Instance struct {
 	// handover_timeout is how long established connections may outlive a planned
 	// move, 0s to 24h; 0s or unset: not at all.
 	HandoverTimeout *durationpb.Duration `protobuf:"bytes,20,opt,name=handover_timeout,json=handoverTimeout,proto3" json:"handover_timeout,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// tracks are what the VIP needs beside the node.
+	Tracks        []*Track `protobuf:"bytes,21,rep,name=tracks,proto3" json:"tracks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Instance) Reset() {
@@ -440,6 +499,133 @@ func (x *Instance) GetHandoverTimeout() *durationpb.Duration {
 	return nil
 }
 
+func (x *Instance) GetTracks() []*Track {
+	if x != nil {
+		return x.Tracks
+	}
+	return nil
+}
+
+// Track is something that a VIP needs and the node may lose.
+type Track struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// kind is how it is asked for.
+	Kind TrackKind `protobuf:"varint,1,opt,name=kind,proto3,enum=tandem.agent.keepalived.v1.TrackKind" json:"kind,omitempty"`
+	// target is the address or the URL; of a gateway it may be empty: the default
+	// gateway of the instance's family.
+	Target string `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
+	// lowest_status is the lowest of the answers to a GET that are right.
+	LowestStatus uint32 `protobuf:"varint,3,opt,name=lowest_status,json=lowestStatus,proto3" json:"lowest_status,omitempty"`
+	// highest_status is the highest of them.
+	HighestStatus uint32 `protobuf:"varint,4,opt,name=highest_status,json=highestStatus,proto3" json:"highest_status,omitempty"`
+	// interval between two questions, 100ms to 1m.
+	Interval *durationpb.Duration `protobuf:"bytes,5,opt,name=interval,proto3" json:"interval,omitempty"`
+	// timeout is how long an answer may take, 10ms to the interval.
+	Timeout *durationpb.Duration `protobuf:"bytes,6,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// rise is how many answers in a row it takes to count again, 1 to 100.
+	Rise uint32 `protobuf:"varint,7,opt,name=rise,proto3" json:"rise,omitempty"`
+	// fall is how many questions without the right answer it takes to count as lost, 1
+	// to 100.
+	Fall uint32 `protobuf:"varint,8,opt,name=fall,proto3" json:"fall,omitempty"`
+	// weight is added to the priority while it is lost, -56 to -1.
+	Weight        int32 `protobuf:"varint,9,opt,name=weight,proto3" json:"weight,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Track) Reset() {
+	*x = Track{}
+	mi := &file_tandem_agent_keepalived_v1_keepalived_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Track) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Track) ProtoMessage() {}
+
+func (x *Track) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_agent_keepalived_v1_keepalived_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Track.ProtoReflect.Descriptor instead.
+func (*Track) Descriptor() ([]byte, []int) {
+	return file_tandem_agent_keepalived_v1_keepalived_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Track) GetKind() TrackKind {
+	if x != nil {
+		return x.Kind
+	}
+	return TrackKind_TRACK_KIND_UNSPECIFIED
+}
+
+func (x *Track) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *Track) GetLowestStatus() uint32 {
+	if x != nil {
+		return x.LowestStatus
+	}
+	return 0
+}
+
+func (x *Track) GetHighestStatus() uint32 {
+	if x != nil {
+		return x.HighestStatus
+	}
+	return 0
+}
+
+func (x *Track) GetInterval() *durationpb.Duration {
+	if x != nil {
+		return x.Interval
+	}
+	return nil
+}
+
+func (x *Track) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *Track) GetRise() uint32 {
+	if x != nil {
+		return x.Rise
+	}
+	return 0
+}
+
+func (x *Track) GetFall() uint32 {
+	if x != nil {
+		return x.Fall
+	}
+	return 0
+}
+
+func (x *Track) GetWeight() int32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
 var File_tandem_agent_keepalived_v1_keepalived_proto protoreflect.FileDescriptor
 
 const file_tandem_agent_keepalived_v1_keepalived_proto_rawDesc = "" +
@@ -455,7 +641,7 @@ const file_tandem_agent_keepalived_v1_keepalived_proto_rawDesc = "" +
 	"\x04Peer\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\anetwork\x18\x02 \x01(\tR\anetwork\x12\x1c\n" +
-	"\taddresses\x18\x03 \x03(\tR\taddresses\"\xf3\x04\n" +
+	"\taddresses\x18\x03 \x03(\tR\taddresses\"\xae\x05\n" +
 	"\bInstance\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03vip\x18\x02 \x01(\tR\x03vip\x12\x18\n" +
@@ -472,12 +658,28 @@ const file_tandem_agent_keepalived_v1_keepalived_proto_rawDesc = "" +
 	"\x0ffail_back_delay\x18\f \x01(\v2\x19.google.protobuf.DurationR\rfailBackDelay\x12'\n" +
 	"\x0fannounce_repeat\x18\r \x01(\rR\x0eannounceRepeat\x12D\n" +
 	"\x10announce_refresh\x18\x0e \x01(\v2\x19.google.protobuf.DurationR\x0fannounceRefresh\x12D\n" +
-	"\x10handover_timeout\x18\x14 \x01(\v2\x19.google.protobuf.DurationR\x0fhandoverTimeout*j\n" +
+	"\x10handover_timeout\x18\x14 \x01(\v2\x19.google.protobuf.DurationR\x0fhandoverTimeout\x129\n" +
+	"\x06tracks\x18\x15 \x03(\v2!.tandem.agent.keepalived.v1.TrackR\x06tracks\"\xd2\x02\n" +
+	"\x05Track\x129\n" +
+	"\x04kind\x18\x01 \x01(\x0e2%.tandem.agent.keepalived.v1.TrackKindR\x04kind\x12\x16\n" +
+	"\x06target\x18\x02 \x01(\tR\x06target\x12#\n" +
+	"\rlowest_status\x18\x03 \x01(\rR\flowestStatus\x12%\n" +
+	"\x0ehighest_status\x18\x04 \x01(\rR\rhighestStatus\x125\n" +
+	"\binterval\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\binterval\x123\n" +
+	"\atimeout\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12\x12\n" +
+	"\x04rise\x18\a \x01(\rR\x04rise\x12\x12\n" +
+	"\x04fall\x18\b \x01(\rR\x04fall\x12\x16\n" +
+	"\x06weight\x18\t \x01(\x05R\x06weight*j\n" +
 	"\bFailBack\x12\x19\n" +
 	"\x15FAIL_BACK_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13FAIL_BACK_AUTOMATIC\x10\x01\x12\x15\n" +
 	"\x11FAIL_BACK_DELAYED\x10\x02\x12\x13\n" +
-	"\x0fFAIL_BACK_NEVER\x10\x03B\x85\x02\n" +
+	"\x0fFAIL_BACK_NEVER\x10\x03*h\n" +
+	"\tTrackKind\x12\x1a\n" +
+	"\x16TRACK_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12TRACK_KIND_GATEWAY\x10\x01\x12\x13\n" +
+	"\x0fTRACK_KIND_PING\x10\x02\x12\x12\n" +
+	"\x0eTRACK_KIND_URL\x10\x03B\x85\x02\n" +
 	"\x1ecom.tandem.agent.keepalived.v1B\x0fKeepalivedProtoP\x01ZGgithub.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1;keepalivedv1\xa2\x02\x03TAK\xaa\x02\x1aTandem.Agent.Keepalived.V1\xca\x02\x1aTandem\\Agent\\Keepalived\\V1\xe2\x02&Tandem\\Agent\\Keepalived\\V1\\GPBMetadata\xea\x02\x1dTandem::Agent::Keepalived::V1b\x06proto3"
 
 var (
@@ -492,30 +694,36 @@ func file_tandem_agent_keepalived_v1_keepalived_proto_rawDescGZIP() []byte {
 	return file_tandem_agent_keepalived_v1_keepalived_proto_rawDescData
 }
 
-var file_tandem_agent_keepalived_v1_keepalived_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tandem_agent_keepalived_v1_keepalived_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_tandem_agent_keepalived_v1_keepalived_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
+var file_tandem_agent_keepalived_v1_keepalived_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_tandem_agent_keepalived_v1_keepalived_proto_goTypes = []any{
 	(FailBack)(0),               // 0: tandem.agent.keepalived.v1.FailBack
-	(*Config)(nil),              // 1: tandem.agent.keepalived.v1.Config
-	(*Global)(nil),              // 2: tandem.agent.keepalived.v1.Global
-	(*Peer)(nil),                // 3: tandem.agent.keepalived.v1.Peer
-	(*Instance)(nil),            // 4: tandem.agent.keepalived.v1.Instance
-	(*durationpb.Duration)(nil), // 5: google.protobuf.Duration
+	(TrackKind)(0),              // 1: tandem.agent.keepalived.v1.TrackKind
+	(*Config)(nil),              // 2: tandem.agent.keepalived.v1.Config
+	(*Global)(nil),              // 3: tandem.agent.keepalived.v1.Global
+	(*Peer)(nil),                // 4: tandem.agent.keepalived.v1.Peer
+	(*Instance)(nil),            // 5: tandem.agent.keepalived.v1.Instance
+	(*Track)(nil),               // 6: tandem.agent.keepalived.v1.Track
+	(*durationpb.Duration)(nil), // 7: google.protobuf.Duration
 }
 var file_tandem_agent_keepalived_v1_keepalived_proto_depIdxs = []int32{
-	2, // 0: tandem.agent.keepalived.v1.Config.global:type_name -> tandem.agent.keepalived.v1.Global
-	4, // 1: tandem.agent.keepalived.v1.Config.instances:type_name -> tandem.agent.keepalived.v1.Instance
-	3, // 2: tandem.agent.keepalived.v1.Global.peers:type_name -> tandem.agent.keepalived.v1.Peer
-	5, // 3: tandem.agent.keepalived.v1.Instance.advert_interval:type_name -> google.protobuf.Duration
-	0, // 4: tandem.agent.keepalived.v1.Instance.fail_back:type_name -> tandem.agent.keepalived.v1.FailBack
-	5, // 5: tandem.agent.keepalived.v1.Instance.fail_back_delay:type_name -> google.protobuf.Duration
-	5, // 6: tandem.agent.keepalived.v1.Instance.announce_refresh:type_name -> google.protobuf.Duration
-	5, // 7: tandem.agent.keepalived.v1.Instance.handover_timeout:type_name -> google.protobuf.Duration
-	8, // [8:8] is the sub-list for method output_type
-	8, // [8:8] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	3,  // 0: tandem.agent.keepalived.v1.Config.global:type_name -> tandem.agent.keepalived.v1.Global
+	5,  // 1: tandem.agent.keepalived.v1.Config.instances:type_name -> tandem.agent.keepalived.v1.Instance
+	4,  // 2: tandem.agent.keepalived.v1.Global.peers:type_name -> tandem.agent.keepalived.v1.Peer
+	7,  // 3: tandem.agent.keepalived.v1.Instance.advert_interval:type_name -> google.protobuf.Duration
+	0,  // 4: tandem.agent.keepalived.v1.Instance.fail_back:type_name -> tandem.agent.keepalived.v1.FailBack
+	7,  // 5: tandem.agent.keepalived.v1.Instance.fail_back_delay:type_name -> google.protobuf.Duration
+	7,  // 6: tandem.agent.keepalived.v1.Instance.announce_refresh:type_name -> google.protobuf.Duration
+	7,  // 7: tandem.agent.keepalived.v1.Instance.handover_timeout:type_name -> google.protobuf.Duration
+	6,  // 8: tandem.agent.keepalived.v1.Instance.tracks:type_name -> tandem.agent.keepalived.v1.Track
+	1,  // 9: tandem.agent.keepalived.v1.Track.kind:type_name -> tandem.agent.keepalived.v1.TrackKind
+	7,  // 10: tandem.agent.keepalived.v1.Track.interval:type_name -> google.protobuf.Duration
+	7,  // 11: tandem.agent.keepalived.v1.Track.timeout:type_name -> google.protobuf.Duration
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_tandem_agent_keepalived_v1_keepalived_proto_init() }
@@ -528,8 +736,8 @@ func file_tandem_agent_keepalived_v1_keepalived_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tandem_agent_keepalived_v1_keepalived_proto_rawDesc), len(file_tandem_agent_keepalived_v1_keepalived_proto_rawDesc)),
-			NumEnums:      1,
-			NumMessages:   4,
+			NumEnums:      2,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

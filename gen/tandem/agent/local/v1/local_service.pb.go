@@ -456,7 +456,11 @@ type VipStatus struct {
 	FailoverEnd *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=failover_end,json=failoverEnd,proto3" json:"failover_end,omitempty"`
 	// fenced tells that the controller keeps the VIP away from this node, since
 	// another one holds it, too.
-	Fenced        bool `protobuf:"varint,9,opt,name=fenced,proto3" json:"fenced,omitempty"`
+	Fenced bool `protobuf:"varint,9,opt,name=fenced,proto3" json:"fenced,omitempty"`
+	// tracks is what is taken off while the node does not have what the VIP needs.
+	Tracks int32 `protobuf:"varint,10,opt,name=tracks,proto3" json:"tracks,omitempty"`
+	// lost says what it does not have, and why.
+	Lost          []string `protobuf:"bytes,11,rep,name=lost,proto3" json:"lost,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -552,6 +556,20 @@ func (x *VipStatus) GetFenced() bool {
 		return x.Fenced
 	}
 	return false
+}
+
+func (x *VipStatus) GetTracks() int32 {
+	if x != nil {
+		return x.Tracks
+	}
+	return 0
+}
+
+func (x *VipStatus) GetLost() []string {
+	if x != nil {
+		return x.Lost
+	}
+	return nil
 }
 
 // SetDrainRequest asks for a drain or its end.
@@ -1085,7 +1103,7 @@ const file_tandem_agent_local_v1_local_service_proto_rawDesc = "" +
 	"\x05Score\x12\x14\n" +
 	"\x05total\x18\x01 \x01(\x05R\x05total\x12\x16\n" +
 	"\x06health\x18\x02 \x01(\x05R\x06health\x12\x14\n" +
-	"\x05drain\x18\x03 \x01(\x05R\x05drain\"\xad\x02\n" +
+	"\x05drain\x18\x03 \x01(\x05R\x05drain\"\xd9\x02\n" +
 	"\tVipStatus\x12\x10\n" +
 	"\x03vip\x18\x01 \x01(\tR\x03vip\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x120\n" +
@@ -1095,7 +1113,10 @@ const file_tandem_agent_local_v1_local_service_proto_rawDesc = "" +
 	"\tfail_back\x18\x06 \x01(\x05R\bfailBack\x12\x1a\n" +
 	"\bfailover\x18\a \x01(\x05R\bfailover\x12=\n" +
 	"\ffailover_end\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\vfailoverEnd\x12\x16\n" +
-	"\x06fenced\x18\t \x01(\bR\x06fenced\"?\n" +
+	"\x06fenced\x18\t \x01(\bR\x06fenced\x12\x16\n" +
+	"\x06tracks\x18\n" +
+	" \x01(\x05R\x06tracks\x12\x12\n" +
+	"\x04lost\x18\v \x03(\tR\x04lost\"?\n" +
 	"\x0fSetDrainRequest\x12\x14\n" +
 	"\x05drain\x18\x01 \x01(\bR\x05drain\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"v\n" +

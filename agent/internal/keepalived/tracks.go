@@ -1,0 +1,302 @@
+package keepalived
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/track"
+	keepalivedv1 "github.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1"
+)
+
+// A track is something that a VIP needs beside the node, such as a gateway. While the
+// node has lost it, its weight is added to the priority of the VIP's instances. That
+// is true for as long as somebody asks: it ends with the agent, a few seconds later, so
+// that a restart of the agent moves nothing. The end of an agent is a guard's to see.
+
+const (
+	// trackLease is how long what tracks add outlives the agent, and trackRenew how
+	// often a living one says that it lives.
+	trackLease = 4 * time.Second
+	trackRenew = time.Second
+	// trackKey is the guard's; no VIP is called so.
+	trackKey = " tracks"
+)
+
+// tracked is a track of an instance.
+type tracked struct {
+	spec   track.Spec
+	weight int
+}
+
+// TrackStatus is a track of an instance.
+type TrackStatus struct {
+	// Name is such as "ping 192.168.1.1".
+	Name string
+	// Lost tells that the node does not have it.
+	Lost bool
+	// Reason of that.
+	Reason string
+	// Since when it is lost, or found; zero: it was not asked for yet.
+	Since time.Time
+}
+
+var trackKinds = map[keepalivedv1.TrackKind]track.Kind{
+	keepalivedv1.TrackKind_TRACK_KIND_GATEWAY: track.Gateway,
+	keepalivedv1.TrackKind_TRACK_KIND_PING:    track.Ping,
+	keepalivedv1.TrackKind_TRACK_KIND_URL:     track.URL,
+}
+
+// resolveTracks checks an instance's tracks, once its interface is known.
+func resolveTracks(c *keepalivedv1.Instance, i *instance) error {
+	for n, t := range c.GetTracks() {
+		field := fmt.Sprintf("instance %s: tracks[%d].", i.name, n)
+		s := track.Spec{
+			Kind: trackKinds[t.GetKind()], Target: t.GetTarget(), Interface: i.iface, Six: i.anchor.Addr().Is6(),
+			Lowest: int(t.GetLowestStatus()), Highest: int(t.GetHighestStatus()),
+			Interval: t.GetInterval().AsDuration(), Timeout: t.GetTimeout().AsDuration(),
+			Rise: int(t.GetRise()), Fall: int(t.GetFall()),
+		}
+		if s.Target != "" {
+			s.Six = false // it makes no difference
+		}
+		for _, err := range []error{
+			checkTarget(field, &s),
+			checkRange(field+"rise", s.Rise, 1, 100),
+			checkRange(field+"fall", s.Fall, 1, 100),
+			checkRange(field+"weight", int(t.GetWeight()), trialScore, -1),
+			checkPace(field, &s),
+		} {
+			if err != nil {
+				return err
+			}
+		}
+		i.tracks = append(i.tracks, tracked{s, int(t.GetWeight())})
+	}
+	return nil
+}
+
+func checkTarget(field string, s *track.Spec) error {
+	switch s.Kind {
+	case track.URL:
+		u, err := url.Parse(s.Target)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
+			return fmt.Errorf("%starget must be an http or https URL without user and password", field)
+		}
+		if err := checkRange(field+"lowest_status", s.Lowest, 100, 599); err != nil {
+			return err
+		}
+		return checkRange(field+"highest_status", s.Highest, s.Lowest, 599)
+	case track.Gateway, track.Ping:
+		if s.Target == "" && s.Kind == track.Gateway {
+			return nil
+		}
+		if a, err := netip.ParseAddr(s.Target); err != nil || a.Zone() != "" || a.Is4In6() {
+			return fmt.Errorf("%starget is %q: must be an IP address without zone", field, s.Target)
+		}
+		return nil
+	default:
+		return fmt.Errorf("%skind must be gateway, ping or url", field)
+	}
+}
+
+func checkPace(field string, s *track.Spec) error {
+	if s.Interval < 100*time.Millisecond || s.Interval > time.Minute {
+		return fmt.Errorf("%sinterval is %v: must be 100ms to 1m", field, s.Interval)
+	}
+	if s.Timeout < 10*time.Millisecond || s.Timeout > s.Interval {
+		return fmt.Errorf("%stimeout is %v: must be 10ms to the interval, %v", field, s.Timeout, s.Interval)
+	}
+	return nil
+}
+
+// watchTracks has the instances' tracks asked for.
+func (o *observer) watchTracks() {
+	var specs []track.Spec
+	for n := range o.watched {
+		for _, t := range o.watched[n].tracks {
+			specs = append(specs, t.spec)
+		}
+	}
+	o.tracks.Watch(specs)
+}
+
+// track brings what tracks add up to date, and renews it.
+func (d *Driver) track(ctx context.Context) error {
+	tick := time.NewTicker(trackRenew)
+	defer tick.Stop()
+	for told := false; ; {
+		if err := d.weigh(ctx); err != nil && ctx.Err() == nil {
+			if !told {
+				d.log.Error("what tracks find is not in the score", "error", err)
+			}
+			told = true
+		} else {
+			told = false
+		}
+		select {
+		case <-d.observer.tracks.Changed():
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// weigh puts what was found into the scores, once a guard has the lease.
+func (d *Driver) weigh(ctx context.Context) error {
+	var files []string
+	lost := false
+	if err := d.do(ctx, func(o *observer) { files, lost = o.lookAtTracks() }); err != nil {
+		return err
+	}
+	if len(files) == 0 {
+		return nil
+	}
+	var unguarded error
+	if lost {
+		unguarded = d.guardScore(ctx, trackKey, files, trackLease, d.opts.TrackGuard)
+	}
+	var err error
+	ended := d.do(ctx, func(o *observer) { err = o.weigh(unguarded == nil, time.Now()) })
+	return errors.Join(ended, err, unguarded)
+}
+
+// lookAtTracks returns the track files of all instances that have tracks, and whether
+// one of them is to say something.
+func (o *observer) lookAtTracks() (files []string, lost bool) {
+	for n := range o.watched {
+		w := &o.watched[n]
+		if len(w.tracks) == 0 {
+			continue
+		}
+		files = append(files, filepath.Join(o.scores.dir, trackFile(w.name)))
+		lost = lost || o.scores.tracks[w.name] != 0 || o.lostBy(w) != 0
+	}
+	return files, lost
+}
+
+// lostBy is what the tracks that an instance has lost add up to.
+func (o *observer) lostBy(w *watched) (sum int) {
+	for _, t := range w.tracks {
+		if o.tracks.Verdict(t.spec).Lost {
+			sum += t.weight
+		}
+	}
+	return sum
+}
+
+// weigh takes what the watcher has found. An instance keeps what an earlier agent has
+// left, or what it had before its tracks were changed, until all of them were asked for.
+func (o *observer) weigh(guarded bool, now time.Time) error {
+	for n := range o.watched {
+		w := &o.watched[n]
+		was := w.Tracks
+		w.Tracks = nil
+		known := true
+		for _, t := range w.tracks {
+			v := o.tracks.Verdict(t.spec)
+			known = known && v.Known
+			w.Tracks = append(w.Tracks, TrackStatus{t.spec.Name(), v.Lost, v.Reason, v.Since})
+		}
+		o.tellTracks(w, was)
+		sum := o.lostBy(w)
+		if !known {
+			sum = min(sum, o.scores.tracks[w.name])
+		}
+		if !guarded {
+			sum = 0
+		}
+		o.scores.track(w.name, sum, now)
+	}
+	return o.scores.write(now)
+}
+
+// tellTracks tells what is lost, and what is found again.
+func (o *observer) tellTracks(w *watched, was []TrackStatus) {
+	for _, t := range w.Tracks {
+		before := func(s TrackStatus) bool { return s.Name == t.Name && s.Lost }
+		switch lostBefore := slices.ContainsFunc(was, before); {
+		case t.Lost && !lostBefore:
+			o.log.Warn("a VIP's track is lost", "vip", w.vip, "instance", w.name, "track", t.Name, "reason", t.Reason)
+			o.notes = append(o.notes, fmt.Sprintf("VIP %s: %s is lost: %s", w.vip, t.Name, t.Reason))
+		case !t.Lost && lostBefore:
+			o.log.Info("a VIP's track is there again", "vip", w.vip, "instance", w.name, "track", t.Name)
+			o.notes = append(o.notes, fmt.Sprintf("VIP %s: %s is there again", w.vip, t.Name))
+		}
+	}
+}
+
+// lostTracks says what an instance has lost; empty: nothing.
+func (w *watched) lostTracks() string {
+	var lost []string
+	for _, t := range w.Tracks {
+		if t.Lost {
+			lost = append(lost, fmt.Sprintf("%s is lost (%s)", t.Name, t.Reason))
+		}
+	}
+	return strings.Join(lost, ", ")
+}
+
+// GuardTracks ends what tracks add when the agent does not. It takes leases as
+// GuardFence does, and outlives the agent for as long as the last one; when another
+// agent lives by then, unlessAgent leaves the files to that one. An agent that lives and
+// has let its lease run out hangs.
+func GuardTracks(ctx context.Context, in io.Reader, out io.Writer, files []string, unlessAgent func(do func() error) error) error {
+	lift := func() error { return liftScore(files) }
+	if hangs := outlast(ctx, in, out, true); hangs {
+		return lift()
+	}
+	return unlessAgent(lift)
+}
+
+// setTracks makes the scores of tracks those of the instances. What an earlier agent has
+// left counts until the tracks were asked for.
+func (s *scores) setTracks(instances []instance) {
+	old := s.tracks
+	s.tracks = make(map[string]int)
+	for n := range instances {
+		i := &instances[n]
+		if len(i.tracks) == 0 {
+			continue
+		}
+		lost, known := old[i.name]
+		if score, ok := s.read(trackFile(i.name)); !known && ok && !s.fresh {
+			lost = min(score, 0)
+		}
+		s.tracks[i.name] = lost
+	}
+}
+
+// track notes what an instance's tracks add. The file is written anew while they add
+// something: a guard may have ended it in the last moment.
+func (s *scores) track(name string, lost int, now time.Time) {
+	was, ok := s.tracks[name]
+	if !ok {
+		return
+	}
+	if b := s.standby[name]; b != nil && was != 0 && lost == 0 {
+		b.well = now
+	}
+	if lost != 0 {
+		delete(s.written, trackFile(name))
+	}
+	s.tracks[name] = lost
+}
+
+// tracked is the value of an instance's file. Whatever a node with a proxy has lost, it
+// goes before one without.
+func (s *scores) tracked(name string, now time.Time) int {
+	lowest := unhealthyScore
+	if s.healthy {
+		lowest = min(trialScore-s.total(now), 0)
+	}
+	return max(s.tracks[name], lowest)
+}

@@ -1,0 +1,108 @@
+package state
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+)
+
+// trackWeight moves a VIP whatever its priorities and its fail-back policy are: what it
+// takes is more than the widest gap between priorities and stickyScore together.
+const trackWeight = -44
+
+// stickyScore is what the agents add to a standby that is to leave the VIP where it is
+// (docs/decisions/0006-scores.md).
+const stickyScore = -22
+
+// EffectiveTrack returns a track with every field filled in.
+func EffectiveTrack(t *tandemv1.Track) *tandemv1.Track {
+	interval := or(t.GetInterval(), durationpb.New(time.Second))
+	e := &tandemv1.Track{
+		Kind: t.GetKind(), Target: t.GetTarget(),
+		Interval: interval,
+		Timeout:  or(t.GetTimeout(), durationpb.New(interval.AsDuration()/2)),
+		Rise:     or(t.Rise, proto.Uint32(2)),
+		Fall:     or(t.Fall, proto.Uint32(3)),
+		Weight:   or(t.Weight, proto.Int32(trackWeight)),
+	}
+	if t.GetKind() == "url" {
+		e.ExpectedStatus = orText(t.GetExpectedStatus(), "200-399")
+	}
+	return e
+}
+
+// trackName is what people call a track: the agents call it so, too.
+func trackName(t *tandemv1.Track) string {
+	return strings.TrimSuffix(t.GetKind()+" "+t.GetTarget(), " ")
+}
+
+// tracks holds the rules within a VIP's tracks.
+func (r *rules) tracks(id string, v *tandemv1.Vip) {
+	seen := make(map[string]bool)
+	for n, t := range v.GetTracks() {
+		at := func(field string) []place { return []place{r.vip(id, fmt.Sprintf("tracks[%d].%s", n, field))} }
+		if seen[trackName(t)] {
+			r.refuse(ReasonTrackTwice, at("target"), "%q is a track of VIP %q already: one is enough", trackName(t), id)
+		}
+		seen[trackName(t)] = true
+		e := EffectiveTrack(t)
+		if e.GetTimeout().AsDuration() > e.GetInterval().AsDuration() {
+			r.refuse(ReasonTrackTimeout, at("timeout"), "%v is longer than the interval between two questions: must be 10ms to %v",
+				e.GetTimeout().AsDuration(), e.GetInterval().AsDuration())
+		}
+		if lo, hi, ok := strings.Cut(t.GetExpectedStatus(), "-"); ok && lo > hi { // both have three digits
+			r.refuse(ReasonStatusRange, at("expected_status"), "%s-%s is no range: must be lowest-highest, such as 200-399", lo, hi)
+		}
+	}
+}
+
+// Notes tell what of a VIP is odd though it is legal, each with what would be right.
+func Notes(c *Config, v *tandemv1.Vip) []string {
+	gap, holder := priorityGap(c, v)
+	if holder == "" {
+		return nil // nobody is there to take it over
+	}
+	needed := -gap - 1
+	sticky := EffectiveFailBack(v) == "never" || EffectiveFailBack(v) == "delayed"
+	if sticky {
+		needed += stickyScore
+	}
+	var notes []string
+	for _, t := range v.GetTracks() {
+		weight := int(EffectiveTrack(t).GetWeight())
+		if weight <= needed {
+			continue
+		}
+		policy := ""
+		if sticky {
+			policy = fmt.Sprintf(", and fail-back %s takes %d off that", EffectiveFailBack(v), -stickyScore)
+		}
+		notes = append(notes, fmt.Sprintf("track %+q is too light to move the VIP from %s by itself: its weight is %d, and the priority of %s is %d above the next one's%s: use %d to -56",
+			trackName(t), holder, weight, holder, gap, policy, needed))
+	}
+	return notes
+}
+
+// priorityGap is by how much the priority of a VIP's first node is above the next one's;
+// no node where there is only one.
+func priorityGap(c *Config, v *tandemv1.Vip) (gap int, first string) {
+	type ranked struct {
+		node     string
+		priority int
+	}
+	var all []ranked
+	for i, n := range c.nodes.values {
+		all = append(all, ranked{c.nodes.keys[i], int(EffectivePriority(c, v, n))})
+	}
+	if len(all) < 2 {
+		return 0, ""
+	}
+	slices.SortStableFunc(all, func(a, b ranked) int { return cmp.Compare(b.priority, a.priority) })
+	return all[0].priority - all[1].priority, all[0].node
+}
