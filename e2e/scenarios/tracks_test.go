@@ -128,3 +128,49 @@ func sameAgain(ctx context.Context, t *testing.T, g *clustertest.Guide) {
 		t.Errorf("what was exported changes something: %s", said)
 	}
 }
+
+// A network beside the VIP's own that loses its carrier on the holder moves the VIP; lost
+// on both, one of them holds it.
+func TestI8ANetworkThatAVIPNeeds(t *testing.T) {
+	g := newTorn(t)
+	ctx := labtest.Deadline(t, 2*time.Minute)
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	on := func(node string, args ...string) {
+		t.Helper()
+		_, err := g.Lab.Host(node).Output(ctx, "ip", args...)
+		must(err)
+	}
+	for _, node := range clustertest.Both {
+		on(node, "link", "add", "back0", "type", "veth", "peer", "name", "back1")
+		on(node, "link", "set", "back0", "up")
+		on(node, "link", "set", "back1", "up")
+		n := g.Nodes[node]
+		text, err := os.ReadFile(n.Config)
+		must(err)
+		must(os.WriteFile(n.Config, append(text, "networks: {back: back0}\n"...), 0o600))
+		must(errors.Join(n.StopAgent(10*time.Second), n.StartAgent(ctx)))
+	}
+	g.well()
+	mustLbctl(ctx, t, g.Guide, "vip", "set", "web", "--track", "network back")
+	if _, err := g.Until(labtest.Deadline(t, 20*time.Second), "both to know it", lost(cluster.Master, "network back", false), lost(cluster.Backup, "network back", false)); err != nil {
+		t.Fatal(err)
+	}
+	g.stays(time.Second, cluster.Master)
+	on(cluster.Master, "link", "set", "back1", "down")
+	t.Logf("without carrier on the holder, it is on the other node after %v", g.waitHeld(10*time.Second, cluster.Backup))
+	if _, err := g.Until(labtest.Deadline(t, 10*time.Second), "the alarm", alarmed("TRACK_LOST", "lb-master has lost network back (interface back0 has no carrier)")); err != nil {
+		t.Fatal(err)
+	}
+	on(cluster.Backup, "link", "set", "back0", "down")
+	g.waitHeld(10*time.Second, cluster.Master)
+	g.stays(3*time.Second, cluster.Master)
+	on(cluster.Backup, "link", "set", "back0", "up")
+	g.waitHeld(10*time.Second, cluster.Backup)
+	on(cluster.Master, "link", "set", "back1", "up")
+	g.well()
+}

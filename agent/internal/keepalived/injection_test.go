@@ -106,6 +106,14 @@ func expected(c *keepalivedv1.Config) []string {
 		track("away." + i.GetName())
 		add("track_file / fence.%s", i.GetName())
 		track("fence." + i.GetName())
+		for n, tr := range i.GetTracks() {
+			if tr.GetKind() == keepalivedv1.TrackKind_TRACK_KIND_NETWORK {
+				if !slices.ContainsFunc(i.GetTracks()[:n], func(o *keepalivedv1.Track) bool { return o.GetKind() == tr.GetKind() }) {
+					add("track_interface")
+				}
+				add("track_interface / %s weight %d", testNetworks[tr.GetTarget()], tr.GetWeight())
+			}
+		}
 		if len(i.GetTracks()) > 0 {
 			add("track_file / track.%s", i.GetName())
 			track("track." + i.GetName())
@@ -180,8 +188,15 @@ func anyConfig(t *rapid.T) *keepalivedv1.Config {
 		if i.GetFailBack() == keepalivedv1.FailBack_FAIL_BACK_DELAYED {
 			i.FailBackDelay = durationpb.New(time.Duration(rapid.IntRange(0, 3600).Draw(t, "delay")) * time.Second)
 		}
-		for range rapid.IntRange(0, 2).Draw(t, "tracks") {
-			i.Tracks = append(i.Tracks, aTrack(keepalivedv1.TrackKind(rapid.Int32Range(1, 3).Draw(t, "kind")), text("target", `10\.9\.0\.[1-9]|http://[a-z]{1,5}/`), -44))
+		switch rapid.IntRange(0, 5).Draw(t, "track") {
+		case 0:
+			i.Tracks = append(i.Tracks, pinged(text("pinged", `10\.9\.0\.[1-9]`), -44))
+		case 1:
+			i.Tracks = append(i.Tracks, aTrack(keepalivedv1.TrackKind_TRACK_KIND_URL, text("asked", `http://[a-z]{1,5}/`), -44))
+		case 2:
+			other := map[string]string{"front": "vrrp", "vrrp": "front"}[i.GetNetwork()]
+			i.Tracks = append(i.Tracks, aTrack(keepalivedv1.TrackKind_TRACK_KIND_NETWORK, text("network", other), rapid.Int32Range(-57, -1).Draw(t, "weight")))
+		default:
 		}
 		for range rapid.IntRange(0, 3).Draw(t, "addresses") {
 			i.Addresses = append(i.Addresses, text("address", address))

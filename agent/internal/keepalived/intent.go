@@ -144,8 +144,8 @@ func resolve(c *keepalivedv1.Config, networks map[string]string) (*intent, error
 		if resolved.iface, err = interfaceOf(i.GetNetwork(), networks); err != nil {
 			return nil, &FailedError{fmt.Errorf("VIP %s: %w", resolved.vip, err)}
 		}
-		if err := resolveTracks(i, resolved); err != nil {
-			return nil, &RefusedError{err.Error()}
+		if err := resolveTracks(i, resolved, networks); err != nil {
+			return nil, err
 		}
 		resolved.peered = slices.ContainsFunc(c.GetGlobal().GetPeers(), func(p *keepalivedv1.Peer) bool {
 			return len(p.GetAddresses()) > 0 && cmp.Or(p.GetNetwork(), front) == cmp.Or(i.GetNetwork(), front)

@@ -141,14 +141,21 @@ func removeOne(p place) error {
 
 // checkInterfaces finds an interface that does not exist.
 func (in *intent) checkInterfaces() error {
-	for _, i := range in.instances {
-		_, err := netlink.LinkByName(i.iface)
-		if errors.As(err, &netlink.LinkNotFoundError{}) {
-			return fmt.Errorf("VIP %s: interface %s does not exist on this node: create it, or map the VIP's "+
-				"network to another one in the agent's configuration file (`ip link` lists them)", i.vip, i.iface)
+	for n := range in.instances {
+		i := &in.instances[n]
+		names := []string{i.iface}
+		for _, l := range i.links() {
+			names = append(names, l.spec.Interface)
 		}
-		if err != nil {
-			return fmt.Errorf("interface %s: %w", i.iface, err)
+		for _, name := range names {
+			_, err := netlink.LinkByName(name)
+			if errors.As(err, &netlink.LinkNotFoundError{}) {
+				return fmt.Errorf("VIP %s: interface %s does not exist on this node: create it, or map the VIP's "+
+					"network to another one in the agent's configuration file (`ip link` lists them)", i.vip, name)
+			}
+			if err != nil {
+				return fmt.Errorf("interface %s: %w", name, err)
+			}
 		}
 	}
 	return nil

@@ -302,7 +302,7 @@ func (o *observer) snapshot() *Snapshot {
 	for _, w := range o.statuses() {
 		w.Fenced = o.scores.fences[w.Name] != nil
 		if _, ok := o.scores.tracks[w.Name]; ok {
-			w.TrackScore = o.scores.tracked(w.Name, now)
+			w.TrackScore = o.scores.tracked(w.Name, now) + o.scores.tracks[w.Name].links
 		}
 		if b := o.scores.standby[w.Name]; b != nil {
 			w.FailBack = b.value(now)

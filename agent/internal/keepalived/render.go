@@ -128,6 +128,13 @@ vrrp_instance %s {
 	if len(i.tracks) > 0 {
 		tracked = append(tracked, trackFile(i.name))
 	}
+	if links := i.links(); len(links) > 0 {
+		w.WriteString("    track_interface {\n")
+		for _, l := range links {
+			fmt.Fprintf(w, "        %s weight %d\n", l.spec.Interface, l.weight)
+		}
+		w.WriteString("    }\n")
+	}
 	fmt.Fprintf(w, "    track_file {\n        %s\n    }\n}\n", strings.Join(tracked, "\n        "))
 }
 

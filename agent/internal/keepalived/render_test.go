@@ -98,7 +98,7 @@ var goldens = map[string]*keepalivedv1.Config{
 	"tracks": {
 		Global: &keepalivedv1.Global{RouterId: "lb-master"},
 		Instances: []*keepalivedv1.Instance{base(func(i *keepalivedv1.Instance) {
-			i.Tracks = []*keepalivedv1.Track{pinged("10.9.0.2", -44), aTrack(keepalivedv1.TrackKind_TRACK_KIND_GATEWAY, "", -12)}
+			i.Tracks = []*keepalivedv1.Track{pinged("10.9.0.2", -44), aTrack(keepalivedv1.TrackKind_TRACK_KIND_GATEWAY, "", -12), {Kind: keepalivedv1.TrackKind_TRACK_KIND_NETWORK, Target: "vrrp", Weight: -44}}
 		})},
 	},
 	"fail-back": {
@@ -218,12 +218,16 @@ func TestResolveRefuses(t *testing.T) {
 		"fail back delay": {func(i *keepalivedv1.Instance) {
 			i.FailBack, i.FailBackDelay = keepalivedv1.FailBack_FAIL_BACK_DELAYED, durationpb.New(2*time.Hour)
 		}, "0s to 1h"},
-		"kind of track":          {trackOf(func(t *keepalivedv1.Track) { t.Kind = 9 }), "tracks[0].kind must be gateway, ping or url"},
+		"kind of track":          {trackOf(func(t *keepalivedv1.Track) { t.Kind = 9 }), "tracks[0].kind must be gateway, ping, url or network"},
 		"ping without address":   {trackOf(func(t *keepalivedv1.Track) { t.Target = "" }), "must be an IP address without zone"},
 		"ping with newline":      {trackOf(func(t *keepalivedv1.Track) { t.Target = "10.9.0.2\n" }), "must be an IP address without zone"},
 		"URL with password":      {trackOf(func(t *keepalivedv1.Track) { t.Kind, t.Target = 3, "http://a:b@c/" }), "without user and password"},
 		"URL of another scheme":  {trackOf(func(t *keepalivedv1.Track) { t.Kind, t.Target = 3, "file:///etc/passwd" }), "must be an http or https URL"},
 		"statuses":               {trackOf(func(t *keepalivedv1.Track) { t.Kind, t.Target, t.HighestStatus = 3, "http://c/", 199 }), "highest_status is 199: must be 200 to 599"},
+		"network with newline":   {trackOf(func(t *keepalivedv1.Track) { t.Kind, t.Target = 4, "vrrp\n" }), "tracks[0].target is"},
+		"network of no name":     {trackOf(func(t *keepalivedv1.Track) { t.Kind, t.Target = 4, "" }), "tracks[0].target is"},
+		"network of its own":     {trackOf(func(t *keepalivedv1.Track) { t.Kind, t.Target = 4, "front" }), "which the VIP needs anyway"},
+		"network unknown":        {trackOf(func(t *keepalivedv1.Track) { t.Kind, t.Target = 4, "back" }), "networks: {back: eth0}"},
 		"weight of nothing":      {trackOf(func(t *keepalivedv1.Track) { t.Weight = 0 }), "weight is 0: must be -56 to -1"},
 		"weight of a dead proxy": {trackOf(func(t *keepalivedv1.Track) { t.Weight = -57 }), "must be -56 to -1"},
 		"fall":                   {trackOf(func(t *keepalivedv1.Track) { t.Fall = 0 }), "fall is 0: must be 1 to 100"},

@@ -60,13 +60,13 @@ type scores struct {
 	// release is when releaseScore gives way to unhealthyScore at the latest; zero:
 	// it does not stand.
 	release time.Time
-	fresh   bool                // what the files hold is of an earlier keepalived
-	wasWell bool                // at the last write
-	standby map[string]*standby // by the names of sticky instances
-	away    map[string]*away    // by the names of all instances
-	fences  map[string]*fence   // by the names of those that are fenced
-	tracks  map[string]int      // what those with tracks have lost, by their names
-	written map[string]int      // what the files hold
+	fresh   bool                  // what the files hold is of an earlier keepalived
+	wasWell bool                  // at the last write
+	standby map[string]*standby   // by the names of sticky instances
+	away    map[string]*away      // by the names of all instances
+	fences  map[string]*fence     // by the names of those that are fenced
+	tracks  map[string]lostTracks // what those with tracks have lost, by their names
+	written map[string]int        // what the files hold
 }
 
 // standby keeps a sticky instance from taking the VIP from another holder.
@@ -86,7 +86,7 @@ func newScores(p paths) (*scores, error) {
 	return &scores{
 		dir: p.trackDir, drain: drain, withdrawn: withdrawn, fresh: true,
 		standby: make(map[string]*standby), away: make(map[string]*away), fences: make(map[string]*fence),
-		tracks: make(map[string]int), written: make(map[string]int),
+		tracks: make(map[string]lostTracks), written: make(map[string]int),
 	}, errors.Join(err, err2)
 }
 
@@ -308,7 +308,7 @@ func (s *scores) write(now time.Time) error {
 	recovered := s.well(now) && !s.wasWell
 	s.wasWell = s.well(now)
 	for name, b := range s.standby {
-		if recovered || !s.well(now) || s.tracks[name] != 0 {
+		if recovered || !s.well(now) || s.tracks[name] != (lostTracks{}) {
 			b.well = now
 		}
 		want[standbyFile(name)] = b.value(now)

@@ -52,12 +52,32 @@ var trackKinds = map[keepalivedv1.TrackKind]track.Kind{
 	keepalivedv1.TrackKind_TRACK_KIND_GATEWAY: track.Gateway,
 	keepalivedv1.TrackKind_TRACK_KIND_PING:    track.Ping,
 	keepalivedv1.TrackKind_TRACK_KIND_URL:     track.URL,
+	keepalivedv1.TrackKind_TRACK_KIND_NETWORK: track.Link,
 }
 
-// resolveTracks checks an instance's tracks, once its interface is known.
-func resolveTracks(c *keepalivedv1.Instance, i *instance) error {
+// links are the tracks whose weight keepalived adds itself. It sees an interface go down
+// within milliseconds, and without the agent. With a weight and not without: an instance
+// whose interface is in FAULT, and both nodes may lose that network at once.
+func (i *instance) links() (all []tracked) {
+	for _, t := range i.tracks {
+		if t.spec.Kind == track.Link {
+			all = append(all, t)
+		}
+	}
+	return all
+}
+
+// resolveTracks checks an instance's tracks, once its interface is known, and gives
+// networks their interfaces.
+func resolveTracks(c *keepalivedv1.Instance, i *instance, networks map[string]string) error {
 	for n, t := range c.GetTracks() {
 		field := fmt.Sprintf("instance %s: tracks[%d].", i.name, n)
+		if t.GetKind() == keepalivedv1.TrackKind_TRACK_KIND_NETWORK {
+			if err := resolveLink(field, t, i, networks); err != nil {
+				return err
+			}
+			continue
+		}
 		s := track.Spec{
 			Kind: trackKinds[t.GetKind()], Target: t.GetTarget(), Interface: i.iface, Six: i.anchor.Addr().Is6(),
 			Lowest: int(t.GetLowestStatus()), Highest: int(t.GetHighestStatus()),
@@ -75,11 +95,31 @@ func resolveTracks(c *keepalivedv1.Instance, i *instance) error {
 			checkPace(field, &s),
 		} {
 			if err != nil {
-				return err
+				return &RefusedError{err.Error()}
 			}
 		}
 		i.tracks = append(i.tracks, tracked{s, int(t.GetWeight())})
 	}
+	return nil
+}
+
+// resolveLink checks a track of a network.
+func resolveLink(field string, t *keepalivedv1.Track, i *instance, networks map[string]string) error {
+	if err := checkRange(field+"weight", int(t.GetWeight()), trialScore, -1); err != nil {
+		return &RefusedError{err.Error()}
+	}
+	if err := nameToken.check(field+"target", t.GetTarget()); err != nil {
+		return &RefusedError{err.Error()}
+	}
+	name, err := interfaceOf(t.GetTarget(), networks)
+	if err != nil {
+		return &FailedError{fmt.Errorf("VIP %s: %w", i.vip, err)}
+	}
+	if name == i.iface || slices.ContainsFunc(i.links(), func(l tracked) bool { return l.spec.Interface == name }) {
+		return &FailedError{fmt.Errorf("VIP %s: network %s is on interface %s, which the VIP needs anyway: map it to another one in the agent's configuration file", i.vip, t.GetTarget(), name)}
+	}
+	s := track.Spec{Kind: track.Link, Target: t.GetTarget(), Interface: name, Rise: 1, Fall: 1}
+	i.tracks = append(i.tracks, tracked{s, int(t.GetWeight())})
 	return nil
 }
 
@@ -103,7 +143,7 @@ func checkTarget(field string, s *track.Spec) error {
 		}
 		return nil
 	default:
-		return fmt.Errorf("%skind must be gateway, ping or url", field)
+		return fmt.Errorf("%skind must be gateway, ping, url or network", field)
 	}
 }
 
@@ -178,19 +218,24 @@ func (o *observer) lookAtTracks() (files []string, lost bool) {
 			continue
 		}
 		files = append(files, filepath.Join(o.scores.dir, trackFile(w.name)))
-		lost = lost || o.scores.tracks[w.name] != 0 || o.lostBy(w) != 0
+		asked, _ := o.lostBy(w)
+		lost = lost || o.scores.tracks[w.name].asked != 0 || asked != 0
 	}
 	return files, lost
 }
 
-// lostBy is what the tracks that an instance has lost add up to.
-func (o *observer) lostBy(w *watched) (sum int) {
+// lostBy is what the tracks that an instance has lost add up to: those that are asked
+// for, and the links.
+func (o *observer) lostBy(w *watched) (asked, links int) {
 	for _, t := range w.tracks {
-		if o.tracks.Verdict(t.spec).Lost {
-			sum += t.weight
+		switch lost := o.tracks.Verdict(t.spec).Lost; {
+		case lost && t.spec.Kind == track.Link:
+			links += t.weight
+		case lost:
+			asked += t.weight
 		}
 	}
-	return sum
+	return asked, links
 }
 
 // weigh takes what the watcher has found. An instance keeps what an earlier agent has
@@ -207,14 +252,14 @@ func (o *observer) weigh(guarded bool, now time.Time) error {
 			w.Tracks = append(w.Tracks, TrackStatus{t.spec.Name(), v.Lost, v.Reason, v.Since})
 		}
 		o.tellTracks(w, was)
-		sum := o.lostBy(w)
+		asked, links := o.lostBy(w)
 		if !known {
-			sum = min(sum, o.scores.tracks[w.name])
+			asked = min(asked, o.scores.tracks[w.name].asked)
 		}
 		if !guarded {
-			sum = 0
+			asked = 0
 		}
-		o.scores.track(w.name, sum, now)
+		o.scores.track(w.name, lostTracks{asked, links}, now)
 	}
 	return o.scores.write(now)
 }
@@ -257,11 +302,15 @@ func GuardTracks(ctx context.Context, in io.Reader, out io.Writer, files []strin
 	return unlessAgent(lift)
 }
 
+// lostTracks is what an instance has lost: what is asked for, which its track file says,
+// and links, which keepalived sees itself.
+type lostTracks struct{ asked, links int }
+
 // setTracks makes the scores of tracks those of the instances. What an earlier agent has
 // left counts until the tracks were asked for.
 func (s *scores) setTracks(instances []instance) {
 	old := s.tracks
-	s.tracks = make(map[string]int)
+	s.tracks = make(map[string]lostTracks)
 	for n := range instances {
 		i := &instances[n]
 		if len(i.tracks) == 0 {
@@ -269,7 +318,7 @@ func (s *scores) setTracks(instances []instance) {
 		}
 		lost, known := old[i.name]
 		if score, ok := s.read(trackFile(i.name)); !known && ok && !s.fresh {
-			lost = min(score, 0)
+			lost.asked = min(score, 0)
 		}
 		s.tracks[i.name] = lost
 	}
@@ -277,26 +326,28 @@ func (s *scores) setTracks(instances []instance) {
 
 // track notes what an instance's tracks add. The file is written anew while they add
 // something: a guard may have ended it in the last moment.
-func (s *scores) track(name string, lost int, now time.Time) {
+func (s *scores) track(name string, lost lostTracks, now time.Time) {
 	was, ok := s.tracks[name]
 	if !ok {
 		return
 	}
-	if b := s.standby[name]; b != nil && was != 0 && lost == 0 {
+	if b := s.standby[name]; b != nil && was != (lostTracks{}) && lost == (lostTracks{}) {
 		b.well = now
 	}
-	if lost != 0 {
+	if lost.asked != 0 {
 		delete(s.written, trackFile(name))
 	}
 	s.tracks[name] = lost
 }
 
 // tracked is the value of an instance's file. Whatever a node with a proxy has lost, it
-// goes before one without.
+// goes before one without; but for a drained one that has lost a network, too, as
+// keepalived adds that.
 func (s *scores) tracked(name string, now time.Time) int {
+	lost := s.tracks[name]
 	lowest := unhealthyScore
 	if s.healthy {
-		lowest = min(trialScore-s.total(now), 0)
+		lowest = min(trialScore-s.total(now)-lost.links, 0)
 	}
-	return max(s.tracks[name], lowest)
+	return max(lost.asked, lowest)
 }

@@ -44,7 +44,7 @@ func TestTracksKeepTheOrderOfScores(t *testing.T) {
 	const gap, weight = 21, -44
 	now := time.Now()
 	lost := func(healthy, drain, trial bool, sum int) int {
-		s := &scores{healthy: healthy, drain: drain, tracks: map[string]int{"web": sum}}
+		s := &scores{healthy: healthy, drain: drain, tracks: map[string]lostTracks{"web": {asked: sum}}}
 		if trial {
 			s.proven = now.Add(time.Minute)
 		}
@@ -62,6 +62,12 @@ func TestTracksKeepTheOrderOfScores(t *testing.T) {
 	} {
 		if pair[0] <= pair[1] {
 			t.Errorf("not so: %s (%d, %d)", name, pair[0], pair[1])
+		}
+	}
+	for links := 0; links >= trialScore; links-- {
+		s := &scores{healthy: true, tracks: map[string]lostTracks{"web": {asked: -200, links: links}}}
+		if got := s.total(now) + s.tracked("web", now) + links; got != trialScore {
+			t.Errorf("with networks of %d lost: %d", links, got)
 		}
 	}
 	if got := lost(false, true, false, -500); got < unhealthyScore*2+drainScore {
@@ -86,7 +92,7 @@ func TestADelayBeginsWhenATrackIsBack(t *testing.T) {
 		value int
 	}{{0, 0, standbyScore}, {61 * time.Second, 0, 0}, {62 * time.Second, -44, standbyScore}, {200 * time.Second, 0, standbyScore}, {259 * time.Second, 0, standbyScore}, {260 * time.Second, 0, 0}} {
 		at := now.Add(step.after)
-		s.track("web", step.lost, at)
+		s.track("web", lostTracks{asked: step.lost}, at)
 		if err := s.write(at); err != nil {
 			t.Fatal(err)
 		}
@@ -261,5 +267,76 @@ func TestALeftTrackScoreCountsUntilAllIsAsked(t *testing.T) {
 	}
 	if got := score(t, dir, "track.web"); got != 0 {
 		t.Errorf("without a guard: %d", got)
+	}
+}
+
+// A network that one node has lost moves the VIP, without the agent too; lost on both,
+// one of them holds it, whether keepalived starts with it or not.
+func TestI8ANetworkMovesTheVIP(t *testing.T) {
+	t.Parallel()
+	first, second := newPair(t)
+	var nodes []*node
+	link := func(n *node, state string) { t.Helper(); ip(t, "-n", n.namespace, "link", "set", "eth1", state) }
+	for _, namespace := range []string{first, second} {
+		ip(t, "-n", namespace, "link", "add", "eth1", "type", "veth", "peer", "name", "switch")
+		ip(t, "-n", namespace, "link", "set", "switch", "up")
+	}
+	for n, namespace := range []string{first, second} {
+		x := newNode(t, []string{"lb-master", "lb-backup"}[n], namespace)
+		x.endAgent()
+		x.options.Networks = map[string]string{"front": "eth0", "back": "eth1"}
+		x.startAgent()
+		link(x, "up")
+		x.setHealth(true)
+		nodes = append(nodes, x)
+	}
+	a, b := nodes[0], nodes[1]
+	with := func(n *node, priority uint32) *keepalivedv1.Config {
+		c := web(n.name, priority)
+		c.Instances[0].Tracks = []*keepalivedv1.Track{{Kind: keepalivedv1.TrackKind_TRACK_KIND_NETWORK, Target: "back", Weight: -44}}
+		return c
+	}
+	a.mustApply(with(a, 230))
+	b.mustApply(with(b, 220))
+	waitMaster(t, 5*time.Second, "web", "10.9.0.100", a, b)
+	within(t, time.Second, "it is there", func() bool { return isFound(a) })
+
+	link(a, "down")
+	took := waitMaster(t, 5*time.Second, "web", "10.9.0.100", b, a)
+	t.Logf("moved in %v", took)
+	within(t, time.Second, "it is told", func() bool {
+		return isLost(a) && a.instance("web").Priority == 186 && a.instance("web").Tracks[0].Reason == "interface eth1 is down"
+	})
+	if trackFileOf(a) != 0 {
+		t.Errorf("the file says %d, too", trackFileOf(a))
+	}
+	link(b, "down")
+	waitMaster(t, 5*time.Second, "web", "10.9.0.100", a, b)
+	link(b, "up")
+	waitMaster(t, 5*time.Second, "web", "10.9.0.100", b, a)
+	link(a, "up")
+	waitMaster(t, 5*time.Second, "web", "10.9.0.100", a, b)
+
+	// Carrier, and no agent.
+	a.killAgent()
+	ip(t, "-n", first, "link", "set", "switch", "down")
+	within(t, 5*time.Second, "it moves without an agent", func() bool { return b.has("10.9.0.100") && !a.has("10.9.0.100") })
+	a.startAgent()
+	a.mustApply(with(a, 230))
+	within(t, 5*time.Second, "it is told", func() bool { return isLost(a) && a.instance("web").Tracks[0].Reason == "interface eth1 has no carrier" })
+	if a.has("10.9.0.100") {
+		t.Error("it came back with the agent")
+	}
+	// Lost before keepalived reads that it needs it.
+	a.mustApply(web(a.name, 230))
+	waitMaster(t, 5*time.Second, "web", "10.9.0.100", a, b)
+	a.mustApply(with(a, 230))
+	waitMaster(t, 5*time.Second, "web", "10.9.0.100", b, a)
+	if r := a.apply(func() *keepalivedv1.Config {
+		c := with(a, 230)
+		c.Instances[0].Tracks[0].Target = "storage"
+		return c
+	}()); r.Kind != "failed" || !strings.Contains(r.Error, "networks: {storage: eth0}") {
+		t.Errorf("a network that is not mapped: %s %q", r.Kind, r.Error)
 	}
 }

@@ -2,11 +2,10 @@ package keepalived
 
 import (
 	"cmp"
-	"net"
 	"strings"
 	"time"
 
-	"github.com/vishvananda/netlink"
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/track"
 )
 
 // Transition is an instance's step into another state.
@@ -77,17 +76,10 @@ func (o *observer) whyFound(w *watched) string {
 
 // linkTrouble tells what is wrong with an interface; empty: nothing.
 func linkTrouble(name string) string {
-	link, err := netlink.LinkByName(name)
-	switch {
-	case err != nil:
-		return "interface " + name + " is gone"
-	case link.Attrs().Flags&net.FlagUp == 0:
-		return "interface " + name + " is down"
-	case link.Attrs().Flags&net.FlagRunning == 0:
-		return "interface " + name + " has no carrier"
-	default:
-		return ""
+	if err := track.Trouble(name); err != nil {
+		return err.Error()
 	}
+	return ""
 }
 
 // miss takes what keepalived said while no agent listened.

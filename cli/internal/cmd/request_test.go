@@ -55,6 +55,7 @@ func TestRequests(t *testing.T) {
 		"vip set web --announce-repeat 3 --announce-refresh 0s",
 		"vip add web 192.168.1.100/24 --vrid 51 --track gateway --track 'url http://192.168.1.5/up?a=b status=200 fall=2'",
 		"vip set web --track 'gateway 192.168.1.1 weight=-30' --track 'ping 2001:db8::1 interval=500ms timeout=100ms rise=1'",
+		"vip set web --track 'network back weight=-12'",
 		"vip set web --unset track",
 		"vip list",
 		"vip remove web",

@@ -18,7 +18,7 @@ import (
 // trackFlag says what a VIP needs beside a node.
 type trackFlag struct{ texts []string }
 
-const trackUsage = `what the VIP needs beside a node: "gateway [ADDRESS]", "ping ADDRESS" or "url URL", and interval=, timeout=, rise=, fall=, weight=, status= behind it; may be repeated`
+const trackUsage = `what the VIP needs beside a node: "gateway [ADDRESS]", "ping ADDRESS", "url URL" or "network NETWORK", and interval=, timeout=, rise=, fall=, weight=, status= behind it; may be repeated`
 
 // trackHelp explains the flag.
 const trackHelp = `--track names what the VIP needs beside the node. Each node asks for it
@@ -29,6 +29,7 @@ so that the VIP goes to a node that does. What all have lost moves nothing.
   --track 'gateway 192.168.1.1'    another one on the VIP's network
   --track 'ping 192.0.2.1'         a host, by ICMP echo
   --track 'url http://192.168.1.5/up status=200'    a GET
+  --track 'network back'           carrier on another network of the nodes
 
 Behind it: interval=1s and timeout=500ms of a question, rise=2 answers in a row
 for it to count again, fall=3 questions without one for it to count as lost,
@@ -36,7 +37,7 @@ weight=-44 (-56 to -1), status=200-399.`
 
 func (f *trackFlag) bind(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVar(&f.texts, "track", nil, trackUsage)
-	complete(cmd, "track", fixed("gateway", "ping ", "url http://"))
+	complete(cmd, "track", fixed("gateway", "ping ", "url http://", "network "))
 }
 
 func (f *trackFlag) given() bool { return len(f.texts) > 0 }
@@ -56,8 +57,8 @@ func (f *trackFlag) tracks() ([]*tandemv1.Track, error) {
 
 func parseTrack(text string) (*tandemv1.Track, error) {
 	words := strings.Fields(text)
-	if len(words) == 0 || !slices.Contains([]string{"gateway", "ping", "url"}, words[0]) {
-		return nil, failure.Usagef(`--track must begin with gateway, ping or url, such as --track gateway or --track 'ping 192.0.2.1' (got %q)`, text)
+	if len(words) == 0 || !slices.Contains([]string{"gateway", "ping", "url", "network"}, words[0]) {
+		return nil, failure.Usagef(`--track must begin with gateway, ping, url or network, such as --track gateway or --track 'ping 192.0.2.1' (got %q)`, text)
 	}
 	t := &tandemv1.Track{Kind: words[0]}
 	for n, word := range words[1:] {
@@ -73,7 +74,9 @@ func parseTrack(text string) (*tandemv1.Track, error) {
 	switch _, err := netip.ParseAddr(t.GetTarget()); {
 	case t.Kind == "url" && t.GetTarget() == "":
 		return nil, failure.Usagef("--track url needs a URL, such as 'url http://192.168.1.5/up' (got %q)", text)
-	case t.Kind != "url" && err != nil && (t.Kind == "ping" || t.GetTarget() != ""):
+	case t.Kind == "network" && t.GetTarget() == "":
+		return nil, failure.Usagef("--track network needs a network of the nodes, such as 'network back' (got %q)", text)
+	case t.Kind != "url" && t.Kind != "network" && err != nil && (t.Kind == "ping" || t.GetTarget() != ""):
 		return nil, failure.Usagef("--track %s needs an IP address, such as '%[1]s 192.168.1.1' (got %[2]q)", t.Kind, text)
 	}
 	return t, nil

@@ -129,6 +129,7 @@ func everything(t testing.TB) *state.Config {
 			AdvertInterval: durationpb.New(time.Second),
 			Tracks: []*tandemv1.Track{
 				{Kind: "gateway"},
+				{Kind: "network", Target: "front"},
 				{Kind: "ping", Target: "2001:DB8::9", Rise: proto.Uint32(1), Fall: proto.Uint32(5), Weight: proto.Int32(-20)},
 				{Kind: "url", Target: "https://192.168.1.5/up", ExpectedStatus: "204", Interval: durationpb.New(10 * time.Second), Timeout: durationpb.New(time.Second)},
 			},

@@ -12,6 +12,7 @@ var trackKinds = map[string]keepalivedv1.TrackKind{
 	"gateway": keepalivedv1.TrackKind_TRACK_KIND_GATEWAY,
 	"ping":    keepalivedv1.TrackKind_TRACK_KIND_PING,
 	"url":     keepalivedv1.TrackKind_TRACK_KIND_URL,
+	"network": keepalivedv1.TrackKind_TRACK_KIND_NETWORK,
 }
 
 // tracks returns a VIP's, resolved.

@@ -63,6 +63,7 @@ const (
 	ReasonProfile           = "PROFILE_OR_INTERVAL"
 	ReasonTrackTwice        = "TRACK_TWICE"
 	ReasonTrackTimeout      = "TRACK_TIMEOUT"
+	ReasonTrackNetwork      = "TRACK_NETWORK"
 	ReasonAuthNeedsV2       = "AUTH_NEEDS_VRRP2"
 	ReasonFailBackDelay     = "FAIL_BACK_DELAY"
 	ReasonUserTwice         = "USER_TWICE"

@@ -16,12 +16,19 @@ import (
 // takes is more than the widest gap between priorities and stickyScore together.
 const trackWeight = -44
 
+// lowestTracks is what all tracks add at most. The agents see to that but for networks,
+// whose weights keepalived adds.
+const lowestTracks = -56
+
 // stickyScore is what the agents add to a standby that is to leave the VIP where it is
 // (docs/decisions/0006-scores.md).
 const stickyScore = -22
 
 // EffectiveTrack returns a track with every field filled in.
 func EffectiveTrack(t *tandemv1.Track) *tandemv1.Track {
+	if t.GetKind() == "network" {
+		return &tandemv1.Track{Kind: t.GetKind(), Target: t.GetTarget(), Weight: or(t.Weight, proto.Int32(trackWeight))}
+	}
 	interval := or(t.GetInterval(), durationpb.New(time.Second))
 	e := &tandemv1.Track{
 		Kind: t.GetKind(), Target: t.GetTarget(),
@@ -45,6 +52,7 @@ func trackName(t *tandemv1.Track) string {
 // tracks holds the rules within a VIP's tracks.
 func (r *rules) tracks(id string, v *tandemv1.Vip) {
 	seen := make(map[string]bool)
+	networks := 0 // what their weights add up to
 	for n, t := range v.GetTracks() {
 		at := func(field string) []place { return []place{r.vip(id, fmt.Sprintf("tracks[%d].%s", n, field))} }
 		if seen[trackName(t)] {
@@ -52,6 +60,16 @@ func (r *rules) tracks(id string, v *tandemv1.Vip) {
 		}
 		seen[trackName(t)] = true
 		e := EffectiveTrack(t)
+		if t.GetKind() == "network" {
+			if t.GetTarget() == EffectiveNetwork(v) {
+				r.refuse(ReasonTrackNetwork, at("target"), "network %q is the VIP's own, without which no node ever holds it: name another one", t.GetTarget())
+			}
+			if networks += int(e.GetWeight()); networks < lowestTracks {
+				r.refuse(ReasonTrackNetwork, at("weight"), "the weights of the networks of VIP %q add up to %d: must be %d at least, so that a node without them goes before one without HAProxy",
+					id, networks, lowestTracks)
+			}
+			continue
+		}
 		if e.GetTimeout().AsDuration() > e.GetInterval().AsDuration() {
 			r.refuse(ReasonTrackTimeout, at("timeout"), "%v is longer than the interval between two questions: must be 10ms to %v",
 				e.GetTimeout().AsDuration(), e.GetInterval().AsDuration())

@@ -21,6 +21,7 @@ func TestEffectiveTrack(t *testing.T) {
 			Kind: "url", Target: "http://c/", ExpectedStatus: "200-399", Interval: dur(10 * time.Second), Timeout: dur(5 * time.Second),
 			Rise: proto.Uint32(2), Fall: proto.Uint32(3), Weight: proto.Int32(-44),
 		}},
+		"a network": {&tandemv1.Track{Kind: "network", Target: "back"}, &tandemv1.Track{Kind: "network", Target: "back", Weight: proto.Int32(-44)}},
 		"everything": {&tandemv1.Track{
 			Kind: "url", Target: "http://c/", ExpectedStatus: "204", Interval: dur(time.Minute), Timeout: dur(time.Second),
 			Rise: proto.Uint32(1), Fall: proto.Uint32(1), Weight: proto.Int32(-1),

@@ -21,17 +21,19 @@ const (
 	Ping
 	// URL by a GET.
 	URL
+	// Link by the state of an interface, which is no question: it counts at once.
+	Link
 )
 
 // Spec says what is asked for, and when it counts as lost. Two VIPs with the same one
 // share the answers.
 type Spec struct {
 	Kind Kind
-	// Target is the address or the URL. That of a Gateway may be empty: the
-	// interface's default gateway.
+	// Target is the address, the URL, or for Link the network. That of a Gateway may be
+	// empty: the interface's default gateway.
 	Target string
 	// Interface of the VIP: Gateway asks there, Ping where Target is a link-local
-	// address.
+	// address. Of a Link it is the network's.
 	Interface string
 	// Six asks for the default gateway of IPv6.
 	Six bool
@@ -46,7 +48,7 @@ type Spec struct {
 
 // Name is what people call it, such as "ping 192.168.1.1".
 func (s *Spec) Name() string {
-	name := map[Kind]string{Gateway: "gateway", Ping: "ping", URL: "url"}[s.Kind]
+	name := map[Kind]string{Gateway: "gateway", Ping: "ping", URL: "url", Link: "network"}[s.Kind]
 	if s.Target != "" {
 		name += " " + s.Target
 	}
@@ -136,6 +138,10 @@ func (w *Watcher) Run(ctx context.Context) error {
 			}
 			one, end := context.WithCancel(ctx)
 			ends[s] = end
+			if s.Kind == Link {
+				asking.Go(func() { w.follow(one, s) })
+				continue
+			}
 			asking.Go(func() { w.repeat(one, s) })
 		}
 		select {

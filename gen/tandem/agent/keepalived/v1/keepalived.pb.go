@@ -91,6 +91,8 @@ const (
 	TrackKind_TRACK_KIND_PING TrackKind = 2
 	// TRACK_KIND_URL: by a GET.
 	TrackKind_TRACK_KIND_URL TrackKind = 3
+	// TRACK_KIND_NETWORK: by the state of its interface, which keepalived sees itself.
+	TrackKind_TRACK_KIND_NETWORK TrackKind = 4
 )
 
 // Enum value maps for TrackKind.
@@ -100,12 +102,14 @@ var (
 		1: "TRACK_KIND_GATEWAY",
 		2: "TRACK_KIND_PING",
 		3: "TRACK_KIND_URL",
+		4: "TRACK_KIND_NETWORK",
 	}
 	TrackKind_value = map[string]int32{
 		"TRACK_KIND_UNSPECIFIED": 0,
 		"TRACK_KIND_GATEWAY":     1,
 		"TRACK_KIND_PING":        2,
 		"TRACK_KIND_URL":         3,
+		"TRACK_KIND_NETWORK":     4,
 	}
 )
 
@@ -511,14 +515,15 @@ type Track struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// kind is how it is asked for.
 	Kind TrackKind `protobuf:"varint,1,opt,name=kind,proto3,enum=tandem.agent.keepalived.v1.TrackKind" json:"kind,omitempty"`
-	// target is the address or the URL; of a gateway it may be empty: the default
+	// target is the address, the URL or the network; of a gateway it may be empty: the default
 	// gateway of the instance's family.
 	Target string `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
 	// lowest_status is the lowest of the answers to a GET that are right.
 	LowestStatus uint32 `protobuf:"varint,3,opt,name=lowest_status,json=lowestStatus,proto3" json:"lowest_status,omitempty"`
 	// highest_status is the highest of them.
 	HighestStatus uint32 `protobuf:"varint,4,opt,name=highest_status,json=highestStatus,proto3" json:"highest_status,omitempty"`
-	// interval between two questions, 100ms to 1m.
+	// interval between two questions, 100ms to 1m; like the next three unset for a
+	// network.
 	Interval *durationpb.Duration `protobuf:"bytes,5,opt,name=interval,proto3" json:"interval,omitempty"`
 	// timeout is how long an answer may take, 10ms to the interval.
 	Timeout *durationpb.Duration `protobuf:"bytes,6,opt,name=timeout,proto3" json:"timeout,omitempty"`
@@ -674,12 +679,13 @@ const file_tandem_agent_keepalived_v1_keepalived_proto_rawDesc = "" +
 	"\x15FAIL_BACK_UNSPECIFIED\x10\x00\x12\x17\n" +
 	"\x13FAIL_BACK_AUTOMATIC\x10\x01\x12\x15\n" +
 	"\x11FAIL_BACK_DELAYED\x10\x02\x12\x13\n" +
-	"\x0fFAIL_BACK_NEVER\x10\x03*h\n" +
+	"\x0fFAIL_BACK_NEVER\x10\x03*\x80\x01\n" +
 	"\tTrackKind\x12\x1a\n" +
 	"\x16TRACK_KIND_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12TRACK_KIND_GATEWAY\x10\x01\x12\x13\n" +
 	"\x0fTRACK_KIND_PING\x10\x02\x12\x12\n" +
-	"\x0eTRACK_KIND_URL\x10\x03B\x85\x02\n" +
+	"\x0eTRACK_KIND_URL\x10\x03\x12\x16\n" +
+	"\x12TRACK_KIND_NETWORK\x10\x04B\x85\x02\n" +
 	"\x1ecom.tandem.agent.keepalived.v1B\x0fKeepalivedProtoP\x01ZGgithub.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1;keepalivedv1\xa2\x02\x03TAK\xaa\x02\x1aTandem.Agent.Keepalived.V1\xca\x02\x1aTandem\\Agent\\Keepalived\\V1\xe2\x02&Tandem\\Agent\\Keepalived\\V1\\GPBMetadata\xea\x02\x1dTandem::Agent::Keepalived::V1b\x06proto3"
 
 var (
