@@ -33,6 +33,7 @@ type dumped struct {
 	LastTransition json.Number `json:"last_transition"`
 	Anchors        []string    `json:"vips"`
 	Extra          []string    `json:"evips"`
+	Count          Count       `json:"-"` // beside the data in the dump
 }
 
 // state puts keepalived's number into a word.
@@ -54,12 +55,16 @@ func (d *dumped) state() InstanceState {
 // parseDump reads a whole dump; keepalived does not write it in one go, so an
 // error may only mean that it is not finished.
 func parseDump(data []byte) ([]dumped, error) {
-	var all []struct{ Data dumped }
+	var all []struct {
+		Data  dumped
+		Stats Count
+	}
 	if err := json.Unmarshal(data, &all); err != nil {
 		return nil, err
 	}
 	instances := make([]dumped, 0, len(all))
 	for _, one := range all {
+		one.Data.Count = one.Stats
 		instances = append(instances, one.Data)
 	}
 	slices.SortFunc(instances, func(a, b dumped) int { return strings.Compare(a.Name, b.Name) })

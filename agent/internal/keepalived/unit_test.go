@@ -87,9 +87,9 @@ func TestParseDump(t *testing.T) {
 	want := []dumped{
 		{Name: "web", Interface: "eth0", Version: 3, VRID: 51, BasePriority: 230, Priority: 130, Advert: 0.1, State: 2,
 			LastTransition: "1795387020.123233", Anchors: []string{"10.9.0.100/24 dev eth0 scope global set"},
-			Extra: []string{"10.9.0.101/24 dev eth0 scope global set"}},
+			Extra: []string{"10.9.0.101/24 dev eth0 scope global set"}, Count: Count{Sent: 27}},
 		{Name: "web-v6", Interface: "eth0", Version: 3, VRID: 51, BasePriority: 230, Priority: 230, Advert: 0.1, State: 1,
-			LastTransition: "1795387020.123495", Anchors: []string{"fd09::100/64 dev eth0 scope global preferred_lft forever"}},
+			LastTransition: "1795387020.123495", Anchors: []string{"fd09::100/64 dev eth0 scope global preferred_lft forever"}, Count: Count{Sent: 27}},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

@@ -20,6 +20,7 @@ import (
 	"github.com/tandem-lb/tandem/agent/internal/cache"
 	"github.com/tandem-lb/tandem/agent/internal/daemon"
 	"github.com/tandem-lb/tandem/agent/internal/drift"
+	"github.com/tandem-lb/tandem/agent/internal/examine"
 	"github.com/tandem-lb/tandem/agent/internal/guard"
 	"github.com/tandem-lb/tandem/agent/internal/handover"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy"
@@ -34,6 +35,7 @@ import (
 	"github.com/tandem-lb/tandem/agent/internal/uplink"
 	"github.com/tandem-lb/tandem/agent/internal/watchdog"
 	haproxyv1 "github.com/tandem-lb/tandem/gen/tandem/agent/haproxy/v1"
+	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 )
 
 // Run runs the agent until ctx ends or a part of it cannot go on. HAProxy and
@@ -85,9 +87,14 @@ func Run(ctx context.Context, s *settings.Settings, version string, logger hclog
 		Failover:    here.FailoverFor,
 		Fence:       n.vrrp.Fence,
 		Announce:    n.vrrp.Announce,
-		Problem:     n.report.Problem,
-		Withdraw:    n.vrrp.Withdraw,
-		Logger:      logger.Named("uplink"),
+		Diagnose: func(ctx context.Context) *agentv1.Diagnosis {
+			return examine.Node(ctx, examine.Options{
+				Networks: s.Networks, Applied: reconciler.Applied, State: n.report.State, Counts: n.vrrp.Counts,
+			})
+		},
+		Problem:  n.report.Problem,
+		Withdraw: n.vrrp.Withdraw,
+		Logger:   logger.Named("uplink"),
 	})
 	n.parts = append(n.parts, n.keepEvents, n.states.Run, n.proxy.Run, n.vrrp.Run, n.handover.Run, n.takeover.Run,
 		reconciler.Run, changes.Run, here.Run, up.Run, n.watchdog)

@@ -15,7 +15,7 @@ import (
 const maxCommands = 4
 
 // capabilities are the commands that this agent carries out.
-var capabilities = []string{"command/check", "command/discard", "command/failover", "command/fence", "command/announce"}
+var capabilities = []string{"command/check", "command/discard", "command/failover", "command/fence", "command/announce", "command/diagnose"}
 
 // errLate is the answer to a command whose deadline has passed.
 var errLate = errors.New("the deadline has passed")
@@ -35,9 +35,9 @@ func (s *session) command(ctx context.Context, c *agentv1.Command) {
 	go func() {
 		limited, cancel := context.WithDeadline(ctx, deadline)
 		defer cancel()
-		outcome, err := s.execute(limited, c)
+		answer := s.obey(limited, c)
 		select {
-		case s.results <- result(c, outcome, err):
+		case s.results <- answer:
 		case <-ctx.Done():
 		}
 	}()
@@ -49,6 +49,19 @@ func result(c *agentv1.Command, outcome agentv1.CommandOutcome, err error) *agen
 		r.Error = err.Error()
 	}
 	return &agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Result{Result: r}}
+}
+
+// obey carries a command out and returns the answer.
+func (s *session) obey(ctx context.Context, c *agentv1.Command) *agentv1.SessionRequest {
+	if c.GetDiagnose() == nil || ctx.Err() != nil || target.CheckKnown(c) != nil {
+		outcome, err := s.execute(ctx, c)
+		return result(c, outcome, err)
+	}
+	// What was found until the deadline is an answer.
+	found := s.Diagnose(ctx)
+	r := result(c, agentv1.CommandOutcome_COMMAND_OUTCOME_DONE, nil)
+	r.GetResult().Diagnosis = found
+	return r
 }
 
 // execute carries a command out until it is done or ctx ends. It must not use

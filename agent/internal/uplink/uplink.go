@@ -82,6 +82,8 @@ type Options struct {
 	// Failover gives a VIP up to another node, for an operator of the controller,
 	// and returns when it is gone from this one.
 	Failover func(ctx context.Context, c *agentv1.FailoverCommand) error
+	// Diagnose finds out what keeps VIPs from moving.
+	Diagnose func(ctx context.Context) *agentv1.Diagnosis
 	// Problem tells what keeps the node from being well, one text a key; an empty
 	// text ends it.
 	Problem func(key, text string)

@@ -91,7 +91,7 @@ Exit codes: 0 done, 1 error, 2 usage, 3 not found, 4 not allowed, 5 conflict,
 	flags.DurationVar(&a.timeout, "timeout", 30*time.Second, "how long a call, and waiting for its effect, may take")
 	root.SetFlagErrorFunc(suggestFlag)
 	group(root,
-		a.statusCommand(), a.eventsCommand(), a.historyCommand(),
+		a.statusCommand(), a.doctorCommand(), a.eventsCommand(), a.historyCommand(),
 		a.clusterCommand(), a.nodeCommand(), a.vipCommand(), a.listenerCommand(), a.poolCommand(), a.backendCommand(),
 		a.planCommand(), a.applyCommand(), a.exportCommand(),
 		a.backupCommand(), a.restoreCommand(),

@@ -181,6 +181,7 @@ func TestAgentsCannotSpeakForAnother(t *testing.T) {
 	allowed := map[protoreflect.FullName]string{
 		"tandem.agent.v1.EnrolRequest.node":        "checked against the token, before there is a certificate",
 		"tandem.agent.v1.InstanceObservation.name": "a VRRP instance on the node itself",
+		"tandem.agent.v1.InstanceFacts.name":       "likewise",
 		"tandem.agent.v1.Advertiser.node":          "whom the node hears, by the addresses that it was told of its peers",
 	}
 	seen := map[protoreflect.FullName]bool{}

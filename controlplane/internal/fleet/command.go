@@ -163,6 +163,7 @@ func (s *session) result(r *agentv1.CommandResult) {
 	k.answer <- answer{result: &agentv1.CommandResult{
 		Id: k.command.GetId(), Outcome: r.GetOutcome(),
 		Error: bounded(r.GetError(), maxAnswer), Output: bounded(r.GetOutput(), maxAnswer),
+		Diagnosis: boundedDiagnosis(r.GetDiagnosis()),
 	}}
 }
 

@@ -779,6 +779,61 @@ func (x *FailoverVipResponse) GetDuration() *durationpb.Duration {
 	return nil
 }
 
+// DiagnoseRequest names a cluster to diagnose.
+type DiagnoseRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// name is "clusters/{cluster}".
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// vip is the name of the one VIP to look at; empty: all.
+	Vip           string `protobuf:"bytes,2,opt,name=vip,proto3" json:"vip,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiagnoseRequest) Reset() {
+	*x = DiagnoseRequest{}
+	mi := &file_tandem_v1_fleet_service_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiagnoseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiagnoseRequest) ProtoMessage() {}
+
+func (x *DiagnoseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_v1_fleet_service_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiagnoseRequest.ProtoReflect.Descriptor instead.
+func (*DiagnoseRequest) Descriptor() ([]byte, []int) {
+	return file_tandem_v1_fleet_service_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *DiagnoseRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DiagnoseRequest) GetVip() string {
+	if x != nil {
+		return x.Vip
+	}
+	return ""
+}
+
 // GetStatusRequest names a cluster.
 type GetStatusRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -790,7 +845,7 @@ type GetStatusRequest struct {
 
 func (x *GetStatusRequest) Reset() {
 	*x = GetStatusRequest{}
-	mi := &file_tandem_v1_fleet_service_proto_msgTypes[12]
+	mi := &file_tandem_v1_fleet_service_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -802,7 +857,7 @@ func (x *GetStatusRequest) String() string {
 func (*GetStatusRequest) ProtoMessage() {}
 
 func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_v1_fleet_service_proto_msgTypes[12]
+	mi := &file_tandem_v1_fleet_service_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -815,7 +870,7 @@ func (x *GetStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetStatusRequest) Descriptor() ([]byte, []int) {
-	return file_tandem_v1_fleet_service_proto_rawDescGZIP(), []int{12}
+	return file_tandem_v1_fleet_service_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetStatusRequest) GetName() string {
@@ -836,7 +891,7 @@ type WatchStatusRequest struct {
 
 func (x *WatchStatusRequest) Reset() {
 	*x = WatchStatusRequest{}
-	mi := &file_tandem_v1_fleet_service_proto_msgTypes[13]
+	mi := &file_tandem_v1_fleet_service_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -848,7 +903,7 @@ func (x *WatchStatusRequest) String() string {
 func (*WatchStatusRequest) ProtoMessage() {}
 
 func (x *WatchStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_v1_fleet_service_proto_msgTypes[13]
+	mi := &file_tandem_v1_fleet_service_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -861,7 +916,7 @@ func (x *WatchStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchStatusRequest.ProtoReflect.Descriptor instead.
 func (*WatchStatusRequest) Descriptor() ([]byte, []int) {
-	return file_tandem_v1_fleet_service_proto_rawDescGZIP(), []int{13}
+	return file_tandem_v1_fleet_service_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *WatchStatusRequest) GetName() string {
@@ -895,7 +950,7 @@ type WatchStatusResponse struct {
 
 func (x *WatchStatusResponse) Reset() {
 	*x = WatchStatusResponse{}
-	mi := &file_tandem_v1_fleet_service_proto_msgTypes[14]
+	mi := &file_tandem_v1_fleet_service_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -907,7 +962,7 @@ func (x *WatchStatusResponse) String() string {
 func (*WatchStatusResponse) ProtoMessage() {}
 
 func (x *WatchStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_v1_fleet_service_proto_msgTypes[14]
+	mi := &file_tandem_v1_fleet_service_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -920,7 +975,7 @@ func (x *WatchStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchStatusResponse.ProtoReflect.Descriptor instead.
 func (*WatchStatusResponse) Descriptor() ([]byte, []int) {
-	return file_tandem_v1_fleet_service_proto_rawDescGZIP(), []int{14}
+	return file_tandem_v1_fleet_service_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *WatchStatusResponse) GetChange() isWatchStatusResponse_Change {
@@ -1074,7 +1129,7 @@ var File_tandem_v1_fleet_service_proto protoreflect.FileDescriptor
 
 const file_tandem_v1_fleet_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1dtandem/v1/fleet_service.proto\x12\ttandem.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x14tandem/v1/node.proto\x1a\x16tandem/v1/status.proto\"\xaf\x01\n" +
+	"\x1dtandem/v1/fleet_service.proto\x12\ttandem.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1bgoogle/protobuf/empty.proto\x1a google/protobuf/field_mask.proto\x1a\x19tandem/v1/diagnosis.proto\x1a\x14tandem/v1/node.proto\x1a\x16tandem/v1/status.proto\"\xaf\x01\n" +
 	"\x16CreateJoinTokenRequest\x12\x1b\n" +
 	"\x06parent\x18\x01 \x01(\tB\x03\xe0A\x02R\x06parent\x128\n" +
 	"\n" +
@@ -1133,7 +1188,10 @@ const file_tandem_v1_fleet_service_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\tR\x04from\x12\x0e\n" +
 	"\x02to\x18\x03 \x01(\tR\x02to\x125\n" +
-	"\bduration\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bduration\"+\n" +
+	"\bduration\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bduration\"<\n" +
+	"\x0fDiagnoseRequest\x12\x17\n" +
+	"\x04name\x18\x01 \x01(\tB\x03\xe0A\x02R\x04name\x12\x10\n" +
+	"\x03vip\x18\x02 \x01(\tR\x03vip\"+\n" +
 	"\x10GetStatusRequest\x12\x17\n" +
 	"\x04name\x18\x01 \x01(\tB\x03\xe0A\x02R\x04name\"-\n" +
 	"\x12WatchStatusRequest\x12\x17\n" +
@@ -1148,7 +1206,8 @@ const file_tandem_v1_fleet_service_proto_rawDesc = "" +
 	"\x06synced\x18\a \x01(\bH\x00R\x06synced\x12\x1e\n" +
 	"\theartbeat\x18\b \x01(\bH\x00R\theartbeat\x12\x14\n" +
 	"\x05epoch\x18\x0f \x01(\tR\x05epochB\b\n" +
-	"\x06change2\xa5\t\n" +
+	"\x06change2\x8e\n" +
+	"\n" +
 	"\fFleetService\x12\x82\x01\n" +
 	"\x0fCreateJoinToken\x12!.tandem.v1.CreateJoinTokenRequest\x1a\x14.tandem.v1.JoinToken\"6\x82\xd3\xe4\x93\x020:\n" +
 	"join_token\"\"/v1/{parent=clusters/*}/joinTokens\x12\\\n" +
@@ -1160,7 +1219,8 @@ const file_tandem_v1_fleet_service_proto_rawDesc = "" +
 	"DeleteNode\x12\x1c.tandem.v1.DeleteNodeRequest\x1a\x16.google.protobuf.Empty\"%\x82\xd3\xe4\x93\x02\x1f*\x1d/v1/{name=clusters/*/nodes/*}\x12z\n" +
 	"\tKeepDrift\x12\x1b.tandem.v1.KeepDriftRequest\x1a\x1c.tandem.v1.KeepDriftResponse\"2\x82\xd3\xe4\x93\x02,:\x01*\"'/v1/{name=clusters/*/nodes/*}:keepDrift\x12\x86\x01\n" +
 	"\fDiscardDrift\x12\x1e.tandem.v1.DiscardDriftRequest\x1a\x1f.tandem.v1.DiscardDriftResponse\"5\x82\xd3\xe4\x93\x02/:\x01*\"*/v1/{name=clusters/*/nodes/*}:discardDrift\x12~\n" +
-	"\vFailoverVip\x12\x1d.tandem.v1.FailoverVipRequest\x1a\x1e.tandem.v1.FailoverVipResponse\"0\x82\xd3\xe4\x93\x02*:\x01*\"%/v1/{name=clusters/*/vips/*}:failover\x12h\n" +
+	"\vFailoverVip\x12\x1d.tandem.v1.FailoverVipRequest\x1a\x1e.tandem.v1.FailoverVipResponse\"0\x82\xd3\xe4\x93\x02*:\x01*\"%/v1/{name=clusters/*/vips/*}:failover\x12g\n" +
+	"\bDiagnose\x12\x1a.tandem.v1.DiagnoseRequest\x1a\x14.tandem.v1.Diagnosis\")\x82\xd3\xe4\x93\x02#:\x01*\"\x1e/v1/{name=clusters/*}:diagnose\x12h\n" +
 	"\tGetStatus\x12\x1b.tandem.v1.GetStatusRequest\x1a\x18.tandem.v1.ClusterStatus\"$\x82\xd3\xe4\x93\x02\x1e\x12\x1c/v1/{name=clusters/*}/status\x12z\n" +
 	"\vWatchStatus\x12\x1d.tandem.v1.WatchStatusRequest\x1a\x1e.tandem.v1.WatchStatusResponse\"*\x82\xd3\xe4\x93\x02$\x12\"/v1/{name=clusters/*}/status:watch0\x01B\x9b\x01\n" +
 	"\rcom.tandem.v1B\x11FleetServiceProtoP\x01Z2github.com/tandem-lb/tandem/gen/tandem/v1;tandemv1\xa2\x02\x03TXX\xaa\x02\tTandem.V1\xca\x02\tTandem\\V1\xe2\x02\x15Tandem\\V1\\GPBMetadata\xea\x02\n" +
@@ -1178,7 +1238,7 @@ func file_tandem_v1_fleet_service_proto_rawDescGZIP() []byte {
 	return file_tandem_v1_fleet_service_proto_rawDescData
 }
 
-var file_tandem_v1_fleet_service_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_tandem_v1_fleet_service_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_tandem_v1_fleet_service_proto_goTypes = []any{
 	(*CreateJoinTokenRequest)(nil), // 0: tandem.v1.CreateJoinTokenRequest
 	(*GetNodeRequest)(nil),         // 1: tandem.v1.GetNodeRequest
@@ -1192,36 +1252,38 @@ var file_tandem_v1_fleet_service_proto_goTypes = []any{
 	(*DiscardDriftResponse)(nil),   // 9: tandem.v1.DiscardDriftResponse
 	(*FailoverVipRequest)(nil),     // 10: tandem.v1.FailoverVipRequest
 	(*FailoverVipResponse)(nil),    // 11: tandem.v1.FailoverVipResponse
-	(*GetStatusRequest)(nil),       // 12: tandem.v1.GetStatusRequest
-	(*WatchStatusRequest)(nil),     // 13: tandem.v1.WatchStatusRequest
-	(*WatchStatusResponse)(nil),    // 14: tandem.v1.WatchStatusResponse
-	(*JoinToken)(nil),              // 15: tandem.v1.JoinToken
-	(*durationpb.Duration)(nil),    // 16: google.protobuf.Duration
-	(*Node)(nil),                   // 17: tandem.v1.Node
-	(*fieldmaskpb.FieldMask)(nil),  // 18: google.protobuf.FieldMask
-	(*Drift)(nil),                  // 19: tandem.v1.Drift
-	(*NodeStatus)(nil),             // 20: tandem.v1.NodeStatus
-	(*VipStatus)(nil),              // 21: tandem.v1.VipStatus
-	(*BackendStatus)(nil),          // 22: tandem.v1.BackendStatus
-	(*Alarm)(nil),                  // 23: tandem.v1.Alarm
-	(*emptypb.Empty)(nil),          // 24: google.protobuf.Empty
-	(*ClusterStatus)(nil),          // 25: tandem.v1.ClusterStatus
+	(*DiagnoseRequest)(nil),        // 12: tandem.v1.DiagnoseRequest
+	(*GetStatusRequest)(nil),       // 13: tandem.v1.GetStatusRequest
+	(*WatchStatusRequest)(nil),     // 14: tandem.v1.WatchStatusRequest
+	(*WatchStatusResponse)(nil),    // 15: tandem.v1.WatchStatusResponse
+	(*JoinToken)(nil),              // 16: tandem.v1.JoinToken
+	(*durationpb.Duration)(nil),    // 17: google.protobuf.Duration
+	(*Node)(nil),                   // 18: tandem.v1.Node
+	(*fieldmaskpb.FieldMask)(nil),  // 19: google.protobuf.FieldMask
+	(*Drift)(nil),                  // 20: tandem.v1.Drift
+	(*NodeStatus)(nil),             // 21: tandem.v1.NodeStatus
+	(*VipStatus)(nil),              // 22: tandem.v1.VipStatus
+	(*BackendStatus)(nil),          // 23: tandem.v1.BackendStatus
+	(*Alarm)(nil),                  // 24: tandem.v1.Alarm
+	(*emptypb.Empty)(nil),          // 25: google.protobuf.Empty
+	(*Diagnosis)(nil),              // 26: tandem.v1.Diagnosis
+	(*ClusterStatus)(nil),          // 27: tandem.v1.ClusterStatus
 }
 var file_tandem_v1_fleet_service_proto_depIdxs = []int32{
-	15, // 0: tandem.v1.CreateJoinTokenRequest.join_token:type_name -> tandem.v1.JoinToken
-	16, // 1: tandem.v1.CreateJoinTokenRequest.ttl:type_name -> google.protobuf.Duration
-	17, // 2: tandem.v1.ListNodesResponse.nodes:type_name -> tandem.v1.Node
-	17, // 3: tandem.v1.UpdateNodeRequest.node:type_name -> tandem.v1.Node
-	18, // 4: tandem.v1.UpdateNodeRequest.update_mask:type_name -> google.protobuf.FieldMask
-	19, // 5: tandem.v1.KeepDriftResponse.kept:type_name -> tandem.v1.Drift
-	19, // 6: tandem.v1.KeepDriftResponse.gone:type_name -> tandem.v1.Drift
-	19, // 7: tandem.v1.DiscardDriftResponse.discarded:type_name -> tandem.v1.Drift
-	16, // 8: tandem.v1.FailoverVipRequest.lease:type_name -> google.protobuf.Duration
-	16, // 9: tandem.v1.FailoverVipResponse.duration:type_name -> google.protobuf.Duration
-	20, // 10: tandem.v1.WatchStatusResponse.node:type_name -> tandem.v1.NodeStatus
-	21, // 11: tandem.v1.WatchStatusResponse.vip:type_name -> tandem.v1.VipStatus
-	22, // 12: tandem.v1.WatchStatusResponse.backend:type_name -> tandem.v1.BackendStatus
-	23, // 13: tandem.v1.WatchStatusResponse.alarm:type_name -> tandem.v1.Alarm
+	16, // 0: tandem.v1.CreateJoinTokenRequest.join_token:type_name -> tandem.v1.JoinToken
+	17, // 1: tandem.v1.CreateJoinTokenRequest.ttl:type_name -> google.protobuf.Duration
+	18, // 2: tandem.v1.ListNodesResponse.nodes:type_name -> tandem.v1.Node
+	18, // 3: tandem.v1.UpdateNodeRequest.node:type_name -> tandem.v1.Node
+	19, // 4: tandem.v1.UpdateNodeRequest.update_mask:type_name -> google.protobuf.FieldMask
+	20, // 5: tandem.v1.KeepDriftResponse.kept:type_name -> tandem.v1.Drift
+	20, // 6: tandem.v1.KeepDriftResponse.gone:type_name -> tandem.v1.Drift
+	20, // 7: tandem.v1.DiscardDriftResponse.discarded:type_name -> tandem.v1.Drift
+	17, // 8: tandem.v1.FailoverVipRequest.lease:type_name -> google.protobuf.Duration
+	17, // 9: tandem.v1.FailoverVipResponse.duration:type_name -> google.protobuf.Duration
+	21, // 10: tandem.v1.WatchStatusResponse.node:type_name -> tandem.v1.NodeStatus
+	22, // 11: tandem.v1.WatchStatusResponse.vip:type_name -> tandem.v1.VipStatus
+	23, // 12: tandem.v1.WatchStatusResponse.backend:type_name -> tandem.v1.BackendStatus
+	24, // 13: tandem.v1.WatchStatusResponse.alarm:type_name -> tandem.v1.Alarm
 	0,  // 14: tandem.v1.FleetService.CreateJoinToken:input_type -> tandem.v1.CreateJoinTokenRequest
 	1,  // 15: tandem.v1.FleetService.GetNode:input_type -> tandem.v1.GetNodeRequest
 	2,  // 16: tandem.v1.FleetService.ListNodes:input_type -> tandem.v1.ListNodesRequest
@@ -1230,20 +1292,22 @@ var file_tandem_v1_fleet_service_proto_depIdxs = []int32{
 	6,  // 19: tandem.v1.FleetService.KeepDrift:input_type -> tandem.v1.KeepDriftRequest
 	8,  // 20: tandem.v1.FleetService.DiscardDrift:input_type -> tandem.v1.DiscardDriftRequest
 	10, // 21: tandem.v1.FleetService.FailoverVip:input_type -> tandem.v1.FailoverVipRequest
-	12, // 22: tandem.v1.FleetService.GetStatus:input_type -> tandem.v1.GetStatusRequest
-	13, // 23: tandem.v1.FleetService.WatchStatus:input_type -> tandem.v1.WatchStatusRequest
-	15, // 24: tandem.v1.FleetService.CreateJoinToken:output_type -> tandem.v1.JoinToken
-	17, // 25: tandem.v1.FleetService.GetNode:output_type -> tandem.v1.Node
-	3,  // 26: tandem.v1.FleetService.ListNodes:output_type -> tandem.v1.ListNodesResponse
-	17, // 27: tandem.v1.FleetService.UpdateNode:output_type -> tandem.v1.Node
-	24, // 28: tandem.v1.FleetService.DeleteNode:output_type -> google.protobuf.Empty
-	7,  // 29: tandem.v1.FleetService.KeepDrift:output_type -> tandem.v1.KeepDriftResponse
-	9,  // 30: tandem.v1.FleetService.DiscardDrift:output_type -> tandem.v1.DiscardDriftResponse
-	11, // 31: tandem.v1.FleetService.FailoverVip:output_type -> tandem.v1.FailoverVipResponse
-	25, // 32: tandem.v1.FleetService.GetStatus:output_type -> tandem.v1.ClusterStatus
-	14, // 33: tandem.v1.FleetService.WatchStatus:output_type -> tandem.v1.WatchStatusResponse
-	24, // [24:34] is the sub-list for method output_type
-	14, // [14:24] is the sub-list for method input_type
+	12, // 22: tandem.v1.FleetService.Diagnose:input_type -> tandem.v1.DiagnoseRequest
+	13, // 23: tandem.v1.FleetService.GetStatus:input_type -> tandem.v1.GetStatusRequest
+	14, // 24: tandem.v1.FleetService.WatchStatus:input_type -> tandem.v1.WatchStatusRequest
+	16, // 25: tandem.v1.FleetService.CreateJoinToken:output_type -> tandem.v1.JoinToken
+	18, // 26: tandem.v1.FleetService.GetNode:output_type -> tandem.v1.Node
+	3,  // 27: tandem.v1.FleetService.ListNodes:output_type -> tandem.v1.ListNodesResponse
+	18, // 28: tandem.v1.FleetService.UpdateNode:output_type -> tandem.v1.Node
+	25, // 29: tandem.v1.FleetService.DeleteNode:output_type -> google.protobuf.Empty
+	7,  // 30: tandem.v1.FleetService.KeepDrift:output_type -> tandem.v1.KeepDriftResponse
+	9,  // 31: tandem.v1.FleetService.DiscardDrift:output_type -> tandem.v1.DiscardDriftResponse
+	11, // 32: tandem.v1.FleetService.FailoverVip:output_type -> tandem.v1.FailoverVipResponse
+	26, // 33: tandem.v1.FleetService.Diagnose:output_type -> tandem.v1.Diagnosis
+	27, // 34: tandem.v1.FleetService.GetStatus:output_type -> tandem.v1.ClusterStatus
+	15, // 35: tandem.v1.FleetService.WatchStatus:output_type -> tandem.v1.WatchStatusResponse
+	25, // [25:36] is the sub-list for method output_type
+	14, // [14:25] is the sub-list for method input_type
 	14, // [14:14] is the sub-list for extension type_name
 	14, // [14:14] is the sub-list for extension extendee
 	0,  // [0:14] is the sub-list for field type_name
@@ -1254,9 +1318,10 @@ func file_tandem_v1_fleet_service_proto_init() {
 	if File_tandem_v1_fleet_service_proto != nil {
 		return
 	}
+	file_tandem_v1_diagnosis_proto_init()
 	file_tandem_v1_node_proto_init()
 	file_tandem_v1_status_proto_init()
-	file_tandem_v1_fleet_service_proto_msgTypes[14].OneofWrappers = []any{
+	file_tandem_v1_fleet_service_proto_msgTypes[15].OneofWrappers = []any{
 		(*WatchStatusResponse_Desired)(nil),
 		(*WatchStatusResponse_Node)(nil),
 		(*WatchStatusResponse_Vip)(nil),
@@ -1272,7 +1337,7 @@ func file_tandem_v1_fleet_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tandem_v1_fleet_service_proto_rawDesc), len(file_tandem_v1_fleet_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -28,6 +28,7 @@ const (
 	FleetService_KeepDrift_FullMethodName       = "/tandem.v1.FleetService/KeepDrift"
 	FleetService_DiscardDrift_FullMethodName    = "/tandem.v1.FleetService/DiscardDrift"
 	FleetService_FailoverVip_FullMethodName     = "/tandem.v1.FleetService/FailoverVip"
+	FleetService_Diagnose_FullMethodName        = "/tandem.v1.FleetService/Diagnose"
 	FleetService_GetStatus_FullMethodName       = "/tandem.v1.FleetService/GetStatus"
 	FleetService_WatchStatus_FullMethodName     = "/tandem.v1.FleetService/WatchStatus"
 )
@@ -66,6 +67,10 @@ type FleetServiceClient interface {
 	// with each; UNKNOWN when the holder's agent is lost before it has answered and
 	// nobody is seen to hold the VIP, which may have moved.
 	FailoverVip(ctx context.Context, in *FailoverVipRequest, opts ...grpc.CallOption) (*FailoverVipResponse, error)
+	// Diagnose looks for what would keep a VIP from moving, on all nodes at once, and
+	// says of each VIP whether a failover would work now. It changes nothing. A node
+	// that is not connected, or does not answer within 8 s, is a finding.
+	Diagnose(ctx context.Context, in *DiagnoseRequest, opts ...grpc.CallOption) (*Diagnosis, error)
 	// GetStatus returns what really is in a cluster.
 	GetStatus(ctx context.Context, in *GetStatusRequest, opts ...grpc.CallOption) (*ClusterStatus, error)
 	// WatchStatus sends the whole status as upserts, then "synced", then every
@@ -161,6 +166,16 @@ func (c *fleetServiceClient) FailoverVip(ctx context.Context, in *FailoverVipReq
 	return out, nil
 }
 
+func (c *fleetServiceClient) Diagnose(ctx context.Context, in *DiagnoseRequest, opts ...grpc.CallOption) (*Diagnosis, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Diagnosis)
+	err := c.cc.Invoke(ctx, FleetService_Diagnose_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *fleetServiceClient) GetStatus(ctx context.Context, in *GetStatusRequest, opts ...grpc.CallOption) (*ClusterStatus, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ClusterStatus)
@@ -224,6 +239,10 @@ type FleetServiceServer interface {
 	// with each; UNKNOWN when the holder's agent is lost before it has answered and
 	// nobody is seen to hold the VIP, which may have moved.
 	FailoverVip(context.Context, *FailoverVipRequest) (*FailoverVipResponse, error)
+	// Diagnose looks for what would keep a VIP from moving, on all nodes at once, and
+	// says of each VIP whether a failover would work now. It changes nothing. A node
+	// that is not connected, or does not answer within 8 s, is a finding.
+	Diagnose(context.Context, *DiagnoseRequest) (*Diagnosis, error)
 	// GetStatus returns what really is in a cluster.
 	GetStatus(context.Context, *GetStatusRequest) (*ClusterStatus, error)
 	// WatchStatus sends the whole status as upserts, then "synced", then every
@@ -262,6 +281,9 @@ func (UnimplementedFleetServiceServer) DiscardDrift(context.Context, *DiscardDri
 }
 func (UnimplementedFleetServiceServer) FailoverVip(context.Context, *FailoverVipRequest) (*FailoverVipResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method FailoverVip not implemented")
+}
+func (UnimplementedFleetServiceServer) Diagnose(context.Context, *DiagnoseRequest) (*Diagnosis, error) {
+	return nil, status.Error(codes.Unimplemented, "method Diagnose not implemented")
 }
 func (UnimplementedFleetServiceServer) GetStatus(context.Context, *GetStatusRequest) (*ClusterStatus, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetStatus not implemented")
@@ -434,6 +456,24 @@ func _FleetService_FailoverVip_Handler(srv interface{}, ctx context.Context, dec
 	return interceptor(ctx, in, info, handler)
 }
 
+func _FleetService_Diagnose_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DiagnoseRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(FleetServiceServer).Diagnose(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: FleetService_Diagnose_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(FleetServiceServer).Diagnose(ctx, req.(*DiagnoseRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _FleetService_GetStatus_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetStatusRequest)
 	if err := dec(in); err != nil {
@@ -501,6 +541,10 @@ var FleetService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "FailoverVip",
 			Handler:    _FleetService_FailoverVip_Handler,
+		},
+		{
+			MethodName: "Diagnose",
+			Handler:    _FleetService_Diagnose_Handler,
 		},
 		{
 			MethodName: "GetStatus",

@@ -1282,6 +1282,7 @@ type Command struct {
 	//	*Command_Discard
 	//	*Command_Failover
 	//	*Command_Announce
+	//	*Command_Diagnose
 	Kind          isCommand_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1392,6 +1393,15 @@ func (x *Command) GetAnnounce() *AnnounceCommand {
 	return nil
 }
 
+func (x *Command) GetDiagnose() *DiagnoseCommand {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_Diagnose); ok {
+			return x.Diagnose
+		}
+	}
+	return nil
+}
+
 type isCommand_Kind interface {
 	isCommand_Kind()
 }
@@ -1426,6 +1436,11 @@ type Command_Announce struct {
 	Announce *AnnounceCommand `protobuf:"bytes,8,opt,name=announce,proto3,oneof"`
 }
 
+type Command_Diagnose struct {
+	// diagnose the node.
+	Diagnose *DiagnoseCommand `protobuf:"bytes,9,opt,name=diagnose,proto3,oneof"`
+}
+
 func (*Command_Check) isCommand_Kind() {}
 
 func (*Command_Probe) isCommand_Kind() {}
@@ -1437,6 +1452,8 @@ func (*Command_Discard) isCommand_Kind() {}
 func (*Command_Failover) isCommand_Kind() {}
 
 func (*Command_Announce) isCommand_Kind() {}
+
+func (*Command_Diagnose) isCommand_Kind() {}
 
 // CheckCommand carries a configuration to check.
 type CheckCommand struct {
@@ -1792,7 +1809,9 @@ type CommandResult struct {
 	// output for people.
 	Output string `protobuf:"bytes,3,opt,name=output,proto3" json:"output,omitempty"`
 	// outcome tells whether error is the command's answer.
-	Outcome       CommandOutcome `protobuf:"varint,4,opt,name=outcome,proto3,enum=tandem.agent.v1.CommandOutcome" json:"outcome,omitempty"`
+	Outcome CommandOutcome `protobuf:"varint,4,opt,name=outcome,proto3,enum=tandem.agent.v1.CommandOutcome" json:"outcome,omitempty"`
+	// diagnosis answers a DiagnoseCommand.
+	Diagnosis     *Diagnosis `protobuf:"bytes,5,opt,name=diagnosis,proto3" json:"diagnosis,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1853,6 +1872,13 @@ func (x *CommandResult) GetOutcome() CommandOutcome {
 		return x.Outcome
 	}
 	return CommandOutcome_COMMAND_OUTCOME_UNSPECIFIED
+}
+
+func (x *CommandResult) GetDiagnosis() *Diagnosis {
+	if x != nil {
+		return x.Diagnosis
+	}
+	return nil
 }
 
 // EventBatch carries events in order. Those that a former start of the agent
@@ -2232,7 +2258,7 @@ var File_tandem_agent_v1_agent_service_proto protoreflect.FileDescriptor
 
 const file_tandem_agent_v1_agent_service_proto_rawDesc = "" +
 	"\n" +
-	"#tandem/agent/v1/agent_service.proto\x12\x0ftandem.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a!tandem/agent/v1/node_config.proto\x1a!tandem/agent/v1/observation.proto\"Y\n" +
+	"#tandem/agent/v1/agent_service.proto\x12\x0ftandem.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1ftandem/agent/v1/diagnosis.proto\x1a!tandem/agent/v1/node_config.proto\x1a!tandem/agent/v1/observation.proto\"Y\n" +
 	"\fEnrolRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12#\n" +
 	"\n" +
@@ -2313,7 +2339,7 @@ const file_tandem_agent_v1_agent_service_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\x0e2\x1b.tandem.agent.v1.NackReasonR\x06reason\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x122\n" +
 	"\aversion\x18\x04 \x01(\v2\x18.tandem.agent.v1.VersionR\aversion\x12\x1a\n" +
-	"\bretrying\x18\x05 \x01(\bR\bretrying\"\xbb\x03\n" +
+	"\bretrying\x18\x05 \x01(\bR\bretrying\"\xfb\x03\n" +
 	"\aCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x126\n" +
 	"\bdeadline\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\x125\n" +
@@ -2322,7 +2348,8 @@ const file_tandem_agent_v1_agent_service_proto_rawDesc = "" +
 	"\x05fence\x18\x05 \x01(\v2\x1d.tandem.agent.v1.FenceCommandH\x00R\x05fence\x12;\n" +
 	"\adiscard\x18\x06 \x01(\v2\x1f.tandem.agent.v1.DiscardCommandH\x00R\adiscard\x12>\n" +
 	"\bfailover\x18\a \x01(\v2 .tandem.agent.v1.FailoverCommandH\x00R\bfailover\x12>\n" +
-	"\bannounce\x18\b \x01(\v2 .tandem.agent.v1.AnnounceCommandH\x00R\bannounceB\x06\n" +
+	"\bannounce\x18\b \x01(\v2 .tandem.agent.v1.AnnounceCommandH\x00R\bannounce\x12>\n" +
+	"\bdiagnose\x18\t \x01(\v2 .tandem.agent.v1.DiagnoseCommandH\x00R\bdiagnoseB\x06\n" +
 	"\x04kind\"C\n" +
 	"\fCheckCommand\x123\n" +
 	"\x06config\x18\x01 \x01(\v2\x1b.tandem.agent.v1.NodeConfigR\x06config\"U\n" +
@@ -2342,12 +2369,13 @@ const file_tandem_agent_v1_agent_service_proto_rawDesc = "" +
 	"\x0eDiscardCommand\x12\x14\n" +
 	"\x05drain\x18\x01 \x01(\bR\x05drain\x12\x1a\n" +
 	"\bbackends\x18\x02 \x03(\tR\bbackends\x12\x16\n" +
-	"\x06author\x18\x03 \x01(\tR\x06author\"\x88\x01\n" +
+	"\x06author\x18\x03 \x01(\tR\x06author\"\xc2\x01\n" +
 	"\rCommandResult\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05error\x18\x02 \x01(\tR\x05error\x12\x16\n" +
 	"\x06output\x18\x03 \x01(\tR\x06output\x129\n" +
-	"\aoutcome\x18\x04 \x01(\x0e2\x1f.tandem.agent.v1.CommandOutcomeR\aoutcome\"U\n" +
+	"\aoutcome\x18\x04 \x01(\x0e2\x1f.tandem.agent.v1.CommandOutcomeR\aoutcome\x128\n" +
+	"\tdiagnosis\x18\x05 \x01(\v2\x1a.tandem.agent.v1.DiagnosisR\tdiagnosis\"U\n" +
 	"\n" +
 	"EventBatch\x12\x17\n" +
 	"\aboot_id\x18\x01 \x01(\tR\x06bootId\x12.\n" +
@@ -2442,11 +2470,13 @@ var file_tandem_agent_v1_agent_service_proto_goTypes = []any{
 	(*Version)(nil),               // 30: tandem.agent.v1.Version
 	(*Resource)(nil),              // 31: tandem.agent.v1.Resource
 	(*durationpb.Duration)(nil),   // 32: google.protobuf.Duration
-	(*NodeConfig)(nil),            // 33: tandem.agent.v1.NodeConfig
-	(*BackendObservation)(nil),    // 34: tandem.agent.v1.BackendObservation
-	(*InstanceObservation)(nil),   // 35: tandem.agent.v1.InstanceObservation
-	(*DaemonObservation)(nil),     // 36: tandem.agent.v1.DaemonObservation
-	(*LocalChange)(nil),           // 37: tandem.agent.v1.LocalChange
+	(*DiagnoseCommand)(nil),       // 33: tandem.agent.v1.DiagnoseCommand
+	(*NodeConfig)(nil),            // 34: tandem.agent.v1.NodeConfig
+	(*Diagnosis)(nil),             // 35: tandem.agent.v1.Diagnosis
+	(*BackendObservation)(nil),    // 36: tandem.agent.v1.BackendObservation
+	(*InstanceObservation)(nil),   // 37: tandem.agent.v1.InstanceObservation
+	(*DaemonObservation)(nil),     // 38: tandem.agent.v1.DaemonObservation
+	(*LocalChange)(nil),           // 39: tandem.agent.v1.LocalChange
 }
 var file_tandem_agent_v1_agent_service_proto_depIdxs = []int32{
 	10, // 0: tandem.agent.v1.SessionRequest.hello:type_name -> tandem.agent.v1.Hello
@@ -2480,31 +2510,33 @@ var file_tandem_agent_v1_agent_service_proto_depIdxs = []int32{
 	21, // 28: tandem.agent.v1.Command.discard:type_name -> tandem.agent.v1.DiscardCommand
 	20, // 29: tandem.agent.v1.Command.failover:type_name -> tandem.agent.v1.FailoverCommand
 	19, // 30: tandem.agent.v1.Command.announce:type_name -> tandem.agent.v1.AnnounceCommand
-	33, // 31: tandem.agent.v1.CheckCommand.config:type_name -> tandem.agent.v1.NodeConfig
-	32, // 32: tandem.agent.v1.ProbeCommand.timeout:type_name -> google.protobuf.Duration
-	32, // 33: tandem.agent.v1.FenceCommand.lease:type_name -> google.protobuf.Duration
-	32, // 34: tandem.agent.v1.FailoverCommand.lease:type_name -> google.protobuf.Duration
-	1,  // 35: tandem.agent.v1.CommandResult.outcome:type_name -> tandem.agent.v1.CommandOutcome
-	24, // 36: tandem.agent.v1.EventBatch.events:type_name -> tandem.agent.v1.Event
-	29, // 37: tandem.agent.v1.Event.time:type_name -> google.protobuf.Timestamp
-	34, // 38: tandem.agent.v1.Event.backend:type_name -> tandem.agent.v1.BackendObservation
-	35, // 39: tandem.agent.v1.Event.instance:type_name -> tandem.agent.v1.InstanceObservation
-	36, // 40: tandem.agent.v1.Event.haproxy:type_name -> tandem.agent.v1.DaemonObservation
-	36, // 41: tandem.agent.v1.Event.keepalived:type_name -> tandem.agent.v1.DaemonObservation
-	37, // 42: tandem.agent.v1.Event.local_begun:type_name -> tandem.agent.v1.LocalChange
-	25, // 43: tandem.agent.v1.Event.local_ended:type_name -> tandem.agent.v1.LocalChangeEnd
-	37, // 44: tandem.agent.v1.LocalChangeEnd.change:type_name -> tandem.agent.v1.LocalChange
-	2,  // 45: tandem.agent.v1.AgentService.Enrol:input_type -> tandem.agent.v1.EnrolRequest
-	4,  // 46: tandem.agent.v1.AgentService.Renew:input_type -> tandem.agent.v1.RenewRequest
-	6,  // 47: tandem.agent.v1.AgentService.Session:input_type -> tandem.agent.v1.SessionRequest
-	3,  // 48: tandem.agent.v1.AgentService.Enrol:output_type -> tandem.agent.v1.EnrolResponse
-	5,  // 49: tandem.agent.v1.AgentService.Renew:output_type -> tandem.agent.v1.RenewResponse
-	7,  // 50: tandem.agent.v1.AgentService.Session:output_type -> tandem.agent.v1.SessionResponse
-	48, // [48:51] is the sub-list for method output_type
-	45, // [45:48] is the sub-list for method input_type
-	45, // [45:45] is the sub-list for extension type_name
-	45, // [45:45] is the sub-list for extension extendee
-	0,  // [0:45] is the sub-list for field type_name
+	33, // 31: tandem.agent.v1.Command.diagnose:type_name -> tandem.agent.v1.DiagnoseCommand
+	34, // 32: tandem.agent.v1.CheckCommand.config:type_name -> tandem.agent.v1.NodeConfig
+	32, // 33: tandem.agent.v1.ProbeCommand.timeout:type_name -> google.protobuf.Duration
+	32, // 34: tandem.agent.v1.FenceCommand.lease:type_name -> google.protobuf.Duration
+	32, // 35: tandem.agent.v1.FailoverCommand.lease:type_name -> google.protobuf.Duration
+	1,  // 36: tandem.agent.v1.CommandResult.outcome:type_name -> tandem.agent.v1.CommandOutcome
+	35, // 37: tandem.agent.v1.CommandResult.diagnosis:type_name -> tandem.agent.v1.Diagnosis
+	24, // 38: tandem.agent.v1.EventBatch.events:type_name -> tandem.agent.v1.Event
+	29, // 39: tandem.agent.v1.Event.time:type_name -> google.protobuf.Timestamp
+	36, // 40: tandem.agent.v1.Event.backend:type_name -> tandem.agent.v1.BackendObservation
+	37, // 41: tandem.agent.v1.Event.instance:type_name -> tandem.agent.v1.InstanceObservation
+	38, // 42: tandem.agent.v1.Event.haproxy:type_name -> tandem.agent.v1.DaemonObservation
+	38, // 43: tandem.agent.v1.Event.keepalived:type_name -> tandem.agent.v1.DaemonObservation
+	39, // 44: tandem.agent.v1.Event.local_begun:type_name -> tandem.agent.v1.LocalChange
+	25, // 45: tandem.agent.v1.Event.local_ended:type_name -> tandem.agent.v1.LocalChangeEnd
+	39, // 46: tandem.agent.v1.LocalChangeEnd.change:type_name -> tandem.agent.v1.LocalChange
+	2,  // 47: tandem.agent.v1.AgentService.Enrol:input_type -> tandem.agent.v1.EnrolRequest
+	4,  // 48: tandem.agent.v1.AgentService.Renew:input_type -> tandem.agent.v1.RenewRequest
+	6,  // 49: tandem.agent.v1.AgentService.Session:input_type -> tandem.agent.v1.SessionRequest
+	3,  // 50: tandem.agent.v1.AgentService.Enrol:output_type -> tandem.agent.v1.EnrolResponse
+	5,  // 51: tandem.agent.v1.AgentService.Renew:output_type -> tandem.agent.v1.RenewResponse
+	7,  // 52: tandem.agent.v1.AgentService.Session:output_type -> tandem.agent.v1.SessionResponse
+	50, // [50:53] is the sub-list for method output_type
+	47, // [47:50] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_tandem_agent_v1_agent_service_proto_init() }
@@ -2512,6 +2544,7 @@ func file_tandem_agent_v1_agent_service_proto_init() {
 	if File_tandem_agent_v1_agent_service_proto != nil {
 		return
 	}
+	file_tandem_agent_v1_diagnosis_proto_init()
 	file_tandem_agent_v1_node_config_proto_init()
 	file_tandem_agent_v1_observation_proto_init()
 	file_tandem_agent_v1_agent_service_proto_msgTypes[4].OneofWrappers = []any{
@@ -2537,6 +2570,7 @@ func file_tandem_agent_v1_agent_service_proto_init() {
 		(*Command_Discard)(nil),
 		(*Command_Failover)(nil),
 		(*Command_Announce)(nil),
+		(*Command_Diagnose)(nil),
 	}
 	file_tandem_agent_v1_agent_service_proto_msgTypes[22].OneofWrappers = []any{
 		(*Event_Backend)(nil),

@@ -1,0 +1,54 @@
+package cmd
+
+import (
+	"slices"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+
+	"github.com/tandem-lb/tandem/cli/internal/failure"
+	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
+)
+
+func TestDoctorsExitCode(t *testing.T) {
+	well := &tandemv1.VipDiagnosis{Name: "clusters/default/vips/web", Holder: "lb-master", Taker: "lb-backup",
+		Standbys: []*tandemv1.StandbyDiagnosis{{Node: "lb-backup", Ready: true, Priority: 220}}}
+	for name, test := range map[string]struct {
+		reply  *tandemv1.Diagnosis
+		code   int
+		stdout string
+		stderr string
+	}{
+		"nothing": {&tandemv1.Diagnosis{Name: "clusters/default", Vips: []*tandemv1.VipDiagnosis{well}}, 0,
+			"Cluster default: nothing found, a failover would work now\n", ""},
+		"to know of": {&tandemv1.Diagnosis{Name: "clusters/default", Vips: []*tandemv1.VipDiagnosis{well},
+			Findings: []*tandemv1.DiagnosisFinding{{Reason: "VIP_OUTSIDE_SUBNET"}}}, 0, "a failover would work now, and 1 finding to know of", ""},
+		"stops": {&tandemv1.Diagnosis{Name: "clusters/default", Vips: []*tandemv1.VipDiagnosis{well},
+			Findings: []*tandemv1.DiagnosisFinding{{Reason: "DRAINED", Stops: true, Cure: "lbctl node undrain lb-backup"}, {Reason: "X"}}}, failure.ExitError,
+			"1 finding would stop a failover, 1 more to know of", "error: a failover would not work: 1 finding\n"},
+		"no VIP": {&tandemv1.Diagnosis{Name: "clusters/default"}, 0, "Cluster default: it has no VIP, so there is nothing to move\n", ""},
+	} {
+		r := newRecorder(t)
+		r.replies["Diagnose"] = []proto.Message{test.reply}
+		got := r.run("", "doctor")
+		if got.code != test.code || got.stderr != test.stderr || !strings.Contains(got.stdout, test.stdout) {
+			t.Errorf("%s: %v, want code %d, %q", name, got, test.code, test.stdout)
+		}
+		json := r.run("", "doctor", "-o", "json")
+		if json.code != test.code || !strings.Contains(json.stdout, `"name": "clusters/default"`) {
+			t.Errorf("%s: %v", name, json)
+		}
+	}
+}
+
+func TestDoctorAsksForOneVIP(t *testing.T) {
+	r := newRecorder(t)
+	r.run("", "doctor", "web")
+	if calls := r.taken(); !slices.Equal(calls, []string{`Diagnose {"name":"clusters/default","vip":"clusters/default/vips/web"}`}) {
+		t.Errorf("it asks %v", calls)
+	}
+	if got := r.run("", "doctor", "web", "mail"); got.code != failure.ExitUsage {
+		t.Errorf("two VIPs: %v", got)
+	}
+}

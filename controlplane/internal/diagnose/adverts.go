@@ -1,0 +1,274 @@
+package diagnose
+
+import (
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tandem-lb/tandem/controlplane/internal/state"
+	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
+	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
+)
+
+// drops judges the rules by which a node's firewall loses advertisements. Those that
+// the agent does not understand for certain are only told of as evidence, where
+// advertisements are lost.
+func (j *judgement) drops(n *Node) {
+	for _, d := range n.Diagnosis.GetDrops() {
+		if !d.GetCertain() {
+			continue
+		}
+		what := "drops the advertisements of the other nodes"
+		if d.GetOutgoing() {
+			what = "drops its own advertisements"
+		}
+		family := "IPv4"
+		if d.GetIpv6() {
+			family = "IPv6"
+		}
+		var f *finding
+		for _, v := range j.vips {
+			if state.EffectiveNetwork(v) != d.GetNetwork() || !slices.ContainsFunc(prefixes(v.GetAddresses()), isFamily(d.GetIpv6())) {
+				continue
+			}
+			if f == nil {
+				f = j.on(n, firewall, "VRRP_DROPPED", fmt.Sprintf("the firewall of %s %s (VRRP, protocol 112, %s, network %s)", n.ID, what, family, d.GetNetwork()),
+					place(d), fmt.Sprintf("on %s: %s", n.ID, allow(d)))
+			}
+			j.stopsPair(f, v, n)
+		}
+	}
+}
+
+// place says which rule it is.
+func place(d *agentv1.FirewallDrop) string {
+	at := fmt.Sprintf("policy of chain %s", d.GetChain())
+	if d.GetHandle() != 0 {
+		at = fmt.Sprintf("rule with handle %d of chain %s", d.GetHandle(), d.GetChain())
+	}
+	at += fmt.Sprintf(" in table %s %s", d.GetFamily(), d.GetTable())
+	if d.Packets != nil {
+		at += fmt.Sprintf(", which has dropped %d packets", d.GetPackets())
+	}
+	return at + fmt.Sprintf(" (nft -a list table %s %s)", d.GetFamily(), d.GetTable())
+}
+
+// allow is the command that lets VRRP through, in the words of whoever keeps the
+// table.
+func allow(d *agentv1.FirewallDrop) string {
+	direction, chain := "input", "INPUT"
+	if d.GetOutgoing() {
+		direction, chain = "output", "OUTPUT"
+	}
+	six := ""
+	if d.GetIpv6() {
+		six = "6"
+	}
+	switch d.GetOwner() {
+	case "firewalld":
+		return "firewall-cmd --permanent --add-protocol=vrrp && firewall-cmd --reload"
+	case "ufw":
+		return fmt.Sprintf("add the line \"-A ufw%s-before-%s -p 112 -j ACCEPT\" above COMMIT in /etc/ufw/before%s.rules, then ufw reload", six, direction, six)
+	case "iptables":
+		return fmt.Sprintf("ip%stables -I %s -p 112 -j ACCEPT, and the same in the file that restores the rules at boot", six, chain)
+	default:
+		return fmt.Sprintf("nft insert rule %s %s %s meta l4proto vrrp accept, and the same in the file that makes the table (/etc/nftables.conf)",
+			d.GetFamily(), d.GetTable(), d.GetBase())
+	}
+}
+
+// vip judges who holds a VIP, what its nodes hear of each other, and what they serve.
+func (j *judgement) vip(v *tandemv1.Vip) {
+	vip := id(v.GetName())
+	h := j.holder(vip)
+	if h == nil {
+		j.unheld(v)
+	} else {
+		j.sends(v, h)
+	}
+	for n := range j.Nodes {
+		x := &j.Nodes[n]
+		if x == h || !x.Connected {
+			continue
+		}
+		j.standsBy(v, x)
+		if h != nil && h.Connected {
+			j.hears(v, h, x)
+		}
+		j.serves(v, h, x)
+	}
+	j.wire(v)
+}
+
+// unheld tells of a VIP that not one node holds.
+func (j *judgement) unheld(v *tandemv1.Vip) {
+	vip, all := id(v.GetName()), j.holders(id(v.GetName()))
+	var names, away []string
+	for _, n := range all {
+		names = append(names, n.ID)
+	}
+	for n := range j.Nodes {
+		if !j.Nodes[n].Connected {
+			away = append(away, j.Nodes[n].ID)
+		}
+	}
+	f := &tandemv1.DiagnosisFinding{Area: holding}
+	switch {
+	case len(j.Nodes) == 0:
+		return
+	case len(all) > 1:
+		f.Reason, f.Message = "TWO_HOLDERS", fmt.Sprintf("VIP %s is held by %s", vip, strings.Join(names, " and "))
+		f.Evidence = "the kernels of these nodes have its address"
+		f.Cure = "let the nodes hear each other: see what else is found about firewalls and advertisements"
+	case len(away) > 0:
+		f.Reason, f.Message = "HOLDER_UNKNOWN", fmt.Sprintf("who holds VIP %s is not known", vip)
+		f.Evidence = fmt.Sprintf("no node that tells has its address; %s does not tell", strings.Join(away, ", "))
+		f.Cure = "bring the agent of the silent node back; ip address show on it tells whether it holds the VIP"
+	default:
+		f.Reason, f.Message = "NO_HOLDER", fmt.Sprintf("no node holds VIP %s", vip)
+		f.Evidence = "no node's kernel has its address"
+		f.Cure = "cure what else is found on the nodes; keepalived's own words: lb-agent status, journalctl -u keepalived"
+	}
+	j.add(f).stops(v, j.standbys(v)...)
+}
+
+// standsBy judges what a standby's keepalived says of itself.
+func (j *judgement) standsBy(v *tandemv1.Vip, n *Node) {
+	vip := id(v.GetName())
+	for _, i := range n.Instances[vip] {
+		switch {
+		case i.GetFenced():
+			j.on(n, holding, "FENCED", fmt.Sprintf("%s is kept off VIP %s by a fence, since it and the holder do not hear each other", n.ID, vip),
+				"the controller renews the fence", "cure what keeps them from hearing each other; the fence falls by itself within seconds").stops(v, n.ID)
+			return
+		case i.GetState() == agentv1.VrrpState_VRRP_STATE_FAULT:
+			j.on(n, holding, "IN_FAULT", fmt.Sprintf("keepalived on %s is in state FAULT for VIP %s", n.ID, vip), "keepalived's own word",
+				fmt.Sprintf("cure what else is found on %s; on it: journalctl -u keepalived", n.ID)).stops(v, n.ID)
+			return
+		}
+	}
+}
+
+// sends judges whether the holder advertises.
+func (j *judgement) sends(v *tandemv1.Vip, h *Node) {
+	for _, i := range h.Instances[id(v.GetName())] {
+		f := h.facts(i.GetName())
+		if f.GetWindow() != nil && f.GetSent() == 0 && i.GetHolds() {
+			j.on(h, adverts, "ADVERTS_NOT_SENT", fmt.Sprintf("%s holds VIP %s and does not advertise it: a standby takes it too", h.ID, id(v.GetName())),
+				fmt.Sprintf("keepalived's count of what it sent did not grow in %s, at an interval of %s", round(f), f.GetInterval().AsDuration()),
+				fmt.Sprintf("on %s: journalctl -u keepalived; systemctl restart keepalived moves the VIP away meanwhile", h.ID)).stops(v, j.standbys(v)...)
+		}
+	}
+}
+
+func round(f *agentv1.InstanceFacts) time.Duration {
+	return f.GetWindow().AsDuration().Round(10 * time.Millisecond)
+}
+
+// hears judges whether a standby hears the holder, at its interface and behind its
+// firewall.
+func (j *judgement) hears(v *tandemv1.Vip, h, n *Node) {
+	for _, i := range n.Instances[id(v.GetName())] {
+		if !advertises(h, id(v.GetName()), i.GetName()) {
+			continue
+		}
+		sent, got := h.facts(i.GetName()), n.facts(i.GetName())
+		evidence := fmt.Sprintf("%s says that it is master and has the address", h.ID)
+		if sent.GetWindow() != nil {
+			evidence = fmt.Sprintf("%s sent %d in %s by its keepalived's count", h.ID, sent.GetSent(), round(sent))
+		}
+		iface := n.Interfaces[state.EffectiveNetwork(v)]
+		switch arrives := heardFrom(i, h.ID); {
+		case i.GetListens() && !arrives:
+			j.on(n, adverts, "ADVERTS_NOT_SEEN", fmt.Sprintf("%s does not hear %s advertise VIP %s", n.ID, h.ID, id(v.GetName())),
+				fmt.Sprintf("%s; none of them reaches interface %s of %s%s", evidence, iface, n.ID, n.doubts(v)),
+				fmt.Sprintf("let protocol 112 to 224.0.0.18 or ff02::12 through: cables, VLANs, the switch's multicast snooping; on %s: tcpdump -ni %s proto 112", n.ID, iface)).stops(v, n.ID)
+		case arrives && got.GetWindow() != nil && got.GetReceived() == 0 && !j.dropsIn(n, v):
+			j.on(n, adverts, "ADVERTS_LOST", fmt.Sprintf("the advertisements of %s for VIP %s reach %s, and keepalived there gets none of them", h.ID, id(v.GetName()), n.ID),
+				fmt.Sprintf("%s; they are seen at interface %s, and keepalived on %s counted 0%s", evidence, iface, n.ID, n.doubts(v)),
+				fmt.Sprintf("on %s: systemctl restart keepalived, which is deaf when the interface was made anew under it; else something drops protocol 112 behind the interface: nft list ruleset, iptables-legacy -S, eBPF programs", n.ID)).stops(v, n.ID)
+		}
+	}
+}
+
+// heardFrom tells whether a node's advertisements reach the interface of an instance. Of
+// a speaker that nobody knows it is assumed that it is the node.
+func heardFrom(i *agentv1.InstanceObservation, node string) bool {
+	return slices.ContainsFunc(i.GetAdvertisers(), func(a *agentv1.Advertiser) bool { return a.GetNode() == node || a.GetNode() == "" && !isStranger(i, a) })
+}
+
+func isStranger(i *agentv1.InstanceObservation, a *agentv1.Advertiser) bool {
+	return slices.ContainsFunc(i.GetFindings(), func(f *agentv1.Finding) bool {
+		return f.GetKind() == agentv1.FindingKind_FINDING_KIND_FOREIGN_SPEAKER && f.GetWho() == a.GetAddress()
+	})
+}
+
+// advertises tells whether a node's own word is that it advertises an instance.
+func advertises(n *Node, vip, instance string) bool {
+	return slices.ContainsFunc(n.Instances[vip], func(i *agentv1.InstanceObservation) bool {
+		return i.GetName() == instance && i.GetState() == agentv1.VrrpState_VRRP_STATE_MASTER && i.GetHolds()
+	})
+}
+
+// dropsIn tells whether it is known which rule drops what comes in for a VIP.
+func (j *judgement) dropsIn(n *Node, v *tandemv1.Vip) bool {
+	return slices.ContainsFunc(n.Diagnosis.GetDrops(), func(d *agentv1.FirewallDrop) bool {
+		return d.GetCertain() && !d.GetOutgoing() && d.GetNetwork() == state.EffectiveNetwork(v)
+	})
+}
+
+// doubts are the rules of a node that may drop advertisements, for evidence.
+func (n *Node) doubts(v *tandemv1.Vip) string {
+	text := ""
+	for _, d := range n.Diagnosis.GetDrops() {
+		if !d.GetCertain() && !d.GetOutgoing() && d.GetNetwork() == state.EffectiveNetwork(v) {
+			text += "; it may be the " + place(d)
+		}
+	}
+	return text
+}
+
+// isFamily tells whether an address is of one family.
+func isFamily(six bool) func(netip.Prefix) bool {
+	return func(p netip.Prefix) bool { return p.Addr().Is6() == six }
+}
+
+// faults are what the nodes find on the wire. One that does not agree is no standby.
+var faults = map[agentv1.FindingKind]struct{ reason, cure string }{
+	agentv1.FindingKind_FINDING_KIND_ADVERT_MISMATCH: {"ADVERT_MISMATCH",
+		"put the same configuration in effect on both nodes (lbctl status), and stop a keepalived there that is not Tandem's"},
+	agentv1.FindingKind_FINDING_KIND_FOREIGN_SPEAKER: {"FOREIGN_VRRP_SPEAKER",
+		"find the machine by its MAC address in the switch's table and stop VRRP there, or lbctl vip set %s --vrid N"},
+	agentv1.FindingKind_FINDING_KIND_DUPLICATE_ADDRESS: {"DUPLICATE_ADDRESS",
+		"find the machine by its MAC address in the switch's table and take the address from it"},
+}
+
+// wire tells what the nodes find on the wire of a VIP.
+func (j *judgement) wire(v *tandemv1.Vip) {
+	macs := make(map[string]bool) // of nodes: one that others cannot hear is no stranger
+	for n := range j.Nodes {
+		for _, i := range j.Nodes[n].Instances[id(v.GetName())] {
+			macs[i.GetMac()] = true
+		}
+	}
+	told := make(map[string]bool)
+	for n := range j.Nodes {
+		x := &j.Nodes[n]
+		for _, i := range x.Instances[id(v.GetName())] {
+			for _, f := range i.GetFindings() {
+				fault, known := faults[f.GetKind()]
+				if !known || told[f.GetText()] || f.GetKind() == agentv1.FindingKind_FINDING_KIND_DUPLICATE_ADDRESS && macs[f.GetWho()] {
+					continue
+				}
+				told[f.GetText()] = true
+				cure := strings.ReplaceAll(fault.cure, "%s", id(v.GetName()))
+				added := j.on(x, adverts, fault.reason, f.GetText(), "heard by "+x.ID, cure).about(v)
+				if f.GetKind() == agentv1.FindingKind_FINDING_KIND_ADVERT_MISMATCH {
+					j.stopsPair(added, v, x)
+				}
+			}
+		}
+	}
+}
