@@ -139,6 +139,44 @@ func TestDoctorFindsWhatKeepsAVIPFromMoving(t *testing.T) {
 	}
 }
 
+// A drill moves the VIP and brings it back, and measures both, while clients of every
+// kind lose nothing; and where a failover would not work it moves nothing.
+func TestDrillOfAFailover(t *testing.T) {
+	s := newSite(t)
+	ctx := labtest.Deadline(t, 2*time.Minute)
+	report := &tandemv1.DrillReport{}
+	s.tell(s.under(ctx, load, func() {
+		out := s.lbctl(ctx, "drill", "failover", "web", "--yes", "-o", "json")
+		if err := protojson.Unmarshal([]byte(out), report); err != nil {
+			t.Fatalf("it prints %s: %v", out, err)
+		}
+		s.holdsNow(ctx, cluster.Master)
+	}))
+	if report.GetTarget() != "http://192.168.1.100:80/" || len(report.GetMoves()) != 2 {
+		t.Fatalf("it reports %v", report)
+	}
+	for n, m := range report.GetMoves() {
+		t.Logf("from %s to %s: %v, blackout %v, %d of %d requests failed", m.GetFrom(), m.GetTo(),
+			m.GetDuration().AsDuration(), m.GetBlackout().AsDuration(), m.GetFailed(), m.GetRequests())
+		if m.GetFrom() != clustertest.Both[n] || m.GetTo() != clustertest.Both[1-n] || m.GetFailed() != 0 || m.GetRequests() < 100 ||
+			m.GetBlackout().AsDuration() <= 0 || m.GetBlackout().AsDuration() > 3*time.Second {
+			t.Errorf("it reports %v", m)
+		}
+	}
+	s.healthy(ctx)
+
+	if err := s.Backup().StopHAProxy(ctx); err != nil {
+		t.Fatal(err)
+	}
+	s.until(10*time.Second, "a refusal", func(ctx context.Context) error {
+		if _, err := s.Lbctl(ctx, "drill", "failover", "web", "--yes"); !failedWith(err, 1, "PROXY_DEAD: HAProxy on lb-backup") {
+			return fmt.Errorf("it says: %w", err)
+		}
+		return nil
+	})
+	s.holdsNow(ctx, cluster.Master)
+}
+
 // isFound makes a fault, waits until it is found, and cures it.
 func (s *site) isFound(ctx context.Context, ill illness) {
 	s.t.Helper()

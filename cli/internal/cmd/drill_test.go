@@ -1,0 +1,129 @@
+package cmd
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/tandem-lb/tandem/cli/internal/failure"
+	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
+)
+
+// standing is a recorder whose VIP web can be moved, with a listener on a port of this
+// machine.
+func standing(t *testing.T, port uint16, obstacles ...string) *recorder {
+	t.Helper()
+	r := newRecorder(t)
+	d := &tandemv1.Diagnosis{Name: "clusters/default", Vips: []*tandemv1.VipDiagnosis{{
+		Name: "clusters/default/vips/web", Holder: "lb-master",
+		Standbys: []*tandemv1.StandbyDiagnosis{{Node: "lb-backup", Ready: len(obstacles) == 0, Priority: 220, Obstacles: obstacles}},
+	}}}
+	if len(obstacles) == 0 {
+		d.Vips[0].Taker = "lb-backup"
+	}
+	for _, reason := range obstacles {
+		d.Findings = append(d.Findings, &tandemv1.DiagnosisFinding{Reason: reason, Stops: true, Message: "lb-backup is ill", Cure: "heal it"})
+	}
+	r.replies["Diagnose"] = []proto.Message{d}
+	r.replies["GetVip"] = []proto.Message{&tandemv1.Vip{Name: "clusters/default/vips/web", Addresses: []string{"127.0.0.1/8"}}}
+	r.replies["ListListeners"] = []proto.Message{&tandemv1.ListListenersResponse{Listeners: []*tandemv1.Listener{
+		{Name: "clusters/default/listeners/other", Binds: []*tandemv1.Bind{{Vip: "other", Port: 1}}},
+		{Name: "clusters/default/listeners/web", Binds: []*tandemv1.Bind{{Vip: "web", Port: uint32(port)}}, Probe: &tandemv1.Probe{Path: "/health"}},
+	}}}
+	r.replies["FailoverVip"] = []proto.Message{&tandemv1.FailoverVipResponse{From: "lb-master", To: "lb-backup", Duration: durationpb.New(300 * time.Millisecond)}}
+	return r
+}
+
+func serve(t *testing.T, handle http.HandlerFunc) uint16 {
+	t.Helper()
+	server := httptest.NewServer(handle)
+	t.Cleanup(server.Close)
+	return netip.MustParseAddrPort(server.Listener.Addr().String()).Port()
+}
+
+func TestADrillMovesMeasuresAndMovesBack(t *testing.T) {
+	port := serve(t, func(http.ResponseWriter, *http.Request) {})
+	r := standing(t, port)
+	got := r.run("", "drill", "failover", "web", "--yes", "-o", "json")
+	report := &tandemv1.DrillReport{}
+	if err := protojson.Unmarshal([]byte(got.stdout), report); err != nil || got.code != 0 {
+		t.Fatalf("%v: %v", got, err)
+	}
+	if len(report.GetMoves()) != 2 || report.GetTarget() != fmt.Sprintf("http://127.0.0.1:%d/health", port) || report.GetVip() != "clusters/default/vips/web" {
+		t.Errorf("reported %v", report)
+	}
+	for _, m := range report.GetMoves() {
+		if m.GetRequests() < 50 || m.GetFailed() != 0 || m.GetBlackout().AsDuration() <= 0 || m.GetDuration().AsDuration() != 300*time.Millisecond {
+			t.Errorf("a move: %v", m)
+		}
+	}
+	var moves []string
+	for _, call := range r.taken() {
+		if strings.HasPrefix(call, "FailoverVip ") {
+			moves = append(moves, call)
+		}
+	}
+	if len(moves) != 2 || !strings.Contains(moves[0], `"to":"lb-backup"`) || !strings.Contains(moves[1], `"to":"lb-master"`) {
+		t.Errorf("it moved %v", moves)
+	}
+	if got := r.run("", "drill", "failover", "web", "--yes"); got.code != 0 || !strings.Contains(got.stdout, "BLACKOUT") || !strings.Contains(got.stderr, "VIP web moved from lb-master to lb-backup in 300ms") {
+		t.Errorf("for people: %v", got)
+	}
+}
+
+// Whatever is not as it should be is told, with its exit code, and moves nothing before
+// it has to.
+func TestADrillThatFails(t *testing.T) {
+	port := serve(t, func(http.ResponseWriter, *http.Request) {})
+	var asked atomic.Int64
+	flaky := serve(t, func(http.ResponseWriter, *http.Request) {
+		if asked.Add(1)%2 == 0 {
+			panic(http.ErrAbortHandler)
+		}
+	})
+	for name, test := range map[string]struct {
+		recorder *recorder
+		spoil    func(*recorder)
+		args     []string
+		code     int
+		says     string
+		moves    int
+	}{
+		"no failover would work": {recorder: standing(t, port, "PROXY_DEAD"), args: []string{"--yes"}, code: 1,
+			says: "VIP web is not moved: the failover would not work (see \"lbctl doctor web\")\n       PROXY_DEAD: lb-backup is ill; cure: heal it"},
+		"nobody to ask": {recorder: standing(t, port), code: failure.ExitUsage, says: "give --yes to go on"},
+		"where it is":   {recorder: standing(t, port), args: []string{"--yes", "--to", "lb-master"}, code: failure.ExitUsage, says: "holds VIP web already"},
+		"to nobody":     {recorder: standing(t, port), args: []string{"--yes", "--to", "nobody"}, code: 1, says: "is not moved"},
+		"the move fails": {recorder: standing(t, port), spoil: func(r *recorder) {
+			r.refusals["FailoverVip"] = status.Error(codes.FailedPrecondition, "VIP web: it stays")
+		}, args: []string{"--yes"}, code: failure.ExitConflict, says: "it stays", moves: 1},
+		"requests are lost":  {recorder: standing(t, flaky), args: []string{"--yes"}, code: 1, says: "requests got no answer", moves: 2},
+		"it is not reached":  {recorder: standing(t, 1), args: []string{"--yes"}, code: 0, says: "nothing is measured: http://127.0.0.1:1/health does not answer where lbctl runs", moves: 2},
+		"it has no listener": {recorder: standing(t, port), spoil: func(r *recorder) { delete(r.replies, "ListListeners") }, args: []string{"--yes"}, code: 0, says: "nothing is measured: no listener is on the VIP", moves: 2},
+	} {
+		if test.spoil != nil {
+			test.spoil(test.recorder)
+		}
+		got := test.recorder.run("", append([]string{"drill", "failover", "web"}, test.args...)...)
+		moves := 0
+		for _, call := range test.recorder.taken() {
+			if strings.HasPrefix(call, "FailoverVip ") {
+				moves++
+			}
+		}
+		if got.code != test.code || !strings.Contains(got.stderr, test.says) || moves != test.moves {
+			t.Errorf("%s: %v and %d moves, want code %d, %q, %d", name, got, moves, test.code, test.says, test.moves)
+		}
+	}
+}
