@@ -164,7 +164,7 @@ func (s *site) freeze(random *rand.Rand) kind {
 	return func(node string) fault {
 		var frozen []int
 		return fault{
-			kind: fmt.Sprintf("SIGSTOP of %s (%s)", daemon, of), borne: daemon == "haproxy",
+			kind: fmt.Sprintf("SIGSTOP of %s (%s)", daemon, of), borne: true,
 			begin: func(context.Context) (err error) {
 				frozen, err = signal(s.Nodes[node].Host, daemon, of, syscall.SIGSTOP)
 				return err
@@ -210,7 +210,7 @@ func (s *site) drop(d lab.Direction, what string) kind {
 	return func(node string) fault {
 		host := s.Nodes[node].Host
 		return fault{
-			kind:  what,
+			kind: what, borne: true,
 			begin: func(ctx context.Context) error { return host.Drop(ctx, d, "") },
 			end:   host.Undrop,
 		}

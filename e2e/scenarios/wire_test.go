@@ -31,7 +31,7 @@ type wireFault struct {
 func TestI7AlarmsOfTheWire(t *testing.T) {
 	g := clustertest.Start(t)
 	ctx := labtest.Deadline(t, 4*time.Minute)
-	backup, stranger := g.Lab.Host(cluster.Backup), g.Lab.Host("client2")
+	master, backup, stranger := g.Lab.Host(cluster.Master), g.Lab.Host(cluster.Backup), g.Lab.Host("client2")
 	mac := macOf(ctx, t, stranger)
 	address := func(verb string) func() error {
 		return func() error {
@@ -47,6 +47,17 @@ func TestI7AlarmsOfTheWire(t *testing.T) {
 			conditions: []cluster.Condition{
 				alarmed("FENCED", "lb-backup is kept off VIP web"), alarmed("PEER_SILENT", "lb-backup does not hear lb-master"),
 			},
+		},
+		{
+			name: "a node whose packets do not arrive",
+			make: func() error {
+				return errors.Join(master.Drop(ctx, lab.Out, "meta protocol arp"), master.Drop(ctx, lab.Out, "ip protocol vrrp"))
+			},
+			end: func() error { return master.Undrop(ctx) },
+			conditions: []cluster.Condition{
+				cluster.HeldBy("web", cluster.Backup), alarmed("NOTHING_SENT", "nothing that is sent on eth0 arrives", "seen by lb-master"),
+			},
+			local: "nothing that is sent on eth0 arrives",
 		},
 		otherVIP(ctx, t, "a stranger with the VRID", stranger,
 			alarmed("FOREIGN_VRRP_SPEAKER", "192.168.1.51 (MAC address "+mac+")", "seen by lb-master and lb-backup")),

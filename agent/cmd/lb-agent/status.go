@@ -160,7 +160,7 @@ func score(s *localv1.Score) string {
 func vipNote(v *localv1.VipStatus, now time.Time) string {
 	var notes []string
 	if v.GetFenced() {
-		notes = append(notes, "fenced off, as another node holds it")
+		notes = append(notes, "kept off, as another node is to hold it")
 	}
 	if len(v.GetLost()) > 0 {
 		notes = append(notes, fmt.Sprintf("%d as it has lost %s", v.GetTracks(), strings.Join(v.GetLost(), " and ")))

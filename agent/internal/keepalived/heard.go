@@ -2,6 +2,7 @@ package keepalived
 
 import (
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"strings"
@@ -27,6 +28,8 @@ type Wire struct {
 	Gateway wire.Gateway
 	// Asked tells that a host has asked for the VIP within the last seconds.
 	Asked bool
+	// Reach is what the interface carries.
+	Reach wire.Reach
 }
 
 // Advertiser is a machine that advertises a virtual router.
@@ -48,7 +51,14 @@ const (
 	FindingForeign FindingKind = "foreign VRRP speaker"
 	// FindingDuplicate: a machine that advertises nothing has an address of the VIP.
 	FindingDuplicate FindingKind = "duplicate address"
+	// FindingDeaf: nothing reaches the interface, though it is asked for.
+	FindingDeaf FindingKind = "nothing received"
+	// FindingMute: nothing that the interface sends arrives.
+	FindingMute FindingKind = "nothing sent"
 )
+
+// findingKinds are those that are noted when they begin.
+var findingKinds = []FindingKind{FindingMismatch, FindingForeign, FindingDuplicate, FindingDeaf, FindingMute}
 
 // Finding is something on the wire that should not be.
 type Finding struct {
@@ -72,6 +82,9 @@ func (o *observer) listen() {
 		for _, a := range w.addresses() {
 			r.Addresses = append(r.Addresses, a.Addr())
 		}
+		for _, node := range slices.Sorted(maps.Keys(o.peers)) {
+			r.Peers = append(r.Peers, o.peers[node][w.iface]...)
+		}
 		routers = append(routers, r)
 	}
 	o.wire.Watch(routers)
@@ -81,15 +94,21 @@ func (o *observer) listen() {
 func (o *observer) hear(now time.Time) {
 	for n := range o.watched {
 		w := &o.watched[n]
-		was := w.Wire.Findings
+		was, rival := w.Wire.Findings, w.State == InstanceMaster && w.Wire.hearsNode()
 		w.Wire = o.digest(&w.instance, &w.Wire, o.wire.Heard(w.name))
-		for _, kind := range []FindingKind{FindingMismatch, FindingForeign, FindingDuplicate} {
+		for _, kind := range findingKinds {
 			if text := first(w.Wire.Findings, kind); text != "" && first(was, kind) == "" {
 				o.note(w.name+" "+string(kind), fmt.Sprintf("VIP %s: %s: %s", w.vip, kind, text), now)
 			}
 		}
+		if rival && w.State == InstanceMaster && w.Wire.Listens && !w.Wire.hearsNode() {
+			// It has told everybody that it has the VIP.
+			o.unrivaled = append(o.unrivaled, w.vip)
+			o.rouse()
+		}
 	}
 	o.endFences(now)
+	o.judgeReach(now)
 }
 
 // first is the text of the first finding of a kind.
@@ -108,7 +127,14 @@ func (o *observer) digest(i *instance, was *Wire, h wire.Heard) Wire {
 	if !h.Listens {
 		return Wire{}
 	}
-	d := Wire{Listens: true, MAC: h.MAC.String(), Gateway: h.Gateway, Asked: h.Asked}
+	d := Wire{Listens: true, MAC: h.MAC.String(), Gateway: h.Gateway, Asked: h.Asked, Reach: h.Reach}
+	switch h.Reach {
+	case wire.ReachUnknown, wire.ReachBoth:
+	case wire.ReachDeaf:
+		d.find(FindingDeaf, i.iface, fmt.Sprintf("nothing is received on %s, neither answers of hosts that were there a moment before nor anything else", i.iface))
+	case wire.ReachMute:
+		d.find(FindingMute, i.iface, fmt.Sprintf("nothing that is sent on %s arrives: others are heard, and none that was there a moment before answers", i.iface))
+	}
 	for n := range h.Speakers {
 		s := &h.Speakers[n]
 		node, stranger := o.whoIs(i, s.Source)

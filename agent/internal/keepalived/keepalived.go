@@ -191,6 +191,7 @@ func New(ctx context.Context, opts Options) (*Driver, error) {
 		left:       c.record,
 		state:      StateIdle,
 		noted:      make(map[string]time.Time),
+		roused:     make(chan struct{}, 1),
 		wire:       wire.New(opts.Logger.Named("wire")),
 		tracks:     track.New(),
 	}

@@ -40,6 +40,8 @@ type observer struct {
 	peers     map[string]peer // as the configuration has them
 	notices   uint64          // count, to tell whether a dump is older than a notice
 	reached   chan struct{}   // closed by the next ownLine; nil: nobody waits for one
+	roused    chan struct{}   // depth one: attendReach has something to do
+	unrivaled []string        // VIPs to be announced again
 	notes     []string
 	noted     map[string]time.Time // last note about something
 	adopted   bool                 // the process is older than this agent
@@ -300,7 +302,7 @@ func (o *observer) snapshot() *Snapshot {
 		Handovers: o.handovers,
 	}
 	for _, w := range o.statuses() {
-		w.Fenced = o.scores.fences[w.Name] != nil
+		w.Fenced = o.scores.fences[w.Name] != nil || o.scores.cuts[w.Name] != nil
 		if _, ok := o.scores.tracks[w.Name]; ok {
 			w.TrackScore = o.scores.tracked(w.Name, now) + o.scores.tracks[w.Name].links
 		}

@@ -33,6 +33,7 @@ func (d *Driver) Run(ctx context.Context) error {
 	g.Go(func() error { return d.observe(ctx, notices) })
 	g.Go(func() error { return d.keep(ctx) })
 	g.Go(func() error { return d.feel(ctx) })
+	g.Go(func() error { return d.attendReach(ctx) })
 	g.Go(func() error { return d.observer.wire.Run(ctx) })
 	g.Go(func() error { return d.observer.tracks.Run(ctx) })
 	g.Go(func() error { return d.track(ctx) })
@@ -106,6 +107,7 @@ func (d *Driver) observe(ctx context.Context, notices <-chan notice) error {
 			o.ended(time.Now())
 		case <-due.C:
 			o.endFences(time.Now())
+			o.endCuts(time.Now())
 			o.writeScores(time.Now())
 		case <-ctx.Done():
 			// Nobody would end a release afterwards.

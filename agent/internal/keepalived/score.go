@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -65,6 +66,7 @@ type scores struct {
 	standby map[string]*standby   // by the names of sticky instances
 	away    map[string]*away      // by the names of all instances
 	fences  map[string]*fence     // by the names of those that are fenced
+	cuts    map[string]*cutOff    // by the names of those that are cut off
 	tracks  map[string]lostTracks // what those with tracks have lost, by their names
 	written map[string]int        // what the files hold
 }
@@ -86,7 +88,7 @@ func newScores(p paths) (*scores, error) {
 	return &scores{
 		dir: p.trackDir, drain: drain, withdrawn: withdrawn, fresh: true,
 		standby: make(map[string]*standby), away: make(map[string]*away), fences: make(map[string]*fence),
-		tracks: make(map[string]lostTracks), written: make(map[string]int),
+		cuts: make(map[string]*cutOff), tracks: make(map[string]lostTracks), written: make(map[string]int),
 	}, errors.Join(err, err2)
 }
 
@@ -229,6 +231,9 @@ func (s *scores) set(instances []instance, now time.Time) {
 		b.delay, b.never = i.delay, i.failBack == keepalivedv1.FailBack_FAIL_BACK_NEVER
 		s.standby[i.name] = b
 	}
+	// Nobody would end those of an instance that is no more.
+	maps.DeleteFunc(s.fences, func(name string, _ *fence) bool { return s.away[name] == nil })
+	maps.DeleteFunc(s.cuts, func(name string, _ *cutOff) bool { return s.away[name] == nil })
 }
 
 // forget makes the node a newcomer in every instance: keepalived has ended.
@@ -240,6 +245,7 @@ func (s *scores) forget(now time.Time) {
 		a.end()
 	}
 	clear(s.fences)
+	clear(s.cuts)
 	s.released()
 }
 
@@ -290,6 +296,9 @@ func (s *scores) next(now time.Time) time.Time {
 	for _, f := range s.fences {
 		sooner(f.until)
 	}
+	for _, c := range s.cuts {
+		sooner(c.until)
+	}
 	if now.Before(s.release) {
 		sooner(s.release)
 	}
@@ -315,7 +324,7 @@ func (s *scores) write(now time.Time) error {
 	}
 	for name, a := range s.away {
 		want[awayFile(name)], want[fenceFile(name)] = a.value(now), 0
-		if f := s.fences[name]; f != nil && now.Before(f.until) {
+		if s.fenced(name, now) {
 			want[fenceFile(name)] = fenceScore
 		}
 	}
@@ -335,6 +344,12 @@ func (s *scores) write(now time.Time) error {
 		s.written[name] = score
 	}
 	return errors.Join(failed...)
+}
+
+// fenced tells whether an instance is kept off by the controller or by this node.
+func (s *scores) fenced(name string, now time.Time) bool {
+	f, c := s.fences[name], s.cuts[name]
+	return f != nil && now.Before(f.until) || c != nil && now.Before(c.until)
 }
 
 // renew writes every file, whatever was known of it. keepalived takes a missing

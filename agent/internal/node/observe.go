@@ -171,6 +171,8 @@ var findingKinds = map[keepalived.FindingKind]agentv1.FindingKind{
 	keepalived.FindingMismatch:  agentv1.FindingKind_FINDING_KIND_ADVERT_MISMATCH,
 	keepalived.FindingForeign:   agentv1.FindingKind_FINDING_KIND_FOREIGN_SPEAKER,
 	keepalived.FindingDuplicate: agentv1.FindingKind_FINDING_KIND_DUPLICATE_ADDRESS,
+	keepalived.FindingDeaf:      agentv1.FindingKind_FINDING_KIND_NOTHING_RECEIVED,
+	keepalived.FindingMute:      agentv1.FindingKind_FINDING_KIND_NOTHING_SENT,
 }
 
 var instanceStates = map[keepalived.InstanceState]agentv1.VrrpState{

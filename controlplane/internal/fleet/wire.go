@@ -17,6 +17,10 @@ var wireAlarms = map[agentv1.FindingKind]struct{ reason, cure string }{
 		"nodes that do not agree both hold the VIP: put the same configuration in effect on both (lbctl status tells what failed), and stop a keepalived there that is not Tandem's"},
 	agentv1.FindingKind_FINDING_KIND_FOREIGN_SPEAKER: {"FOREIGN_VRRP_SPEAKER",
 		"find the machine by its MAC address in the switch's table and stop VRRP there, or give the VIP a VRID that nobody else uses (lbctl vip set VIP --vrid N)"},
+	agentv1.FindingKind_FINDING_KIND_NOTHING_RECEIVED: {"NOTHING_RECEIVED",
+		"the node keeps itself off the VIP until something reaches it: look at its cable, its VLAN and the switch's port"},
+	agentv1.FindingKind_FINDING_KIND_NOTHING_SENT: {"NOTHING_SENT",
+		"the node keeps itself off the VIP while another one is heard to hold it: look at its cable, its VLAN and the switch's port"},
 	agentv1.FindingKind_FINDING_KIND_DUPLICATE_ADDRESS: {"DUPLICATE_ADDRESS",
 		"clients reach one of the two by chance: find the machine by its MAC address in the switch's table and take the address from it, or give the VIP another one"},
 }

@@ -50,6 +50,8 @@ func TestI7FindingsAreAlarms(t *testing.T) {
 		l.wantAlarms()
 		for reason, kind := range map[string]agentv1.FindingKind{
 			"ADVERT_MISMATCH": mismatch, "FOREIGN_VRRP_SPEAKER": foreigner, "DUPLICATE_ADDRESS": duplicate,
+			"NOTHING_RECEIVED": agentv1.FindingKind_FINDING_KIND_NOTHING_RECEIVED,
+			"NOTHING_SENT":     agentv1.FindingKind_FINDING_KIND_NOTHING_SENT,
 		} {
 			a.observe(&agentv1.Observation{Instances: finding(holder, kind, "02:00:00:00:00:09", "something is wrong")})
 			b.observe(&agentv1.Observation{Instances: finding(standby, kind, "02:00:00:00:00:09", "something is wrong")})

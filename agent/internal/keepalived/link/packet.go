@@ -1,6 +1,7 @@
 package link
 
 import (
+	"bytes"
 	"encoding/binary"
 	"net"
 	"net/netip"
@@ -38,6 +39,11 @@ func ParseARP(p []byte) (claimed netip.Addr, ok bool) {
 	}
 	claimed = netip.AddrFrom4([4]byte(p[14:18]))
 	return claimed, !claimed.IsUnspecified()
+}
+
+// IsAnswerTo tells whether an ARP packet answers a question of a machine.
+func IsAnswerTo(p []byte, machine net.HardwareAddr) bool {
+	return len(p) >= arpLength && [8]byte(p[:8]) == [8]byte{0, 1, 8, 0, 6, 4, 0, 2} && bytes.Equal(p[18:24], machine)
 }
 
 // SolicitedNode is the multicast address of those who may have an IPv6 address

@@ -74,6 +74,21 @@ func Only(offset uint32, values ...uint32) Filter {
 		unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0xffff})
 }
 
+// AnswersOrAbout accepts ARP packets that are answers, which go to this machine alone
+// mostly, and those that About accepts.
+func AnswersOrAbout(addresses []netip.Addr) Filter {
+	const operationAt, answer = 6, 2
+	about := About(addresses)
+	if about == nil {
+		return nil
+	}
+	return append(Filter{
+		{Code: unix.BPF_LD | unix.BPF_H | unix.BPF_ABS, K: operationAt},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, K: answer, Jf: 1},
+		{Code: unix.BPF_RET | unix.BPF_K, K: 0xffff},
+	}, about...)
+}
+
 // About accepts ARP packets that name one of the addresses as the sender's or as
 // the one that is asked for. A program has at most 4096 instructions: with more than
 // a thousand addresses it accepts all.

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 
 	"github.com/tandem-lb/tandem/agent/internal/keepalived/link"
 )
@@ -24,12 +25,73 @@ func (e *ear) tick(now time.Time) error {
 			return err
 		}
 	}
+	if now.Sub(e.reviewed) >= reviewEvery && !e.reach.doubt(now) {
+		e.reviewed = now
+		e.review()
+	}
 	claimed := slices.ContainsFunc(e.table.routers, func(r *router) bool { return len(r.claims) > 0 })
 	if !claimed && now.Sub(e.asked) < askEvery {
 		return nil
 	}
 	e.asked = now
 	return e.askForOwn()
+}
+
+// reviewEvery is how often it is looked for whom to ask.
+const reviewEvery = 5 * time.Second
+
+// review makes the kernel's neighbours witnesses. An error is as good as none.
+func (e *ear) review() {
+	list, err := netlink.NeighList(e.on.Index, netlink.FAMILY_V4)
+	if err != nil {
+		return
+	}
+	var known []netip.Addr
+	for _, n := range list {
+		const there = netlink.NUD_REACHABLE | netlink.NUD_STALE | netlink.NUD_DELAY | netlink.NUD_PROBE
+		a, ok := netip.AddrFromSlice(n.IP)
+		if a = a.Unmap(); ok && n.State&there != 0 && !slices.Contains(e.addresses(false), a) {
+			known = append(known, a)
+		}
+	}
+	slices.SortFunc(known, netip.Addr.Compare)
+	e.reach.neighbors(known)
+}
+
+// question asks those whose turn it is whether they are there, and listens to
+// everything for as long as nobody answers: whatever comes in tells that something
+// does.
+func (e *ear) question(now time.Time) (err error) {
+	if !now.Before(e.reach.next(now)) {
+		nodes := slices.ContainsFunc(e.table.routers, func(r *router) bool {
+			return slices.ContainsFunc(r.speakers, func(s speaker) bool { return s.present(now) && slices.Contains(r.Peers, s.Source) })
+		})
+		for _, w := range e.reach.ask(now, nodes) {
+			to := link.Everyone
+			if w.at != (link.MAC{}) {
+				to = w.at[:]
+			}
+			if err := e.arp.Send(link.ARPProbe(e.on.HardwareAddr, w.address), to); err != nil && !link.Lost(err) {
+				return err
+			}
+		}
+	}
+	switch doubt := e.reach.doubt(now); {
+	case doubt && e.broad == nil:
+		for _, ethertype := range []uint16{unix.ETH_P_IP, unix.ETH_P_IPV6} {
+			s, err := link.Open(e.on.Index, ethertype, nil)
+			if err != nil {
+				return err
+			}
+			e.broad = append(e.broad, s)
+		}
+	case !doubt && e.broad != nil:
+		for _, s := range e.broad {
+			_ = s.Close()
+		}
+		e.broad = nil
+	}
+	return nil
 }
 
 // askForOwn asks for the addresses that this node holds: nobody else has them.
@@ -72,4 +134,5 @@ func (e *ear) findGateway() {
 	if found != e.gateway {
 		e.gateway, e.answers, e.answered = found, false, time.Now()
 	}
+	e.reach.set(gatewayWitness, []netip.Addr{found})
 }

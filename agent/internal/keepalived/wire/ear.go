@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -57,6 +58,7 @@ type ear struct {
 	arp, nd *link.Socket
 	sockets []*link.Socket // all that receive
 	members []*link.Socket // that do not
+	broad   []*link.Socket // that receive everything, for as long as nobody answers
 
 	gateway  netip.Addr // zero: none
 	at       link.MAC   // the gateway's; zero: not known
@@ -67,6 +69,9 @@ type ear struct {
 	why      string     // why it is deaf, as was told last
 	warned   time.Time  // when
 	told     time.Time  // when what is known changed for others
+
+	reach    reach
+	reviewed time.Time // when the neighbours to be asked were looked for
 }
 
 // newEar makes one, which is to run.
@@ -142,6 +147,7 @@ func (e *ear) deaf(err error) {
 func (e *ear) hears() {
 	if e.isDeaf {
 		e.table.begin(time.Now())
+		e.reach.begin()
 		e.isDeaf = false
 	}
 	if e.why != "" {
@@ -156,6 +162,11 @@ func (e *ear) take() {
 	routers := e.routers
 	e.mu.Unlock()
 	e.table.watch(routers, time.Now())
+	var peers []netip.Addr
+	for _, r := range routers {
+		peers = append(peers, r.Peers...)
+	}
+	e.reach.set(nodeWitness, peers)
 }
 
 // listen returns when the interface can be listened on no longer, or, without an
@@ -178,9 +189,12 @@ func (e *ear) listen(ctx context.Context) error {
 			}
 			next = now.Add(every)
 		}
+		if err := e.question(now); err != nil {
+			return err
+		}
 		e.table.forget(now)
 		due := next
-		for _, t := range []time.Time{e.publish(now), e.table.next(now)} {
+		for _, t := range []time.Time{e.publish(now), e.table.next(now), e.reach.next(now)} {
 			if !t.IsZero() && t.Before(due) {
 				due = t
 			}
@@ -231,9 +245,7 @@ func (e *ear) open() (err error) {
 	if e.gateway.IsValid() {
 		four = append(four, e.gateway)
 	}
-	if len(four) > 0 {
-		e.arp = add(unix.ETH_P_ARP, link.About(four))
-	}
+	e.arp = add(unix.ETH_P_ARP, link.AnswersOrAbout(four))
 	if len(e.addresses(false)) > 0 {
 		add(unix.ETH_P_IP, link.Only(link.Protocol4, vrrp.Protocol), link.Routers4)
 	}
@@ -249,10 +261,10 @@ func (e *ear) open() (err error) {
 }
 
 func (e *ear) close() {
-	for _, s := range append(e.sockets, e.members...) {
+	for _, s := range slices.Concat(e.sockets, e.members, e.broad) {
 		_ = s.Close()
 	}
-	e.sockets, e.members, e.arp, e.nd = nil, nil, nil, nil
+	e.sockets, e.members, e.broad, e.arp, e.nd = nil, nil, nil, nil, nil
 }
 
 // find looks at the interface.
@@ -286,7 +298,8 @@ func (e *ear) look() (err error) {
 // nobody has been silent whose packets waited while this process had no turn.
 func (e *ear) poll(ctx context.Context, limit time.Duration) (now time.Time, err error) {
 	fds := []unix.PollFd{{Fd: int32(e.wake), Events: unix.POLLIN}}
-	for _, s := range e.sockets {
+	sockets := slices.Concat(e.sockets, e.broad)
+	for _, s := range sockets {
 		fds = append(fds, unix.PollFd{Fd: s.FD(), Events: unix.POLLIN})
 	}
 	limit = max(limit, 0) + time.Millisecond // poll(2) rounds down
@@ -299,7 +312,7 @@ func (e *ear) poll(ctx context.Context, limit time.Duration) (now time.Time, err
 		_, _ = unix.Read(e.wake, counter[:])
 	}
 	flood := false
-	for _, s := range e.sockets {
+	for _, s := range sockets {
 		isARP := s == e.arp
 		count, err := s.Receive(atOnce, func(p []byte, from link.MAC) { e.packet(p, from, isARP, time.Now()) })
 		if err != nil {
@@ -318,6 +331,10 @@ func (e *ear) poll(ctx context.Context, limit time.Duration) (now time.Time, err
 
 // packet takes one packet.
 func (e *ear) packet(p []byte, from link.MAC, isARP bool, now time.Time) {
+	if e.table.own[from] {
+		return
+	}
+	e.reach.hear(now)
 	if !isARP {
 		if a, err := vrrp.Parse(p); err == nil {
 			e.table.advert(&a, from, now)
@@ -327,10 +344,14 @@ func (e *ear) packet(p []byte, from link.MAC, isARP bool, now time.Time) {
 		return
 	}
 	claimed, ok := link.ParseARP(p)
-	if ok && claimed == e.gateway && !e.table.own[from] {
+	if ok && claimed == e.gateway {
 		e.at, e.answered, e.answers = from, now, true
 	}
+	if ok && link.IsAnswerTo(p, e.on.HardwareAddr) {
+		e.reach.answer(claimed, from, now)
+	}
 	if ok {
+		e.reach.meet(claimed, now)
 		e.table.claim(claimed, from, now)
 	}
 	if wanted, ok := link.ParseRequest(p); ok {
@@ -351,7 +372,7 @@ func (e *ear) publish(now time.Time) (due time.Time) {
 	heard := make(map[string]Heard)
 	for _, r := range e.table.routers {
 		h := r.heard(now)
-		h.MAC, h.Gateway = link.MAC(e.on.HardwareAddr), gateway
+		h.MAC, h.Gateway, h.Reach = link.MAC(e.on.HardwareAddr), gateway, e.reach.state(now)
 		heard[r.Name] = h
 	}
 	if due := e.told.Add(calm); now.Before(due) {

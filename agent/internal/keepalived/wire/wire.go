@@ -1,7 +1,7 @@
 // Package wire listens to what the network says of the virtual routers of this
 // node: who advertises them, who says that it has one of their addresses, who asks
-// for one, and whether the gateway answers. It touches nothing; it asks the gateway
-// once a second, and for an address that this node holds now and then.
+// for one, and whether the gateway and others answer. It touches nothing; it asks one
+// of those four times a second, and for an address that this node holds now and then.
 package wire
 
 import (
@@ -32,6 +32,9 @@ type Router struct {
 	Addresses []netip.Addr
 	// Holds tells that this node has the addresses.
 	Holds bool
+	// Peers are the other nodes' own addresses on the interface, as far as they are
+	// known.
+	Peers []netip.Addr
 }
 
 func (r *Router) six() bool { return r.Addresses[0].Is6() }
@@ -83,6 +86,8 @@ type Heard struct {
 	// Asked tells that a host has lately asked for an address of the router, by
 	// ARP.
 	Asked bool
+	// Reach of the interface, by IPv4.
+	Reach Reach
 }
 
 // Listener listens while Run runs. Its methods may be called from any goroutine.

@@ -219,6 +219,12 @@ const (
 	// FINDING_KIND_DUPLICATE_ADDRESS: a machine that does not advertise it says that
 	// it has an address of the VIP.
 	FindingKind_FINDING_KIND_DUPLICATE_ADDRESS FindingKind = 3
+	// FINDING_KIND_NOTHING_RECEIVED: nothing reaches the node on the network any more,
+	// though hosts that were there a moment before are asked.
+	FindingKind_FINDING_KIND_NOTHING_RECEIVED FindingKind = 4
+	// FINDING_KIND_NOTHING_SENT: nobody there answers the node any more, though others
+	// are heard.
+	FindingKind_FINDING_KIND_NOTHING_SENT FindingKind = 5
 )
 
 // Enum value maps for FindingKind.
@@ -228,12 +234,16 @@ var (
 		1: "FINDING_KIND_ADVERT_MISMATCH",
 		2: "FINDING_KIND_FOREIGN_SPEAKER",
 		3: "FINDING_KIND_DUPLICATE_ADDRESS",
+		4: "FINDING_KIND_NOTHING_RECEIVED",
+		5: "FINDING_KIND_NOTHING_SENT",
 	}
 	FindingKind_value = map[string]int32{
 		"FINDING_KIND_UNSPECIFIED":       0,
 		"FINDING_KIND_ADVERT_MISMATCH":   1,
 		"FINDING_KIND_FOREIGN_SPEAKER":   2,
 		"FINDING_KIND_DUPLICATE_ADDRESS": 3,
+		"FINDING_KIND_NOTHING_RECEIVED":  4,
+		"FINDING_KIND_NOTHING_SENT":      5,
 	}
 )
 
@@ -1149,7 +1159,8 @@ type InstanceObservation struct {
 	// asked tells that a host has asked for the VIP within the last seconds, and
 	// that its question reached this node.
 	Asked bool `protobuf:"varint,15,opt,name=asked,proto3" json:"asked,omitempty"`
-	// fenced tells that a fence keeps the VIP away from this node.
+	// fenced tells that a fence keeps the VIP away from this node, the controller's or
+	// its own while it is cut off.
 	Fenced bool `protobuf:"varint,16,opt,name=fenced,proto3" json:"fenced,omitempty"`
 	// tracks are what the VIP needs beside the node, as the node finds it, in the
 	// order of the configuration.
@@ -1430,7 +1441,8 @@ type Finding struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// kind of it.
 	Kind FindingKind `protobuf:"varint,1,opt,name=kind,proto3,enum=tandem.agent.v1.FindingKind" json:"kind,omitempty"`
-	// who is the address or the link-layer address of the machine.
+	// who is the address or the link-layer address of the machine, or this node's
+	// interface.
 	Who string `protobuf:"bytes,2,opt,name=who,proto3" json:"who,omitempty"`
 	// text says what, in one sentence for people without its full stop.
 	Text          string `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
@@ -1601,12 +1613,14 @@ const file_tandem_agent_v1_observation_proto_rawDesc = "" +
 	"\x15SERVER_STATE_NO_CHECK\x10\x02\x12\x16\n" +
 	"\x12SERVER_STATE_DRAIN\x10\x03\x12\x1c\n" +
 	"\x18SERVER_STATE_MAINTENANCE\x10\x04\x12\x15\n" +
-	"\x11SERVER_STATE_DOWN\x10\x05*\x93\x01\n" +
+	"\x11SERVER_STATE_DOWN\x10\x05*\xd5\x01\n" +
 	"\vFindingKind\x12\x1c\n" +
 	"\x18FINDING_KIND_UNSPECIFIED\x10\x00\x12 \n" +
 	"\x1cFINDING_KIND_ADVERT_MISMATCH\x10\x01\x12 \n" +
 	"\x1cFINDING_KIND_FOREIGN_SPEAKER\x10\x02\x12\"\n" +
-	"\x1eFINDING_KIND_DUPLICATE_ADDRESS\x10\x03*b\n" +
+	"\x1eFINDING_KIND_DUPLICATE_ADDRESS\x10\x03\x12!\n" +
+	"\x1dFINDING_KIND_NOTHING_RECEIVED\x10\x04\x12\x1d\n" +
+	"\x19FINDING_KIND_NOTHING_SENT\x10\x05*b\n" +
 	"\fGatewayState\x12\x1d\n" +
 	"\x19GATEWAY_STATE_UNSPECIFIED\x10\x00\x12\x19\n" +
 	"\x15GATEWAY_STATE_ANSWERS\x10\x01\x12\x18\n" +

@@ -455,7 +455,7 @@ type VipStatus struct {
 	// failover_end is when that ends by itself.
 	FailoverEnd *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=failover_end,json=failoverEnd,proto3" json:"failover_end,omitempty"`
 	// fenced tells that the controller keeps the VIP away from this node, since
-	// another one holds it, too.
+	// another one holds it, too, or the node itself, since it is cut off.
 	Fenced bool `protobuf:"varint,9,opt,name=fenced,proto3" json:"fenced,omitempty"`
 	// tracks is what is taken off while the node does not have what the VIP needs.
 	Tracks int32 `protobuf:"varint,10,opt,name=tracks,proto3" json:"tracks,omitempty"`

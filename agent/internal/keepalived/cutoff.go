@@ -1,0 +1,175 @@
+package keepalived
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/wire"
+)
+
+// A node whose interface carries nothing one way any more is as useless to clients as
+// one without a cable, and its kernel sees a carrier all the same: as a holder it keeps
+// a VIP that nobody reaches there, or holds it beside its peer, and as a standby it
+// takes over from a holder that it does not hear. So it keeps itself off, as keepalived
+// would without a carrier, by a fence of its own: a lease that this agent renews while
+// its interface is like that. A node that has only lost its peer, or the controller, is
+// not cut off. See decision 0030.
+
+const (
+	// cutLease is how long a node keeps itself off without renewal, and cutEvery how
+	// often it renews that.
+	cutLease = 3 * time.Second
+	cutEvery = time.Second
+)
+
+// cutOff keeps an instance off its VIP.
+type cutOff struct {
+	until time.Time
+	// deaf: nothing is received. Else the one that is heard to hold the VIP must be
+	// heard still.
+	deaf bool
+}
+
+// rouse wakes the goroutine that does for the observer what takes long.
+func (o *observer) rouse() {
+	select {
+	case o.roused <- struct{}{}:
+	default:
+	}
+}
+
+// useless tells whether an instance is to be kept off, since another node is better in
+// any case.
+func (o *observer) useless(w *watched) (deaf, useless bool) {
+	c := o.scores.cuts[w.name]
+	switch w.Wire.Reach {
+	case wire.ReachDeaf:
+		return true, w.peered
+	case wire.ReachMute:
+		// A stray packet does not make a deaf one useful.
+		deaf := c != nil && c.deaf
+		return deaf, deaf || w.peered && w.Wire.hearsNode() && (c != nil || w.State == InstanceMaster)
+	default:
+		return false, false
+	}
+}
+
+// judgeReach ends what is over, and has begun what is needed.
+func (o *observer) judgeReach(now time.Time) {
+	for n := range o.watched {
+		w := &o.watched[n]
+		c := o.scores.cuts[w.name]
+		deaf, useless := o.useless(w)
+		switch {
+		case useless && c == nil:
+			o.rouse()
+		case useless:
+			c.deaf = deaf
+		case c != nil:
+			o.rejoin(w, "its interface carries both ways, or nobody else holds the VIP", now)
+		}
+	}
+}
+
+// rejoin ends what keeps an instance off.
+func (o *observer) rejoin(w *watched, why string, now time.Time) {
+	delete(o.scores.cuts, w.name)
+	o.log.Info("no longer kept off a VIP", "vip", w.vip, "instance", w.name, "reason", why)
+	o.notes = append(o.notes, fmt.Sprintf("VIP %s: no longer kept off: %s", w.vip, why))
+	o.writeScores(now)
+}
+
+// endCuts ends those that were not renewed.
+func (o *observer) endCuts(now time.Time) {
+	for n := range o.watched {
+		w := &o.watched[n]
+		if c := o.scores.cuts[w.name]; c != nil && !now.Before(c.until) {
+			o.rejoin(w, "nobody has renewed it", now)
+		}
+	}
+}
+
+// uselessFiles are the track files of the VIPs that this node is to be kept off.
+func (o *observer) uselessFiles() map[string][]string {
+	files := make(map[string][]string)
+	for n := range o.watched {
+		if w := &o.watched[n]; files[w.vip] == nil {
+			if _, useless := o.useless(w); useless {
+				files[w.vip] = o.fenceFiles(w.vip) // as those of the controller's fence
+			}
+		}
+	}
+	return files
+}
+
+// keepOff keeps the useless instances of a VIP off for a lease.
+func (o *observer) keepOff(vip string, now time.Time) error {
+	for n := range o.watched {
+		w := &o.watched[n]
+		deaf, useless := o.useless(w)
+		if w.vip != vip || !useless {
+			continue
+		}
+		c := o.scores.cuts[w.name]
+		if c == nil {
+			why := w.iface + " carries nothing out"
+			if deaf {
+				why = w.iface + " carries nothing in"
+			}
+			o.log.Warn("keeping off a VIP", "vip", w.vip, "instance", w.name, "reason", why)
+			o.notes = append(o.notes, fmt.Sprintf("VIP %s: kept off, since %s: another node is to hold it", w.vip, why))
+			c = &cutOff{deaf: deaf}
+			o.scores.cuts[w.name] = c
+		}
+		c.until = now.Add(cutLease)
+		// The guard may have ended it in the last moment.
+		delete(o.scores.written, fenceFile(w.name))
+	}
+	return o.scores.write(now)
+}
+
+// attendReach is the goroutine that keeps this node off the VIPs that it is useless
+// for, once a guard has the lease, and that announces those again for which another
+// node has called itself the holder.
+func (d *Driver) attendReach(ctx context.Context) error {
+	again := time.NewTimer(0)
+	defer again.Stop()
+	for {
+		select {
+		case <-d.observer.roused:
+		case <-again.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		var files map[string][]string
+		var unrivaled []string
+		if err := d.do(ctx, func(o *observer) {
+			files, unrivaled, o.unrivaled = o.uselessFiles(), slices.Compact(slices.Sorted(slices.Values(o.unrivaled))), nil
+		}); err != nil {
+			return err
+		}
+		for vip, files := range files {
+			if err := d.keepOff(ctx, vip, files); err != nil && ctx.Err() == nil {
+				d.log.Error("cannot keep off a VIP for which this node is useless", "vip", vip, "error", err)
+			}
+			again.Reset(cutEvery)
+		}
+		for _, vip := range unrivaled {
+			if err := d.Announce(ctx, vip); err != nil && ctx.Err() == nil {
+				d.log.Warn("cannot announce a VIP that another node has held, too", "vip", vip, "error", err)
+			}
+		}
+	}
+}
+
+func (d *Driver) keepOff(ctx context.Context, vip string, files []string) error {
+	if err := d.guardScore(ctx, vip, files, cutLease+guardSlack, d.opts.FenceGuard); err != nil {
+		return fmt.Errorf("no guard: %w", err)
+	}
+	var err error
+	ended := d.do(ctx, func(o *observer) { err = o.keepOff(vip, time.Now()) })
+	return errors.Join(ended, err)
+}

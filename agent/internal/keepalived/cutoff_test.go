@@ -1,0 +1,179 @@
+package keepalived
+
+import (
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// newSwitched is a cluster whose nodes are on a switch with their gateway.
+func newSwitched(t *testing.T) (a, b *node, middle string) {
+	t.Helper()
+	middle = newNamespace(t)
+	ip(t, "-n", middle, "link", "add", "br0", "type", "bridge")
+	ip(t, "-n", middle, "address", "add", "10.9.0.9/24", "dev", "br0")
+	ip(t, "-n", middle, "link", "set", "br0", "up")
+	var nodes []*node
+	for n, name := range []string{"lb-master", "lb-backup"} {
+		namespace, port := newNamespace(t), fmt.Sprintf("port%d", n+1)
+		ip(t, "link", "add", "eth0", "netns", namespace, "type", "veth", "peer", "name", port, "netns", middle)
+		ip(t, "-n", middle, "link", "set", port, "master", "br0", "up")
+		ip(t, "netns", "exec", namespace, "sysctl", "--quiet", "--write", "net.ipv6.conf.eth0.accept_dad=0")
+		ip(t, "-n", namespace, "address", "add", fmt.Sprintf("10.9.0.%d/24", n+1), "dev", "eth0")
+		ip(t, "-n", namespace, "link", "set", "eth0", "up")
+		ip(t, "-n", namespace, "route", "add", "default", "via", "10.9.0.9")
+		nodes = append(nodes, newNode(t, name, namespace))
+	}
+	a, b = nodes[0], nodes[1]
+	for n, priority := range map[*node]uint32{a: 230, b: 220} {
+		n.setHealth(true)
+		n.mustApply(web(n.name, priority))
+	}
+	waitMaster(t, 5*time.Second, "web", "10.9.0.100", a, b)
+	for _, n := range nodes {
+		within(t, 5*time.Second, n.name+" has asked who is there", func() bool {
+			w := n.instance("web").Wire
+			return w.Listens && len(w.Findings) == 0 && w.Reach != 0
+		})
+	}
+	// Everybody has been asked by turns.
+	began := time.Now()
+	within(t, 5*time.Second, "a second", func() bool { return time.Since(began) > time.Second })
+	return a, b, middle
+}
+
+// lose has a node's interface lose all packets of directions: "ingress", "egress".
+func (n *node) lose(directions ...string) {
+	n.t.Helper()
+	for _, d := range directions {
+		n.nft(fmt.Sprintf("add table netdev cut; add chain netdev cut %s { type filter hook %s device eth0 priority 0; }; add rule netdev cut %s counter drop", d, d, d))
+	}
+}
+
+func (n *node) losesNothing() {
+	n.t.Helper()
+	n.nft("delete table netdev cut")
+}
+
+func (n *node) nft(rules string) {
+	n.t.Helper()
+	if said, err := exec.Command("ip", "netns", "exec", n.namespace, "nft", rules).CombinedOutput(); err != nil {
+		n.t.Fatalf("nft: %v: %s", err, said)
+	}
+}
+
+// I7: a node that is cut off one way, or both, holds no VIP beside the other one, nor
+// alone, and comes back with its cable; the controller is not needed for that.
+func TestI7ANodeThatIsCutOffHoldsNothing(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		standby    bool
+		directions []string
+		told       FindingKind
+	}{
+		"a deaf holder":     {false, []string{"ingress"}, FindingDeaf},
+		"a mute holder":     {false, []string{"egress"}, FindingMute},
+		"a holder cut off":  {false, []string{"ingress", "egress"}, FindingDeaf},
+		"a deaf standby":    {true, []string{"ingress"}, FindingDeaf},
+		"a standby cut off": {true, []string{"ingress", "egress"}, FindingDeaf},
+		"a mute standby":    {true, []string{"egress"}, FindingMute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a, b, _ := newSwitched(t)
+			lost, other := a, b
+			if test.standby {
+				lost, other = b, a
+			}
+			lost.lose(test.directions...)
+			took := within(t, 10*time.Second, "it is told", func() bool { return lost.found("web", test.told) != "" })
+			t.Logf("told after %v", took)
+			took += within(t, 10*time.Second, "the other one holds the VIP alone", func() bool {
+				return other.has("10.9.0.100") && !lost.has("10.9.0.100") && other.instance("web").State == InstanceMaster
+			})
+			t.Logf("the other one held it alone after %v", took)
+			began := time.Now()
+			within(t, 10*time.Second, "longer than a lease", func() bool {
+				if !other.has("10.9.0.100") || lost.has("10.9.0.100") {
+					t.Fatalf("it did not stay so: %+v", lost.instance("web"))
+				}
+				return time.Since(began) > cutLease+guardSlack+time.Second
+			})
+			lost.losesNothing()
+			took = waitMaster(t, 10*time.Second, "web", "10.9.0.100", a, b)
+			t.Logf("all was well %v after its end", took)
+		})
+	}
+}
+
+// I8: a node that has lost its peer, or everybody that it knows of, when that is only
+// its peer, holds the VIP.
+func TestI8ANodeThatIsAloneIsNotCutOff(t *testing.T) {
+	t.Parallel()
+	stays := func(t *testing.T, n *node) {
+		t.Helper()
+		within(t, 5*time.Second, n.name+" holds the VIP", func() bool { return n.has("10.9.0.100") })
+		began := time.Now()
+		within(t, 10*time.Second, "a while", func() bool {
+			if !n.has("10.9.0.100") {
+				t.Fatalf("it is kept off: %+v", n.instance("web"))
+			}
+			return time.Since(began) > 3*time.Second
+		})
+	}
+	t.Run("beside its gateway", func(t *testing.T) {
+		t.Parallel()
+		_, b, middle := newSwitched(t)
+		ip(t, "-n", middle, "link", "set", "port1", "down")
+		stays(t, b)
+	})
+	t.Run("with nobody", func(t *testing.T) {
+		t.Parallel()
+		a, b := newCluster(t)
+		a.lose("ingress", "egress")
+		stays(t, b)
+		stays(t, a)
+	})
+}
+
+// I8: what keeps a node off lives no longer than the agent that renews it.
+func TestI8ACutEndsWithTheAgent(t *testing.T) {
+	t.Parallel()
+	a, b, _ := newSwitched(t)
+	a.lose("ingress")
+	within(t, 10*time.Second, "it is kept off", func() bool { return !a.has("10.9.0.100") && b.has("10.9.0.100") })
+	if len(a.guards()) != 1 {
+		t.Fatalf("its guards are %v", a.guards())
+	}
+	if err := unix.Kill(a.agentPID(), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	took := within(t, 10*time.Second, "the fence is over", func() bool {
+		return score(t, filepath.Join(a.options.RunDir, "keepalived", "track"), fenceFile("web")) == 0
+	})
+	t.Logf("over %v after the end of the agent", took)
+}
+
+// A holder that has heard another one call itself that tells everybody again as soon as
+// that one is gone; keepalived does so after 5 s.
+func TestAHolderThatHadARivalAnnouncesItself(t *testing.T) {
+	t.Parallel()
+	a, b, middle := newSwitched(t)
+	b.nft("add table netdev cut; add chain netdev cut in { type filter hook ingress device eth0 priority 0; }; add rule netdev cut in ip protocol vrrp drop")
+	within(t, 5*time.Second, "both hold it", func() bool { return a.has("10.9.0.100") && b.has("10.9.0.100") })
+	ip(t, "-n", middle, "neighbor", "replace", "10.9.0.100", "lladdr", macOf(t, b.namespace), "dev", "br0", "nud", "stale")
+	b.killAgent()
+	if err := unix.Kill(b.keepalived()[0], unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	took := within(t, 2*time.Second, "the neighbour believes the holder", func() bool {
+		said, err := exec.Command("ip", "-n", middle, "neighbor", "show", "10.9.0.100").CombinedOutput()
+		return err == nil && strings.Contains(string(said), macOf(t, a.namespace))
+	})
+	t.Logf("right after %v", took)
+}
