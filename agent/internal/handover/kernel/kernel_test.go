@@ -291,6 +291,55 @@ func TestConnectionsOutliveMoves(t *testing.T) {
 	})
 }
 
+// A client uses its port again when the one that it had with it is over, which the
+// node that closed it remembers for a minute.
+func TestAPortIsUsedAgain(t *testing.T) {
+	both(t, func(s *service) {
+		s.arm()
+		s.way("a", "b", time.Minute, false)
+		over := s.dial("a")
+		s.do("client", order{Leave: over})
+		waits := func() string {
+			return run(s.t, "ip", "netns", "exec", s.names["a"], "ss", "-tanH", "state", "time-wait")
+		}
+		if waits() == "" {
+			s.t.Fatal("the node that closed the connection has forgotten it")
+		}
+		s.move("a", "b")
+		again := s.do("client", order{Dial: s.port(), From: over}).N
+		s.is(again, "b")
+		s.move("b", "a")
+		s.is(again, "b")
+		if waits() == "" {
+			s.t.Error("nothing was remembered of the first connection")
+		}
+	})
+}
+
+// What comes late for a connection that is over is answered by the node that closed
+// it, though the other one is asked first.
+func TestWhatIsOverIsAnswered(t *testing.T) {
+	both(t, func(s *service) {
+		s.arm()
+		s.way("a", "b", time.Minute, false)
+		over := s.dial("a")
+		run(s.t, "ip", "netns", "exec", s.names["client"], "nft", "add table inet t; add chain inet t c { type filter hook prerouting priority 0; }; add rule inet t c tcp flags & (fin|syn|rst) == 0 tcp flags ack tcp sport 80 drop")
+		s.do("client", order{Leave: over}) // its FIN is not acknowledged
+		last := func() string {
+			return run(s.t, "ip", "netns", "exec", s.names["client"], "ss", "-tanH", "state", "last-ack")
+		}
+		if last() == "" {
+			s.t.Fatal("the client has heard the last acknowledgement")
+		}
+		run(s.t, "ip", "netns", "exec", s.names["client"], "nft", "delete table inet t")
+		for end := time.Now().Add(10 * time.Second); last() != ""; {
+			if time.Now().After(end) {
+				s.t.Fatal("the client's FIN is not answered")
+			}
+		}
+	})
+}
+
 // Also those whose clients are known by a cookie only, under a flood of SYNs.
 func TestNewConnectionsByCookieAreTheHolders(t *testing.T) {
 	both(t, func(s *service) {

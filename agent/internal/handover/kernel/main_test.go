@@ -31,6 +31,8 @@ type order struct {
 	Upload   int           // so many bytes, on a connection of its own to Dial
 	Cost     bool          // asks what the program has cost
 	Dial     string        // and say hello
+	From     int           // beside Dial: from the port that the nth connection had
+	Leave    int           // have the other side close the nth connection first
 	Ask      int           // say hello again, on the nth connection
 	Drop     int           // close it, without waiting for the other side
 	Set      *setting      // of an address
@@ -109,7 +111,11 @@ func (m *machine) obey(o *order, a *answer) (err error) {
 		}
 		return err
 	case o.Dial != "":
-		c, err := net.DialTimeout("tcp", o.Dial, 5*time.Second)
+		dialer := net.Dialer{Timeout: 5 * time.Second}
+		if o.From != 0 {
+			dialer.LocalAddr = m.conns[o.From-1].LocalAddr()
+		}
+		c, err := dialer.Dial("tcp", o.Dial)
 		if err != nil {
 			return err
 		}
@@ -124,6 +130,8 @@ func (m *machine) obey(o *order, a *answer) (err error) {
 			}
 		}
 		return nil
+	case o.Leave != 0:
+		return leave(m.conns[o.Leave-1])
 	case o.Drop != 0:
 		return m.conns[o.Drop-1].Close()
 	case o.Set != nil:
@@ -193,6 +201,9 @@ func (m *machine) listen(address string) error {
 					if _, err := io.ReadFull(c, buffer); err != nil {
 						return
 					}
+					if string(buffer) == "leave" {
+						return
+					}
 					if string(buffer) != "hello" { // an upload
 						_, _ = io.Copy(io.Discard, c)
 					}
@@ -224,6 +235,17 @@ func upload(address string, bytes int) error {
 	}
 	_, err = io.ReadAll(c)
 	return err
+}
+
+// leave has the other side close the connection, and then closes it.
+func leave(c net.Conn) error {
+	if _, err := c.Write([]byte("leave")); err != nil {
+		return err
+	}
+	if _, err := io.ReadAll(c); err != nil {
+		return err
+	}
+	return c.Close()
 }
 
 // hello sends a message and returns who answers it.

@@ -42,7 +42,8 @@ const (
 	skbInterface  = 40
 	sockState     = 72
 
-	stateListen = 10 // TCP_LISTEN
+	stateTimeWait = 6  // TCP_TIME_WAIT
+	stateListen   = 10 // TCP_LISTEN
 )
 
 // Where the program keeps things on its stack, below the frame pointer.
@@ -83,7 +84,8 @@ const verdictNext = -1 // TC_ACT_UNSPEC: ask the next filter
 //     sent elsewhere. This node takes what is marked, also in the moment in which it
 //     holds the address no more and a client does not know that yet.
 //   - One of a connection that this node has, or of any when it forwards none for
-//     the address now, is marked, too.
+//     the address now, is marked, too. One of a connection that is over here is so
+//     only when the previous holder has none: clients use their ports again.
 //   - Any other one belongs to a connection of the previous holder and is sent to
 //     it as it is.
 func program(ways *ebpf.Map) asm.Instructions {
@@ -256,10 +258,14 @@ func (p *assembler) ownConnection() {
 		asm.JEq.Imm(asm.R0, 0, "forward"),
 		asm.Mov.Reg(regSocket, asm.R0),
 		asm.LoadMem(asm.R1, regSocket, sockState, asm.Word),
-		asm.JNE.Imm(asm.R1, stateListen, "own"),
-		// Under a flood of SYNs the listener knows a client by its cookie only.
-		asm.Mov.Imm(asm.R3, ip6Len),
+		asm.JEq.Imm(asm.R1, stateListen, "listener"),
+		asm.JNE.Imm(asm.R1, stateTimeWait, "own"),
+		asm.JLE.Imm(regHops, hopsFirst, "own"), // the other node has no connection
+		asm.Ja.Label("other"),
 	)
+	p.label("listener")
+	// Under a flood of SYNs it knows a client by its cookie only.
+	p.add(asm.Mov.Imm(asm.R3, ip6Len))
 	p.ifIP6(asm.R4, "cookie")
 	p.add(asm.Mov.Imm(asm.R3, ip4Len))
 	p.label("cookie")
@@ -270,9 +276,9 @@ func (p *assembler) ownConnection() {
 		asm.Mov.Imm(asm.R5, tcpLen),
 		asm.FnTcpCheckSyncookie.Call(),
 		asm.JEq.Imm(asm.R0, 0, "own"),
-		asm.Mov.Reg(asm.R1, regSocket),
-		asm.FnSkRelease.Call(),
 	)
+	p.label("other")
+	p.add(asm.Mov.Reg(asm.R1, regSocket), asm.FnSkRelease.Call())
 }
 
 // forward sends the packet to the previous holder.
