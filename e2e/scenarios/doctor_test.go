@@ -184,29 +184,39 @@ func (s *site) isFound(ctx context.Context, ill illness) {
 		s.t.Fatal(err)
 	}
 	began := time.Now()
-	s.until(30*time.Second, ill.reason+" to be found", func(ctx context.Context) error {
-		d, err := s.doctor(ctx)
-		if err != nil {
-			return err
-		}
-		return has(d, ill)
-	})
+	s.doctorUntil(ill.reason+" to be found", func(d *tandemv1.Diagnosis) error { return has(d, ill) })
 	s.t.Logf("found within %v", time.Since(began))
 	if err := ill.cure(); err != nil {
 		s.t.Fatal(err)
 	}
 	s.healthy(ctx)
-	s.until(30*time.Second, "nothing to be found after the cure", func(ctx context.Context) error {
-		d, err := s.doctor(ctx)
-		if err == nil && len(d.GetFindings()) > 0 {
-			err = fmt.Errorf("it finds %v", d.GetFindings())
+	s.doctorUntil("nothing to be found after the cure", func(d *tandemv1.Diagnosis) error {
+		if len(d.GetFindings()) > 0 {
+			return fmt.Errorf("it finds %v", d.GetFindings())
 		}
-		return err
+		return nil
 	})
 	// The tables that were only opened go, so that the next fault finds none.
 	for _, n := range s.Nodes {
 		_ = n.Host.Command(ctx, "nft", "delete", "table", "inet", "site").Run()
 	}
+}
+
+// doctorUntil asks until the answer is as it should be.
+func (s *site) doctorUntil(what string, lacks func(*tandemv1.Diagnosis) error) {
+	s.t.Helper()
+	var lacked error // by the last answer
+	s.until(30*time.Second, what, func(ctx context.Context) error {
+		d, err := s.doctor(ctx)
+		switch {
+		case err == nil:
+			lacked = lacks(d)
+			return lacked
+		case lacked != nil && ctx.Err() != nil:
+			return lacked // the call was only cut off by the deadline
+		}
+		return err
+	})
 }
 
 // has tells what of an illness was not found.

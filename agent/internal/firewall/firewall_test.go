@@ -152,6 +152,7 @@ func TestDropsAreTheKernels(t *testing.T) {
 		"now and then":                 {"table inet site { chain in { " + input + " limit rate over 1000/second drop; } }", "inet site in", true},
 		"perhaps accepted before":      {"table inet site { chain in { " + input + " meta mark 7 accept; meta l4proto vrrp drop; } }", "inet site in", true},
 		"perhaps jumped over":          {"table inet site { chain deep { drop; } chain in { " + input + " meta mark 7 jump deep; } }", "inet site deep", true},
+		"perhaps sent away before":     {"table inet site { chain deep { accept; } chain in { " + input + " meta mark 7 jump deep; meta l4proto vrrp drop; } }", "inet site in", true},
 		"certain in spite of a doubt":  {"table inet site { chain in { " + input + " meta mark 7 drop; meta l4proto vrrp drop; } }", "inet site in", false},
 		"the route back":               {"table inet site { chain in { type filter hook prerouting priority 0; fib saddr . iif oif missing drop; } }", "inet site in", true},
 	} {

@@ -2,7 +2,6 @@ package firewall
 
 import (
 	"bytes"
-	"cmp"
 	"encoding/binary"
 	"slices"
 
@@ -74,7 +73,7 @@ func (w *walk) chain(c *chain) (end bool) {
 				return true
 			}
 		case expr.VerdictJump, expr.VerdictGoto:
-			if w.jump(c.in.chains[verdict.Chain], matches) {
+			if w.chain(c.in.chains[verdict.Chain]) && matches == yes {
 				return true
 			}
 			if verdict.Kind == expr.VerdictGoto && matches == yes {
@@ -88,19 +87,6 @@ func (w *walk) chain(c *chain) (end bool) {
 		}
 	}
 	return false
-}
-
-// jump goes through a chain that the packet may be sent to.
-func (w *walk) jump(to *chain, matches truth) (end bool) {
-	end = w.chain(to)
-	if end && matches == maybe {
-		if w.lost != nil {
-			w.maybe, w.lost = cmp.Or(w.maybe, w.lost), nil
-			w.maybe.Certain = false
-		}
-		return false
-	}
-	return end
 }
 
 // drop notes that the packet is lost, or may be.

@@ -72,6 +72,9 @@ func TestDiagnoseWithoutAnAnswer(t *testing.T) {
 				a.commands = func(*agentv1.Command) *agentv1.CommandResult { return nil }
 			}
 		}, "AGENT_SILENT AGENT_SILENT", "no answer within 8 s", diagnoseTimeout},
+		"one is silent": {func(_ *lab, agents map[string]*agent) {
+			agents["lb-backup"].commands = func(*agentv1.Command) *agentv1.CommandResult { return nil }
+		}, "AGENT_SILENT", "lb-backup", diagnoseTimeout},
 		"away": {func(_ *lab, agents map[string]*agent) { _ = agents["lb-backup"].disconnect() }, "NODE_DISCONNECTED", "lb-backup", 0},
 		"too busy": {func(_ *lab, agents map[string]*agent) {
 			agents["lb-backup"].commands = func(*agentv1.Command) *agentv1.CommandResult {
