@@ -90,6 +90,7 @@ func (j *judgement) vip(v *tandemv1.Vip) {
 	}
 	for n := range j.Nodes {
 		x := &j.Nodes[n]
+		j.lost(v, h, x)
 		if x == h || !x.Connected {
 			continue
 		}
@@ -141,7 +142,7 @@ func (j *judgement) standsBy(v *tandemv1.Vip, n *Node) {
 		switch {
 		case i.GetFenced():
 			j.on(n, holding, "FENCED", fmt.Sprintf("%s is kept off VIP %s by a fence, since it and the holder do not hear each other", n.ID, vip),
-				"the controller renews the fence", "cure what keeps them from hearing each other; the fence falls by itself within seconds").stops(v, n.ID)
+				"its agent says so: a fence of the controller, or its own while it is cut off", "cure what keeps them from hearing each other; the fence falls by itself within seconds").stops(v, n.ID)
 			return
 		case i.GetState() == agentv1.VrrpState_VRRP_STATE_FAULT:
 			j.on(n, holding, "IN_FAULT", fmt.Sprintf("keepalived on %s is in state FAULT for VIP %s", n.ID, vip), "keepalived's own word",
@@ -149,6 +150,35 @@ func (j *judgement) standsBy(v *tandemv1.Vip, n *Node) {
 			return
 		}
 	}
+}
+
+// lost judges whether a node has what the VIP needs beside it. One that has lost more
+// than the holder would not take it.
+func (j *judgement) lost(v *tandemv1.Vip, h, n *Node) {
+	vip := id(v.GetName())
+	all := n.lost(vip)
+	if len(all) == 0 {
+		return
+	}
+	f := j.on(n, holding, "TRACK_LOST", fmt.Sprintf("%s has lost what VIP %s needs: %s", n.ID, vip, strings.Join(all, ", ")),
+		fmt.Sprintf("its agent asks for it; its priority is %d", n.priority(vip)),
+		fmt.Sprintf("see the way from %s to it: cables, VLANs, routes, firewalls; or lbctl vip set %s --track", n.ID, vip)).about(v)
+	if h != nil && h != n && len(all) > len(h.lost(vip)) {
+		f.stops(v, n.ID)
+	}
+}
+
+// lost are the tracks of a VIP that a node has lost, with the reason.
+func (n *Node) lost(vip string) []string {
+	var all []string
+	for _, i := range n.Instances[vip] {
+		for _, t := range i.GetTracks() {
+			if text := fmt.Sprintf("%s (%s)", t.GetTrack(), t.GetReason()); t.GetLost() && !slices.Contains(all, text) {
+				all = append(all, text)
+			}
+		}
+	}
+	return all
 }
 
 // sends judges whether the holder advertises.
@@ -235,7 +265,7 @@ func isFamily(six bool) func(netip.Prefix) bool {
 	return func(p netip.Prefix) bool { return p.Addr().Is6() == six }
 }
 
-// faults are what the nodes find on the wire. One that does not agree is no standby.
+// faults are what the nodes find on the wire. Strangers keep nobody from taking a VIP.
 var faults = map[agentv1.FindingKind]struct{ reason, cure string }{
 	agentv1.FindingKind_FINDING_KIND_ADVERT_MISMATCH: {"ADVERT_MISMATCH",
 		"put the same configuration in effect on both nodes (lbctl status), and stop a keepalived there that is not Tandem's"},
@@ -243,6 +273,10 @@ var faults = map[agentv1.FindingKind]struct{ reason, cure string }{
 		"find the machine by its MAC address in the switch's table and stop VRRP there, or lbctl vip set %s --vrid N"},
 	agentv1.FindingKind_FINDING_KIND_DUPLICATE_ADDRESS: {"DUPLICATE_ADDRESS",
 		"find the machine by its MAC address in the switch's table and take the address from it"},
+	agentv1.FindingKind_FINDING_KIND_NOTHING_RECEIVED: {"NOTHING_RECEIVED",
+		"see its cable, its VLAN and the switch's port; the node keeps itself off the VIP until something reaches it"},
+	agentv1.FindingKind_FINDING_KIND_NOTHING_SENT: {"NOTHING_SENT",
+		"see its cable, its VLAN and the switch's port; the node keeps itself off the VIP while another one is heard to hold it"},
 }
 
 // wire tells what the nodes find on the wire of a VIP.
@@ -265,7 +299,9 @@ func (j *judgement) wire(v *tandemv1.Vip) {
 				told[f.GetText()] = true
 				cure := strings.ReplaceAll(fault.cure, "%s", id(v.GetName()))
 				added := j.on(x, adverts, fault.reason, f.GetText(), "heard by "+x.ID, cure).about(v)
-				if f.GetKind() == agentv1.FindingKind_FINDING_KIND_ADVERT_MISMATCH {
+				switch f.GetKind() {
+				case agentv1.FindingKind_FINDING_KIND_FOREIGN_SPEAKER, agentv1.FindingKind_FINDING_KIND_DUPLICATE_ADDRESS:
+				default:
 					j.stopsPair(added, v, x)
 				}
 			}

@@ -167,20 +167,24 @@ func TestEachCauseIsFound(t *testing.T) {
 			b.Instances["web"][0].Advertisers = nil
 			drop(b, &agentv1.FirewallDrop{Handle: 3})
 		}, "ADVERTS_NOT_SEEN", true, "lb-master sent 4 in 400ms by its keepalived's count; none of them reaches interface eth0 of lb-backup; it may be the rule with handle 3"},
-		"lost behind":    {func(_ *Facts, _, b *Node) { b.Diagnosis.GetInstances()[0].Received = 0 }, "ADVERTS_LOST", true, "keepalived on lb-backup counted 0"},
-		"not sent":       {func(_ *Facts, m, _ *Node) { m.Diagnosis.GetInstances()[0].Sent = 0 }, "ADVERTS_NOT_SENT", true, "did not grow in 400ms"},
-		"fenced":         {func(_ *Facts, _, b *Node) { b.Instances["web"][0].Fenced = true }, "FENCED", true, "falls by itself"},
-		"in fault":       {func(_ *Facts, _, b *Node) { b.Instances["web"][0].State = agentv1.VrrpState_VRRP_STATE_FAULT }, "IN_FAULT", true, "FAULT"},
-		"nobody":         {func(_ *Facts, m, _ *Node) { m.Instances["web"][0].Holds = false }, "NO_HOLDER", true, "no node's kernel has its address"},
-		"two of them":    {func(_ *Facts, _, b *Node) { b.Instances["web"][0].Holds = true }, "TWO_HOLDERS", true, "held by lb-master and lb-backup"},
-		"a mismatch":     {func(_ *Facts, m, _ *Node) { find(m, agentv1.FindingKind_FINDING_KIND_ADVERT_MISMATCH) }, "ADVERT_MISMATCH", true, "heard by lb-master"},
-		"a stranger":     {func(_ *Facts, m, _ *Node) { find(m, agentv1.FindingKind_FINDING_KIND_FOREIGN_SPEAKER) }, "FOREIGN_VRRP_SPEAKER", false, "lbctl vip set web --vrid"},
-		"a twin":         {func(_ *Facts, m, _ *Node) { find(m, agentv1.FindingKind_FINDING_KIND_DUPLICATE_ADDRESS) }, "DUPLICATE_ADDRESS", false, "who does what"},
-		"listener":       {func(_ *Facts, _, b *Node) { b.Diagnosis.GetBinds()[0].Listens = false }, "LISTENER_CLOSED", true, "192.168.1.100:80"},
-		"one backend":    {func(_ *Facts, _, b *Node) { b.Backends["web_servers/web1"].State = down }, "BACKENDS_NOT_REACHED", false, "web1: down; lb-master reaches 1 of them"},
-		"all backends":   {func(_ *Facts, m, b *Node) { allDown(b) }, "NO_BACKEND_REACHED", true, "lb-master reaches 2 of them"},
-		"down for all":   {func(_ *Facts, m, b *Node) { allDown(m); allDown(b) }, "NO_BACKEND_REACHED", true, "web1: down; web2: down"},
-		"without checks": {func(_ *Facts, _, b *Node) { unchecked(b) }, "NO_BACKEND_REACHED", true, "web2: connection refused"},
+		"lost behind":      {func(_ *Facts, _, b *Node) { b.Diagnosis.GetInstances()[0].Received = 0 }, "ADVERTS_LOST", true, "keepalived on lb-backup counted 0"},
+		"not sent":         {func(_ *Facts, m, _ *Node) { m.Diagnosis.GetInstances()[0].Sent = 0 }, "ADVERTS_NOT_SENT", true, "did not grow in 400ms"},
+		"fenced":           {func(_ *Facts, _, b *Node) { b.Instances["web"][0].Fenced = true }, "FENCED", true, "falls by itself"},
+		"in fault":         {func(_ *Facts, _, b *Node) { b.Instances["web"][0].State = agentv1.VrrpState_VRRP_STATE_FAULT }, "IN_FAULT", true, "FAULT"},
+		"nobody":           {func(_ *Facts, m, _ *Node) { m.Instances["web"][0].Holds = false }, "NO_HOLDER", true, "no node's kernel has its address"},
+		"two of them":      {func(_ *Facts, _, b *Node) { b.Instances["web"][0].Holds = true }, "TWO_HOLDERS", true, "held by lb-master and lb-backup"},
+		"a mismatch":       {func(_ *Facts, m, _ *Node) { find(m, agentv1.FindingKind_FINDING_KIND_ADVERT_MISMATCH) }, "ADVERT_MISMATCH", true, "heard by lb-master"},
+		"a stranger":       {func(_ *Facts, m, _ *Node) { find(m, agentv1.FindingKind_FINDING_KIND_FOREIGN_SPEAKER) }, "FOREIGN_VRRP_SPEAKER", false, "lbctl vip set web --vrid"},
+		"a twin":           {func(_ *Facts, m, _ *Node) { find(m, agentv1.FindingKind_FINDING_KIND_DUPLICATE_ADDRESS) }, "DUPLICATE_ADDRESS", false, "who does what"},
+		"listener":         {func(_ *Facts, _, b *Node) { b.Diagnosis.GetBinds()[0].Listens = false }, "LISTENER_CLOSED", true, "192.168.1.100:80"},
+		"one backend":      {func(_ *Facts, _, b *Node) { b.Backends["web_servers/web1"].State = down }, "BACKENDS_NOT_REACHED", false, "web1: down; lb-master reaches 1 of them"},
+		"all backends":     {func(_ *Facts, m, b *Node) { allDown(b) }, "NO_BACKEND_REACHED", true, "lb-master reaches 2 of them"},
+		"down for all":     {func(_ *Facts, m, b *Node) { allDown(m); allDown(b) }, "NO_BACKEND_REACHED", true, "web1: down; web2: down"},
+		"without checks":   {func(_ *Facts, _, b *Node) { unchecked(b) }, "NO_BACKEND_REACHED", true, "web2: connection refused"},
+		"nothing received": {func(_ *Facts, _, b *Node) { find(b, agentv1.FindingKind_FINDING_KIND_NOTHING_RECEIVED) }, "NOTHING_RECEIVED", true, "the switch's port"},
+		"nothing sent":     {func(_ *Facts, _, b *Node) { find(b, agentv1.FindingKind_FINDING_KIND_NOTHING_SENT) }, "NOTHING_SENT", true, "the switch's port"},
+		"gateway lost":     {func(_ *Facts, _, b *Node) { lose(b) }, "TRACK_LOST", true, "lb-backup has lost what VIP web needs: gateway (no answer)"},
+		"holder's gateway": {func(_ *Facts, m, _ *Node) { lose(m) }, "TRACK_LOST", false, "lb-master has lost"},
 		"unfit": {func(f *Facts, _, _ *Node) {
 			f.Unfit = map[string]map[string]string{"web": {"lb-backup": "is of no use"}}
 		}, "NOT_STANDING_BY", true, "lb-backup is of no use"},
@@ -216,6 +220,11 @@ func TestEachCauseIsFound(t *testing.T) {
 func find(n *Node, kind agentv1.FindingKind) {
 	i := n.Instances["web"][0]
 	i.Findings = append(i.Findings, &agentv1.Finding{Kind: kind, Who: "192.168.1.66", Text: "who does what"})
+}
+
+func lose(n *Node) {
+	i := n.Instances["web"][0]
+	i.Tracks = append(i.Tracks, &agentv1.TrackObservation{Track: "gateway", Lost: true, Reason: "no answer"}, &agentv1.TrackObservation{Track: "ping 192.0.2.1"})
 }
 
 func allDown(n *Node) {
@@ -259,6 +268,17 @@ func TestTheHoldersOwnLacksStopNobody(t *testing.T) {
 		}
 	}
 	if len(d.GetFindings()) != 2 || d.GetVips()[0].GetTaker() != "lb-backup" {
+		t.Errorf("found %v, taker %q", d.GetFindings(), d.GetVips()[0].GetTaker())
+	}
+}
+
+// What both have lost keeps nobody from taking the VIP, and is told of both.
+func TestWhatBothHaveLostStopsNobody(t *testing.T) {
+	facts := well(t)
+	lose(&facts.Nodes[0])
+	lose(&facts.Nodes[1])
+	d := Judge(facts)
+	if len(d.GetFindings()) != 2 || d.GetFindings()[0].GetStops() || d.GetVips()[0].GetTaker() != "lb-backup" {
 		t.Errorf("found %v, taker %q", d.GetFindings(), d.GetVips()[0].GetTaker())
 	}
 }
