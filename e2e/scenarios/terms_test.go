@@ -42,8 +42,12 @@ func TestI7WhatNodesMustHaveAlikeChangesAtOnce(t *testing.T) {
 		{"vip", "set", "web", "--vrid", "78"},
 		{"cluster", "set", "--vrrp-version", "3", "--advert-interval", "100ms"},
 		{"vip", "set", "web", "--vrid", "51"},
+		{"vip", "set", "web", "--unicast"},
+		{"cluster", "set", "--vrrp-version", "2", "--advert-interval", "1s"},
+		{"cluster", "set", "--vrrp-version", "3", "--advert-interval", "100ms"},
+		{"vip", "set", "web", "--unicast=false"},
 	} {
-		what := strings.Join(change[:3], " ") + " " + change[3]
+		what := strings.Join(change, " ")
 		p, err := traffic.StartProbe(ctx, g.Lab.Host("client"), g.Labhost, probe.Config{
 			Target: vip.String() + ":80", Timeout: 2 * time.Second,
 			Interval: 10 * time.Millisecond, Reused: 4, Inflight: 2, Think: 10 * time.Millisecond, Hold: 100 * time.Millisecond,

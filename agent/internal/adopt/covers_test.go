@@ -64,20 +64,49 @@ func TestCoversVRRP(t *testing.T) {
 		}
 	}
 	for want, change := range map[string]func(i *keepalivedv1.Instance){
-		"":             func(*keepalivedv1.Instance) {},
-		"VIP VI_1":     func(i *keepalivedv1.Instance) { i.Name = "web" },
-		"the version":  func(i *keepalivedv1.Instance) { i.Version = 3 },
-		"the VRID":     func(i *keepalivedv1.Instance) { i.Vrid = 52 },
-		"the network":  func(i *keepalivedv1.Instance) { i.Network = "back" },
-		"the interval": func(i *keepalivedv1.Instance) { i.AdvertInterval = durationpb.New(2 * time.Second) },
-		"the password": func(i *keepalivedv1.Instance) { i.AuthPassword = "" },
-		"the address":  func(i *keepalivedv1.Instance) { i.Anchor = "192.168.1.100/32" },
+		"":                                  func(*keepalivedv1.Instance) {},
+		"VIP VI_1":                          func(i *keepalivedv1.Instance) { i.Name = "web" },
+		"the version":                       func(i *keepalivedv1.Instance) { i.Version = 3 },
+		"the VRID":                          func(i *keepalivedv1.Instance) { i.Vrid = 52 },
+		"the network":                       func(i *keepalivedv1.Instance) { i.Network = "back" },
+		"the interval":                      func(i *keepalivedv1.Instance) { i.AdvertInterval = durationpb.New(2 * time.Second) },
+		"the password":                      func(i *keepalivedv1.Instance) { i.AuthPassword = "" },
+		"the network of the advertisements": func(i *keepalivedv1.Instance) { i.VrrpNetwork = "vrrp" },
+		"the way to advertise by unicast": func(i *keepalivedv1.Instance) {
+			i.Speakers = []*keepalivedv1.Speaker{{Id: "a", Addresses: []string{"192.168.1.10"}}}
+		},
+		"the address": func(i *keepalivedv1.Instance) { i.Anchor = "192.168.1.100/32" },
 	} {
 		i := whole()
 		change(i)
 		err := coversVRRP(guide(t), &keepalivedv1.Config{Instances: []*keepalivedv1.Instance{i}})
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
+		}
+	}
+}
+
+// A list of peers that is not that of the running pair is not heard there.
+func TestSpeaksLike(t *testing.T) {
+	is := &keepalivedv1.Instance{UnicastSource: "192.168.1.10", Speakers: []*keepalivedv1.Speaker{
+		{Id: "a", Addresses: []string{"192.168.1.10", "fe80::10"}}, {Id: "b", Addresses: []string{"192.168.1.11", "fe80::11"}},
+	}}
+	for name, test := range map[string]struct {
+		is   *keepalivedv1.Instance
+		runs importer.Speaking
+		want bool
+	}{
+		"multicast":        {&keepalivedv1.Instance{}, importer.Speaking{}, true},
+		"unicast":          {is, importer.Speaking{Source: "192.168.1.10", Peers: []string{"192.168.1.11"}}, true},
+		"no source":        {is, importer.Speaking{Peers: []string{"192.168.1.11"}}, true},
+		"another source":   {is, importer.Speaking{Source: "192.168.1.12", Peers: []string{"192.168.1.11"}}, false},
+		"another peer":     {is, importer.Speaking{Source: "192.168.1.10", Peers: []string{"192.168.1.12"}}, false},
+		"runs multicast":   {is, importer.Speaking{}, false},
+		"wants multicast":  {&keepalivedv1.Instance{}, importer.Speaking{Peers: []string{"192.168.1.11"}}, false},
+		"this node itself": {is, importer.Speaking{Peers: []string{"192.168.1.10"}}, false},
+	} {
+		if got := speaksLike(test.is, test.runs); got != test.want {
+			t.Errorf("%s: %v", name, got)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"regexp"
 	"slices"
@@ -116,6 +117,26 @@ func lacks(kind, name string) error {
 	return fmt.Errorf("not taken over yet: the configuration lacks the %s %s: apply what lb-agent adopt --output has written", kind, name)
 }
 
+// speaksLike tells whether an instance advertises from and to where the running pair
+// does: another list is not heard there.
+func speaksLike(is *keepalivedv1.Instance, runs importer.Speaking) bool {
+	if len(is.GetSpeakers()) == 0 || len(runs.Peers) == 0 {
+		return len(is.GetSpeakers()) == len(runs.Peers)
+	}
+	var peers []netip.Addr
+	for _, s := range is.GetSpeakers() {
+		for _, a := range s.GetAddresses() {
+			if address, err := netip.ParseAddr(a); err == nil && a != is.GetUnicastSource() {
+				peers = append(peers, address)
+			}
+		}
+	}
+	return !slices.ContainsFunc(runs.Peers, func(text string) bool {
+		a, err := netip.ParseAddr(text)
+		return err != nil || !slices.Contains(peers, a)
+	}) && (runs.Source == "" || runs.Source == is.GetUnicastSource())
+}
+
 // coversVRRP refuses a configuration that is not what the running pair speaks:
 // both nodes would hold the VIP.
 func coversVRRP(i *importer.Import, c *keepalivedv1.Config) error {
@@ -148,6 +169,10 @@ func coversVRRP(i *importer.Import, c *keepalivedv1.Config) error {
 			differs = "password"
 		case is.GetAnchor() != v.GetAddresses()[0]:
 			differs = "address"
+		case is.GetVrrpNetwork() != v.GetVrrpNetwork():
+			differs = "network of the advertisements"
+		case !speaksLike(is, i.Speaking[v.GetName()]):
+			differs = "way to advertise by unicast, or an address of it,"
 		}
 		if differs != "" {
 			return fmt.Errorf("not taken over yet: the %s of VIP %s is not that of the running pair, so that both nodes would hold it: "+

@@ -85,12 +85,22 @@ type Node struct {
 	HAProxy, Keepalived Source
 }
 
+// Speaking is where an instance advertises from and to.
+type Speaking struct {
+	// Source is as in the file; empty: keepalived chooses.
+	Source string
+	// Peers are as in the file.
+	Peers []string
+}
+
 // Import is what the files of a node are in Tandem's words.
 type Import struct {
 	// Config is what Tandem would manage.
 	Config *tandemv1.ClusterConfig
 	// HAProxy and Keepalived tell what becomes of each line.
 	HAProxy, Keepalived File
+	// Speaking is where the VIPs that are advertised by unicast are, by their names.
+	Speaking map[string]Speaking
 	// Kept are the parts of haproxy.cfg that are kept as written.
 	Kept Kept
 }
@@ -109,8 +119,15 @@ func Read(n Node) (*Import, error) {
 	config := proxy.config
 	config.Cluster.Vrrp = vrrp.vrrp
 	config.Vips = vrrp.vips
+	speaking := make(map[string]Speaking)
+	for _, i := range vrrp.instances {
+		if len(i.speaking.Peers) > 0 {
+			speaking[i.name] = i.speaking
+		}
+	}
 	return &Import{
 		Config:     config,
+		Speaking:   speaking,
 		HAProxy:    File{n.HAProxy, proxy.lines.list},
 		Keepalived: File{n.Keepalived, vrrp.lines.list},
 		Kept:       proxy.kept,

@@ -40,6 +40,17 @@ type instance struct {
 	further   []netip.Prefix
 	failBack  string
 	failDelay time.Duration
+	speaking  Speaking
+	on        map[int]string // by line: the device that an address is on, "": the interface
+	tracked   map[int]string // likewise the interfaces that are tracked
+	device    string         // of all addresses
+	needs     []need         // interfaces beside these
+}
+
+// need is an interface whose loss takes a weight off the priority.
+type need struct {
+	iface  string
+	weight int32
 }
 
 // readKeepalived reads the file and builds the VIPs.
@@ -91,6 +102,7 @@ const (
 	ownSpeed = "Tandem gives keepalived real-time priority itself"
 	ownGarp  = "Tandem has values of its own for gratuitous ARP"
 	always   = "Tandem always does"
+	ownPeers = "Tandem uses the first address that each node has of its own on the interface, as its agent tells (IPv6: the link-local one)"
 )
 
 // topLevel are the blocks that Tandem does without.
@@ -125,7 +137,7 @@ var globalDefs = map[string]string{
 	"smtp_connect_timeout": noMail, "smtp_helo_name": noMail, "smtp_alert": noMail, "smtp_alert_vrrp": noMail,
 	"vrrp_notify_fifo":             "Tandem reads keepalived's notices itself; nobody else gets them any more",
 	"vrrp_notify_fifo_script":      noScript,
-	"vrrp_notify_priority_changes": always, "vrrp_higher_prio_send_advert": always,
+	"vrrp_notify_priority_changes": always, "vrrp_higher_prio_send_advert": always, "vrrp_check_unicast_src": always,
 	"vrrp_skip_check_adv_addr": "one address alone is in the advertisement",
 	"vrrp_priority":            ownSpeed, "vrrp_rt_priority": ownSpeed, "vrrp_rlimit_rttime": ownSpeed, "vrrp_no_swap": ownSpeed,
 	"vrrp_garp_master_delay": ownGarp, "vrrp_garp_master_repeat": ownGarp, "vrrp_garp_master_refresh": ownGarp,
@@ -151,7 +163,7 @@ var vipID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$`)
 
 func (r *vrrpReader) instance(s *keepalivedconf.Statement) {
 	// keepalived's own defaults (man page keepalived.conf).
-	i := &instance{line: s.Line, priority: 100, advert: time.Second}
+	i := &instance{line: s.Line, priority: 100, advert: time.Second, on: map[int]string{}, tracked: map[int]string{}}
 	r.frame(s, Typed)
 	if len(s.Words) != 2 || !vipID.MatchString(s.Words[1]) {
 		r.refuse(s.Line, "a VIP is called by 1 to 32 letters, digits, _ or - and its instance must keep its name: rename it on both nodes")
@@ -179,7 +191,8 @@ var instanceSettings = map[string]string{
 	"notify": ownLog, "notify_master": ownLog, "notify_backup": ownLog, "notify_fault": ownLog, "notify_stop": ownLog,
 	"notify_master_rx_lower_pri": ownLog, "smtp_alert": noMail,
 	"notify_deleted": always, "promote_secondaries": always, "higher_prio_send_advert": always,
-	"preempt": "keepalived's default", "debug": "Tandem has keepalived log what it needs",
+	"check_unicast_src": always,
+	"preempt":           "keepalived's default", "debug": "Tandem has keepalived log what it needs",
 	"garp_master_delay": ownGarp, "garp_master_repeat": ownGarp, "garp_master_refresh": ownGarp,
 	"garp_master_refresh_repeat": ownGarp, "garp_lower_prio_delay": ownGarp, "garp_lower_prio_repeat": ownGarp,
 }
@@ -200,6 +213,16 @@ func (r *vrrpReader) setting(i *instance, s *keepalivedconf.Statement) {
 	case "virtual_ipaddress_excluded":
 		r.frame(s, Typed)
 		r.addresses(i, s, true)
+	case "unicast_peer":
+		r.all(s, Typed, ownPeers)
+		for n := range s.Block {
+			i.speaking.Peers = append(i.speaking.Peers, s.Block[n].Words[0])
+		}
+	case "unicast_src_ip":
+		r.lines.set(s.Line, Ignored, ownPeers)
+		if len(s.Words) > 1 {
+			i.speaking.Source = s.Words[1]
+		}
 	case "track_interface":
 		r.trackInterface(i, s)
 	case "nopreempt":
@@ -307,11 +330,15 @@ func (r *vrrpReader) addresses(i *instance, s *keepalivedconf.Statement, exclude
 		line, words := s.Block[n].Line, s.Block[n].Words
 		r.lines.set(line, Typed, "")
 		prefix, err := hostPrefix(words[0])
+		i.on[line] = ""
+		if len(words) == 3 && words[1] == "dev" {
+			i.on[line], words = words[2], words[:1]
+		}
 		switch {
 		case err != nil:
 			r.refuse(line, "%v", err)
-		case len(words) != 1 && (len(words) != 3 || words[1] != "dev" || words[2] != i.iface):
-			r.refuse(line, "the model has the address alone, on the instance's interface: remove what follows %s on both nodes", words[0])
+		case len(words) != 1:
+			r.refuse(line, "the model has the address alone, on one interface: remove what follows %s on both nodes", words[0])
 		case excluded:
 			i.further = append(i.further, prefix)
 		case i.anchor.IsValid():
@@ -341,16 +368,13 @@ func (r *vrrpReader) trackInterface(i *instance, s *keepalivedconf.Statement) {
 	r.frame(s, Ignored)
 	for n := range s.Block {
 		b := &s.Block[n]
-		if len(b.Words) == 1 && b.Words[0] == i.iface {
-			r.lines.set(b.Line, Ignored, "keepalived always tracks the instance's own interface")
-		} else {
-			r.refuse(b.Line, "Tandem tracks the instance's own interface only")
-		}
+		i.tracked[b.Line] = strings.Join(b.Words, " ")
 	}
 }
 
 // complete refuses an instance that lacks what it needs.
 func (r *vrrpReader) complete(i *instance) {
+	r.interfaces(i)
 	switch {
 	case i.iface == "":
 		r.refuse(i.line, "the instance has no interface")

@@ -49,17 +49,20 @@ virtual_ipaddress {
 func TestRefusedVRRP(t *testing.T) {
 	for _, tt := range []struct{ setting, address, after, want string }{
 		{setting: "priority 255", want: `4: "255" must be a number from 1 to 254`},
-		{setting: "unicast_peer { 192.0.2.9 }", want: "4: the model lacks it: remove it on both nodes, if the pair can do without, and reload"},
 		{setting: "use_vmac", want: "4: the model lacks it: remove it on both nodes, if the pair can do without, and reload"},
 		{setting: "advert_int 1.5", want: "1: VRRPv2 counts in whole seconds: change advert_int on both nodes"},
 		{setting: "advert_int 0.001", want: `4: "0.001" must be seconds with at most two decimals`},
 		{setting: "authentication { auth_type AH }", want: "4: Tandem knows auth_type PASS and auth_pass only: change it on both nodes"},
 		{setting: `authentication { auth_pass "a b" }`, want: "4: the password's first 8 characters must be letters and digits: change it on both nodes"},
 		{setting: "preempt_delay 0", want: "1: preempt_delay must be more than 0 and at most an hour"},
-		{setting: "track_interface { eth1 }", want: "4: Tandem tracks the instance's own interface only"},
+		{setting: "track_interface { eth1 }", want: "4: Tandem tracks another interface than the VIP's own by a weight of -56 to -1 only: " +
+			"without one, and lost on both nodes, it would leave the VIP to nobody"},
+		{address: "192.0.2.2/24 dev eth1", want: "7: Tandem has one address in the advertisement, and nodes that have others there both become master: " +
+			"move this one to virtual_ipaddress_excluded on both nodes at the same time"},
+		{setting: "virtual_ipaddress_excluded { 192.0.2.2/24 dev eth1 }", want: "6: a VIP has all its addresses on one interface, eth1 here: make an instance of its own of what is on eth0, on both nodes"},
 		{address: "192.0.2.2/24", want: "7: Tandem has one address in the advertisement, and nodes that have others there both become master: " +
 			"move this one to virtual_ipaddress_excluded on both nodes at the same time"},
-		{address: "192.0.2.2/24 label x", want: "7: the model has the address alone, on the instance's interface: remove what follows 192.0.2.2/24 on both nodes"},
+		{address: "192.0.2.2/24 label x", want: "7: the model has the address alone, on one interface: remove what follows 192.0.2.2/24 on both nodes"},
 		{after: "vrrp_sync_group g { group { a } }", want: "10: Tandem moves each VIP by itself: put the addresses that must stay together into one instance " +
 			"(virtual_ipaddress_excluded), and remove the group"},
 		{after: "virtual_server 192.0.2.1 80 { }", want: "10: Tandem manages VRRP instances only: run this in a keepalived of its own"},
@@ -93,6 +96,16 @@ virtual_ipaddress { 192.0.2.1 }
 virtual_ipaddress_excluded { 192.0.2.2/24
 192.0.2.3/24 dev eth0 }
 }
+vrrp_instance c {
+virtual_ipaddress { 203.0.113.1/24 dev eth2 }
+virtual_ipaddress_excluded { 203.0.113.2/24 dev eth2 }
+track_interface { eth2
+eth1
+eth3 weight -20 }
+authentication { auth_pass mypasswoZ }
+interface eth1
+virtual_router_id 53
+}
 vrrp_instance b {
 interface eth1
 virtual_router_id 52
@@ -100,6 +113,10 @@ priority 90
 advert_int 3
 nopreempt
 authentication { auth_pass mypasswoX }
+unicast_src_ip 198.51.100.2
+unicast_peer { 198.51.100.3
+198.51.100.4 }
+check_unicast_src
 virtual_ipaddress { 198.51.100.1/24 }
 }
 `)
@@ -114,8 +131,13 @@ virtual_ipaddress { 198.51.100.1/24 }
 				Priorities: map[string]uint32{"n": 100}, FailBack: "delayed", FailBackDelay: duration(60e9),
 			},
 			{
+				Name: "c", Vrid: 53, Addresses: []string{"203.0.113.1/24", "203.0.113.2/24"}, Network: "eth2", VrrpNetwork: "eth1",
+				Priorities: map[string]uint32{"n": 100},
+				Tracks:     []*tandemv1.Track{{Kind: "network", Target: "eth3", Weight: new(int32(-20))}},
+			},
+			{
 				Name: "b", Vrid: 52, Addresses: []string{"198.51.100.1/24"}, Network: "eth1",
-				Priorities: map[string]uint32{"n": 90}, FailBack: "never", AdvertInterval: duration(3e9),
+				Priorities: map[string]uint32{"n": 90}, FailBack: "never", AdvertInterval: duration(3e9), Unicast: new(true),
 			},
 		},
 	}
@@ -164,9 +186,10 @@ func TestMerge(t *testing.T) {
 		t.Errorf("priorities %v", p)
 	}
 	for setting, want := range map[string]string{
-		"advert_int 2": "own and peer differ in VRRP's version, interval or password: both nodes would hold the VIP",
-		"nopreempt":    "a is not alike on b: VRID, addresses, interface, interval and preemption must be the same on both nodes",
-		"use_vmac":     "peer:4: use_vmac: the model lacks it: remove it on both nodes, if the pair can do without, and reload",
+		"advert_int 2":               "own and peer differ in VRRP's version, interval or password: both nodes would hold the VIP",
+		"unicast_peer { 192.0.2.9 }": "a is not alike on b: VRID, addresses, interface, interval, preemption and unicast must be the same on both nodes",
+		"nopreempt":                  "a is not alike on b: VRID, addresses, interface, interval, preemption and unicast must be the same on both nodes",
+		"use_vmac":                   "peer:4: use_vmac: the model lacks it: remove it on both nodes, if the pair can do without, and reload",
 	} {
 		if err := node("").Merge(peer(setting), nil); err == nil || err.Error() != want {
 			t.Errorf("%s: %v, want %s", setting, err, want)

@@ -1,8 +1,11 @@
 package importer
 
 import (
+	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -70,14 +73,24 @@ func (r *vrrpReader) vip(i *instance) {
 	for _, p := range append([]netip.Prefix{i.anchor}, i.further...) {
 		v.Addresses = append(v.Addresses, p.String())
 	}
+	for _, n := range i.needs {
+		v.Tracks = append(v.Tracks, &tandemv1.Track{Kind: "network", Target: r.network(i, n.iface), Weight: proto.Int32(n.weight)})
+	}
 	if i.failBack == "delayed" {
 		v.FailBackDelay = duration(i.failDelay)
+	}
+	if len(i.speaking.Peers) > 0 {
+		v.Unicast = proto.Bool(true)
 	}
 	if shared := r.vrrp.GetAdvertInterval().AsDuration(); i.advert != shared {
 		v.AdvertInterval = duration(i.advert)
 	}
-	if network := r.network(i); network != FrontNetwork {
+	network, over := r.network(i, i.device), r.network(i, i.iface)
+	if network != FrontNetwork {
 		v.Network = network
+	}
+	if over != network {
+		v.VrrpNetwork = over
 	}
 	if base, ok := strings.CutSuffix(i.name, secondFamily); ok {
 		r.join(base, i, v)
@@ -102,15 +115,40 @@ func (r *vrrpReader) join(base string, i *instance, second *tandemv1.Vip) {
 	r.refuse(i.line, "only the IPv6 half of a VIP may be called *%s: rename it on both nodes", secondFamily)
 }
 
-// network finds the name of the network that an interface is mapped to.
-// Without any mapping the first instance's interface is the front.
-func (r *vrrpReader) network(i *instance) string {
-	if len(r.node.Networks) == 0 && i.iface == r.instances[0].iface {
+// interfaces settles which one the addresses are on, and which ones are tracked.
+func (r *vrrpReader) interfaces(i *instance) {
+	for _, line := range slices.Sorted(maps.Keys(i.on)) {
+		on := cmp.Or(i.on[line], i.iface)
+		if i.device = cmp.Or(i.device, on); on != i.device {
+			r.refuse(line, "a VIP has all its addresses on one interface, %s here: make an instance of its own of what is on %s, on both nodes", i.device, on)
+		}
+	}
+	for _, line := range slices.Sorted(maps.Keys(i.tracked)) {
+		name, weight, _ := strings.Cut(i.tracked[line], " weight ")
+		switch n, err := strconv.ParseInt(weight, 10, 32); {
+		case name == i.iface:
+			r.lines.set(line, Ignored, "keepalived always tracks the instance's own interface")
+		case name == i.device:
+			r.lines.set(line, Ignored, "Tandem always tracks the interface of the addresses")
+		case err == nil && n >= -56 && n <= -1:
+			i.needs = append(i.needs, need{name, int32(n)})
+			r.lines.set(line, Typed, "")
+		default:
+			r.refuse(line, "Tandem tracks another interface than the VIP's own by a weight of -56 to -1 only: "+
+				"without one, and lost on both nodes, it would leave the VIP to nobody")
+		}
+	}
+}
+
+// network finds the name of the network that an interface of an instance is mapped to.
+// Without any mapping the interface of the first instance's addresses is the front.
+func (r *vrrpReader) network(i *instance, on string) string {
+	if len(r.node.Networks) == 0 && on == r.instances[0].device {
 		return FrontNetwork
 	}
 	var names []string
 	for name, iface := range r.node.Networks {
-		if iface == i.iface {
+		if iface == on {
 			names = append(names, name)
 		}
 	}
@@ -121,7 +159,7 @@ func (r *vrrpReader) network(i *instance) string {
 		return slices.Min(names)
 	}
 	if len(r.node.Networks) > 0 {
-		r.refuse(i.line, "no network of the agent's configuration file is mapped to the interface %s: add it under networks", i.iface)
+		r.refuse(i.line, "no network of the agent's configuration file is mapped to the interface %s: add it under networks", on)
 	}
-	return i.iface
+	return on
 }

@@ -79,10 +79,14 @@ func (d *Driver) apply(ctx context.Context, c *control, config *keepalivedv1.Con
 			return Result{}, err
 		}
 		// keepalived may still run the file before this one, if the agent
-		// ended between the swap and the signal.
+		// ended between the swap and the signal. It does not tell all that it runs.
+		unread, err := marked(d.paths.swapped)
+		if err != nil {
+			return Result{}, &FailedError{err}
+		}
 		if ok, err := d.runs(ctx, c, in); err != nil {
 			return Result{}, err
-		} else if ok {
+		} else if ok && !unread {
 			return Result{}, d.commit(ctx, c, in)
 		}
 	}
@@ -160,6 +164,9 @@ func (d *Driver) swap(ctx context.Context, c *control, in *intent, data []byte) 
 	if err := d.expect(ctx, in); err != nil {
 		return err
 	}
+	if err := mark(d.paths.swapped, true); err != nil {
+		return err
+	}
 	if err := atomicfile.WriteFile(d.paths.config, data, 0o600); err != nil {
 		return err
 	}
@@ -178,7 +185,7 @@ func (d *Driver) swap(ctx context.Context, c *control, in *intent, data []byte) 
 		return err
 	}
 	crash.VRRPConfirmed.Pass()
-	return nil
+	return mark(d.paths.swapped, false)
 }
 
 // commit makes the intent the one in effect and removes what it no longer has.

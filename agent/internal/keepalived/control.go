@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -16,10 +17,11 @@ import (
 // control is what decides over the process. It is handed around in a channel:
 // either Apply or the keeper has it, and whoever has it may take long.
 type control struct {
-	process *daemon.Process // nil: none
-	probed  *probed         // the binary that was last used
-	intent  *intent         // in effect; nil: not known to this agent
-	record  []place         // what keepalived may have brought up
+	process *daemon.Process     // nil: none
+	probed  *probed             // the binary that was last used
+	intent  *intent             // in effect; nil: not known to this agent
+	record  []place             // what keepalived may have brought up
+	missing map[netip.Addr]bool // sources of advertisements that were not there; nil: not known
 
 	started time.Time // of the last start
 	next    time.Time // no start before

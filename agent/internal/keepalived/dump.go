@@ -75,8 +75,8 @@ func parseDump(data []byte) ([]dumped, error) {
 // nothing.
 func (d *dumped) differs(i *instance) string {
 	switch {
-	case d.Interface != i.iface:
-		return fmt.Sprintf("%s is on interface %s, not %s", i.name, d.Interface, i.iface)
+	case d.Interface != i.over:
+		return fmt.Sprintf("%s is on interface %s, not %s", i.name, d.Interface, i.over)
 	case d.Version != i.version:
 		return fmt.Sprintf("%s has version %d, not %d", i.name, d.Version, i.version)
 	case d.VRID != i.vrid:
@@ -85,20 +85,23 @@ func (d *dumped) differs(i *instance) string {
 		return fmt.Sprintf("%s has priority %d, not %d", i.name, d.BasePriority, i.priority)
 	case math.Abs(d.Advert-i.advert.Seconds()) > 0.001:
 		return fmt.Sprintf("%s has advert interval %gs, not %v", i.name, d.Advert, i.advert)
-	case !sameAddresses(d.Anchors, []netip.Prefix{i.anchor}):
+	case !sameAddresses(d.Anchors, i.iface, []netip.Prefix{i.anchor}):
 		return fmt.Sprintf("%s has anchor %v, not %v", i.name, d.Anchors, i.anchor)
-	case !sameAddresses(d.Extra, i.extra):
+	case !sameAddresses(d.Extra, i.iface, i.extra):
 		return fmt.Sprintf("%s has addresses %v, not %v", i.name, d.Extra, i.extra)
 	}
 	return ""
 }
 
 // sameAddresses compares lines such as "10.0.0.1/24 dev eth0 scope global set"
-// with addresses, in any order.
-func sameAddresses(lines []string, want []netip.Prefix) bool {
+// with addresses on an interface, in any order.
+func sameAddresses(lines []string, on string, want []netip.Prefix) bool {
 	got := make([]netip.Prefix, 0, len(lines))
 	for _, line := range lines {
-		text, _, _ := strings.Cut(line, " ")
+		text, rest, _ := strings.Cut(line, " ")
+		if words := strings.Fields(rest); len(words) > 1 && words[0] == "dev" && words[1] != on {
+			return false
+		}
 		address, err := netip.ParsePrefix(text)
 		if err != nil {
 			single, err := netip.ParseAddr(text)

@@ -78,16 +78,37 @@ func (o *observer) listen() {
 	var routers []wire.Router
 	for n := range o.watched {
 		w := &o.watched[n]
-		r := wire.Router{Name: w.name, Interface: w.iface, VRID: uint8(w.vrid), Interval: w.advert, Holds: w.Holds}
+		r := wire.Router{Name: w.name, Interface: w.over, VRID: uint8(w.vrid), Interval: w.advert, Holds: w.Holds && !w.apart()}
 		for _, a := range w.addresses() {
 			r.Addresses = append(r.Addresses, a.Addr())
 		}
 		for _, node := range slices.Sorted(maps.Keys(o.peers)) {
-			r.Peers = append(r.Peers, o.peers[node][w.iface]...)
+			r.Peers = append(r.Peers, o.peers[node][w.over]...)
 		}
 		routers = append(routers, r)
+		if w.apart() {
+			r.Name, r.Interface, r.Holds, r.Apart, r.Peers = apartName(w.name), w.iface, w.Holds, true, nil
+			for _, node := range slices.Sorted(maps.Keys(o.peers)) {
+				r.Peers = append(r.Peers, o.peers[node][w.iface]...)
+			}
+			routers = append(routers, r)
+		}
 	}
 	o.wire.Watch(routers)
+}
+
+// apartName is what the listener calls an instance where its addresses are but not its
+// advertisements. Names of instances do not hold slashes.
+func apartName(instance string) string { return instance + "/addresses" }
+
+// heardOf is what the listener has heard of an instance, wherever that is to be heard.
+func (o *observer) heardOf(i *instance) wire.Heard {
+	h := o.wire.Heard(i.name)
+	if i.apart() {
+		there := o.wire.Heard(apartName(i.name))
+		h.MAC, h.Claims, h.Gateway, h.Asked, h.Reach = there.MAC, there.Claims, there.Gateway, there.Asked, there.Reach
+	}
+	return h
 }
 
 // hear takes what the listener has heard.
@@ -95,7 +116,7 @@ func (o *observer) hear(now time.Time) {
 	for n := range o.watched {
 		w := &o.watched[n]
 		was, rival := w.Wire.Findings, w.State == InstanceMaster && w.Wire.hearsNode()
-		w.Wire = o.digest(&w.instance, &w.Wire, o.wire.Heard(w.name))
+		w.Wire = o.digest(&w.instance, &w.Wire, o.heardOf(&w.instance))
 		for _, kind := range findingKinds {
 			if text := first(w.Wire.Findings, kind); text != "" && first(was, kind) == "" {
 				o.note(w.name+" "+string(kind), fmt.Sprintf("VIP %s: %s: %s", w.vip, kind, text), now)
@@ -150,7 +171,7 @@ func (o *observer) digest(i *instance, was *Wire, h wire.Heard) Wire {
 		switch mismatch := i.mismatch(&s.Advert); {
 		case stranger:
 			d.find(FindingForeign, s.Source.String(),
-				fmt.Sprintf("%s advertises the virtual router %d with priority %d on %s and is no node of the cluster", who, i.vrid, a.Priority, i.iface))
+				fmt.Sprintf("%s advertises the virtual router %d with priority %d on %s and is no node of the cluster", who, i.vrid, a.Priority, i.over))
 		case mismatch != "":
 			d.find(FindingMismatch, s.Source.String(), fmt.Sprintf("%s advertises the virtual router %d %s", who, i.vrid, mismatch))
 		}
@@ -184,10 +205,10 @@ func (w *Wire) find(kind FindingKind, who, text string) {
 func (o *observer) whoIs(i *instance, address netip.Addr) (node string, stranger bool) {
 	stranger = len(o.peers) > 0
 	for name, p := range o.peers {
-		if slices.Contains(p[i.iface], address) {
+		if slices.Contains(p[i.over], address) {
 			return name, false
 		}
-		stranger = stranger && p.speaks(i.iface, address.Is6())
+		stranger = stranger && p.speaks(i.over, address.Is6())
 	}
 	return "", stranger && !slices.ContainsFunc(i.addresses(), func(a netip.Prefix) bool { return a.Addr() == address })
 }
@@ -203,6 +224,9 @@ func (i *instance) mismatch(a *vrrp.Advert) string {
 		// What else differs follows from it.
 		differ("version", a.Version, i.version)
 		return found[0]
+	}
+	if unicast := !a.Destination.IsMulticast(); unicast != (len(i.peers) > 0) {
+		differ("destination", castWord(unicast), castWord(!unicast))
 	}
 	if a.Interval != i.advert {
 		differ("interval", a.Interval, i.advert)
@@ -221,6 +245,13 @@ func (i *instance) mismatch(a *vrrp.Advert) string {
 		differ("addresses", a.Addresses(), []netip.Addr{anchor})
 	}
 	return strings.Join(found, ", ")
+}
+
+func castWord(unicast bool) string {
+	if unicast {
+		return "unicast"
+	}
+	return "multicast"
 }
 
 func auth(password string) vrrp.Auth {

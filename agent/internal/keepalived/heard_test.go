@@ -74,9 +74,11 @@ func TestAdvertMismatch(t *testing.T) {
 		"the same": {web, "10.9.0.100/24", "version 3\n advert_int 0.1", ""},
 		"the same with a password": {two("secret12"), "10.9.0.100/24",
 			"version 2\n advert_int 1\n authentication {\n auth_type PASS\n auth_pass secret12\n }", ""},
-		"IPv6":      {web6, "fd09::100/64", "version 3\n advert_int 0.1", ""},
-		"version":   {web, "10.9.0.100/24", "version 2\n advert_int 1", "with version 2 and not 3"},
-		"interval":  {web, "10.9.0.100/24", "version 3\n advert_int 0.5", "with interval 500ms and not 100ms"},
+		"IPv6":     {web6, "fd09::100/64", "version 3\n advert_int 0.1", ""},
+		"version":  {web, "10.9.0.100/24", "version 2\n advert_int 1", "with version 2 and not 3"},
+		"interval": {web, "10.9.0.100/24", "version 3\n advert_int 0.5", "with interval 500ms and not 100ms"},
+		"destination": {web, "10.9.0.100/24", "version 3\n advert_int 0.1\n unicast_peer {\n  10.9.0.1\n }",
+			"with destination unicast and not multicast"},
 		"addresses": {web, "10.9.0.101/24", "version 3\n advert_int 0.1", "with addresses [10.9.0.101] and not [10.9.0.100]"},
 		"authentication": {two(""), "10.9.0.100/24",
 			"version 2\n advert_int 1\n authentication {\n auth_type PASS\n auth_pass secret12\n }", "with authentication by password and not none"},
@@ -207,7 +209,7 @@ func TestGateway(t *testing.T) {
 func TestAStrangersPriorityIsToldOnce(t *testing.T) {
 	t.Parallel()
 	o := &observer{peers: map[string]peer{"lb-backup": {"eth0": {netip.MustParseAddr("10.9.0.2")}}}}
-	i := &instance{vrid: 51, iface: "eth0", version: 3, advert: time.Second, anchor: netip.MustParsePrefix("10.9.0.100/24")}
+	i := &instance{vrid: 51, iface: "eth0", over: "eth0", version: 3, advert: time.Second, anchor: netip.MustParsePrefix("10.9.0.100/24")}
 	heard := func(from string, priority uint8) wire.Heard {
 		return wire.Heard{Listens: true, Speakers: []wire.Speaker{{
 			Advert: vrrp.Advert{Source: netip.MustParseAddr(from), Version: 3, VRID: 51, Priority: priority, Interval: time.Second},

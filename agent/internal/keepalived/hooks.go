@@ -42,7 +42,7 @@ func (h *Hooks) BeforeStart(ctx context.Context, serves func() bool) (told, err 
 	if err != nil {
 		return nil, err
 	}
-	silent := untilUsable(ctx, config)
+	silent := errors.Join(untilUsable(ctx, config), untilSources(ctx, config))
 	unlock, err := h.lock()
 	if err != nil {
 		return silent, err

@@ -68,13 +68,24 @@ func expected(c *keepalivedv1.Config) []string {
 		all = append(all, block, block+" / weight 1", block+" / file \"/run/tandem/keepalived/track/"+name+"\"")
 	}
 	track("score")
+	if slices.ContainsFunc(c.GetInstances(), func(i *keepalivedv1.Instance) bool { return len(unicastPeers(i)) > 0 }) {
+		all = append(all, "global_defs / vrrp_check_unicast_src")
+	}
 	for _, i := range c.GetInstances() {
 		block := "vrrp_instance " + i.GetName()
 		add := func(text string, args ...any) { all = append(all, block+" / "+fmt.Sprintf(text, args...)) }
 		all = append(all, block)
 		add("state BACKUP")
 		add("version %d", i.GetVersion())
-		add("interface %s", testNetworks[i.GetNetwork()])
+		over, on := i.GetVrrpNetwork(), ""
+		if over == "" || over == i.GetNetwork() {
+			over = i.GetNetwork()
+		} else {
+			on = " dev " + testNetworks[i.GetNetwork()]
+			add("track_interface")
+			add("track_interface / %s", testNetworks[i.GetNetwork()])
+		}
+		add("interface %s", testNetworks[over])
 		add("virtual_router_id %d", i.GetVrid())
 		add("priority %d", i.GetPriority())
 		add("advert_int %s", strings.TrimSuffix(
@@ -92,13 +103,20 @@ func expected(c *keepalivedv1.Config) []string {
 			add("authentication / auth_type PASS")
 			add("authentication / auth_pass %s", i.GetAuthPassword())
 		}
+		if peers := unicastPeers(i); len(peers) > 0 {
+			add("unicast_src_ip %s", i.GetUnicastSource())
+			add("unicast_peer")
+			for _, peer := range peers {
+				add("unicast_peer / %s", peer)
+			}
+		}
 		add("virtual_ipaddress")
-		add("virtual_ipaddress / %s", canonical(i.GetAnchor()))
+		add("virtual_ipaddress / %s%s", canonical(i.GetAnchor()), on)
 		for n, address := range i.GetAddresses() {
 			if n == 0 {
 				add("virtual_ipaddress_excluded")
 			}
-			add("virtual_ipaddress_excluded / %s", canonical(address))
+			add("virtual_ipaddress_excluded / %s%s", canonical(address), on)
 		}
 		add("track_file")
 		add("track_file / score")
@@ -108,7 +126,7 @@ func expected(c *keepalivedv1.Config) []string {
 		track("fence." + i.GetName())
 		for n, tr := range i.GetTracks() {
 			if tr.GetKind() == keepalivedv1.TrackKind_TRACK_KIND_NETWORK {
-				if !slices.ContainsFunc(i.GetTracks()[:n], func(o *keepalivedv1.Track) bool { return o.GetKind() == tr.GetKind() }) {
+				if on == "" && !slices.ContainsFunc(i.GetTracks()[:n], func(o *keepalivedv1.Track) bool { return o.GetKind() == tr.GetKind() }) {
 					add("track_interface")
 				}
 				add("track_interface / %s weight %d", testNetworks[tr.GetTarget()], tr.GetWeight())
@@ -125,6 +143,18 @@ func expected(c *keepalivedv1.Config) []string {
 	}
 	slices.Sort(all)
 	return all
+}
+
+// unicastPeers are whom an instance advertises to.
+func unicastPeers(i *keepalivedv1.Instance) (peers []string) {
+	for _, s := range i.GetSpeakers() {
+		for _, a := range s.GetAddresses() {
+			if a != i.GetUnicastSource() && strings.Contains(a, ":") == strings.Contains(i.GetUnicastSource(), ":") {
+				peers = append(peers, a)
+			}
+		}
+	}
+	return peers
 }
 
 func canonical(address string) string {
@@ -205,6 +235,16 @@ func anyConfig(t *rapid.T) *keepalivedv1.Config {
 			i.Version = 2
 			i.AdvertInterval = durationpb.New(time.Duration(rapid.IntRange(1, 255).Draw(t, "seconds")) * time.Second)
 			i.AuthPassword = text("password", `[A-Za-z0-9]{1,8}`)
+		}
+		if rapid.Bool().Draw(t, "apart") {
+			i.VrrpNetwork = rapid.SampledFrom([]string{"front", "vrrp"}).Draw(t, "vrrp network")
+		}
+		if rapid.Bool().Draw(t, "unicast") {
+			i.UnicastSource = text("source", map[bool]string{false: `10\.9\.0\.[1-9]`, true: `fe80::[1-9]`}[six])
+			i.Speakers = []*keepalivedv1.Speaker{
+				{Id: "one", Addresses: []string{i.GetUnicastSource()}},
+				{Id: "two", Addresses: []string{text("peer", map[bool]string{false: `10\.9\.1\.[1-9]`, true: `fe80::a[1-9]`}[six])}},
+			}
 		}
 		c.Instances = append(c.Instances, i)
 	}

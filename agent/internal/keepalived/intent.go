@@ -26,7 +26,8 @@ type intent struct {
 // instance is one VRRP instance.
 type instance struct {
 	name, vip string
-	iface     string
+	iface     string // of the addresses
+	over      string // interface that advertisements go over
 	version   int
 	vrid      int
 	priority  int
@@ -34,6 +35,8 @@ type instance struct {
 	password  string
 	anchor    netip.Prefix
 	extra     []netip.Prefix
+	source    netip.Addr   // that it advertises from, with unicast
+	peers     []netip.Addr // that it advertises to; none: by multicast
 	failBack  keepalivedv1.FailBack
 	delay     time.Duration
 	peered    bool          // another node is known on its network
@@ -42,6 +45,10 @@ type instance struct {
 	refresh   time.Duration // between announcements later; 0: none
 	tracks    []tracked     // what it needs beside the node
 }
+
+// apart tells whether advertisements go over another interface than the addresses are
+// on.
+func (i *instance) apart() bool { return i.over != i.iface }
 
 // addresses are the anchor and all others.
 func (i *instance) addresses() []netip.Prefix {
@@ -141,14 +148,18 @@ func resolve(c *keepalivedv1.Config, networks map[string]string) (*intent, error
 		if err != nil {
 			return nil, &RefusedError{err.Error()}
 		}
+		over := cmp.Or(i.GetVrrpNetwork(), i.GetNetwork(), front)
 		if resolved.iface, err = interfaceOf(i.GetNetwork(), networks); err != nil {
+			return nil, &FailedError{fmt.Errorf("VIP %s: %w", resolved.vip, err)}
+		}
+		if resolved.over, err = interfaceOf(over, networks); err != nil {
 			return nil, &FailedError{fmt.Errorf("VIP %s: %w", resolved.vip, err)}
 		}
 		if err := resolveTracks(i, resolved, networks); err != nil {
 			return nil, err
 		}
 		resolved.peered = slices.ContainsFunc(c.GetGlobal().GetPeers(), func(p *keepalivedv1.Peer) bool {
-			return len(p.GetAddresses()) > 0 && cmp.Or(p.GetNetwork(), front) == cmp.Or(i.GetNetwork(), front)
+			return len(p.GetAddresses()) > 0 && cmp.Or(p.GetNetwork(), front) == over
 		})
 		in.instances = append(in.instances, *resolved)
 	}
@@ -204,6 +215,9 @@ func resolveInstance(field string, c *keepalivedv1.Instance) (*instance, error) 
 		i.refresh = d.AsDuration()
 	}
 	if err := resolveAddresses(field, c, i); err != nil {
+		return nil, err
+	}
+	if err := resolveSpeakers(field, c, i); err != nil {
 		return nil, err
 	}
 	for _, err := range []error{
@@ -341,7 +355,7 @@ func checkUnique(instances []instance) error {
 		if i.anchor.Addr().Is4() {
 			family = "IPv4"
 		}
-		if err := claim(fmt.Sprintf("%s vrid %d on %s", family, i.vrid, i.iface), i.name); err != nil {
+		if err := claim(fmt.Sprintf("%s vrid %d on %s", family, i.vrid, i.over), i.name); err != nil {
 			return err
 		}
 		for _, a := range i.addresses() {

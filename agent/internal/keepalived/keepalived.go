@@ -99,6 +99,7 @@ type Driver struct {
 type paths struct {
 	config    string // what keepalived reads
 	addresses string // what keepalived may have brought up
+	swapped   string // there while it is not confirmed that keepalived has read config
 	drained   string // there while the node is drained
 	withdrawn string // there while the node has withdrawn
 	log       string
@@ -118,6 +119,7 @@ func makePaths(stateDir, runDir string) (paths, error) {
 		addresses: filepath.Join(state, "addresses.json"),
 		drained:   filepath.Join(state, "drained"),
 		withdrawn: filepath.Join(state, "withdrawn"),
+		swapped:   filepath.Join(run, "swapped"),
 		log:       filepath.Join(state, "keepalived.log"),
 		identity:  filepath.Join(run, "process"),
 		parent:    filepath.Join(run, "keepalived.pid"),

@@ -143,7 +143,7 @@ func removeOne(p place) error {
 func (in *intent) checkInterfaces() error {
 	for n := range in.instances {
 		i := &in.instances[n]
-		names := []string{i.iface}
+		names := []string{i.iface, i.over}
 		for _, l := range i.links() {
 			names = append(names, l.spec.Interface)
 		}

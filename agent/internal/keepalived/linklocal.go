@@ -32,7 +32,7 @@ func (in *intent) awaitLinkLocal(ctx context.Context) error {
 	for n := range in.instances {
 		i := &in.instances[n]
 		for i.anchor.Addr().Is6() {
-			address, err := tentative(i.iface)
+			address, err := tentative(i.over)
 			if err != nil {
 				return err
 			}
@@ -43,7 +43,7 @@ func (in *intent) awaitLinkLocal(ctx context.Context) error {
 			case <-poll.C:
 			case <-ctx.Done():
 				return fmt.Errorf("VIP %s: the kernel still looks for another machine with %s's address %s, which "+
-					"advertisements are sent from: %w", i.vip, i.iface, address, ctx.Err())
+					"advertisements are sent from: %w", i.vip, i.over, address, ctx.Err())
 			}
 		}
 	}

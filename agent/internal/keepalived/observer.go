@@ -235,6 +235,9 @@ func (o *observer) kernel(address netip.Addr) {
 	}
 	if !o.virtual(address) {
 		o.lookAround()
+		if slices.ContainsFunc(o.watched, func(w watched) bool { return w.source == address && w.State == InstanceFault }) {
+			o.wake()
+		}
 	}
 }
 

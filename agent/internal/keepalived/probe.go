@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"net/netip"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -44,10 +46,16 @@ func newAddresses(in *intent, record []place) ([]neighbor.Question, error) {
 	var questions []neighbor.Question
 	for n := range in.instances {
 		i := &in.instances[n]
+		var nodes []netip.Addr
+		if i.apart() {
+			for _, node := range slices.Sorted(maps.Keys(in.peers)) {
+				nodes = append(nodes, in.peers[node][i.iface]...)
+			}
+		}
 		for _, p := range i.places() {
 			if !slices.Contains(record, p) && !slices.Contains(held, p) {
 				questions = append(questions, neighbor.Question{
-					Interface: p.Interface, Address: p.Address.Addr(), VRID: uint8(i.vrid), Advert: i.advert,
+					Interface: p.Interface, Address: p.Address.Addr(), VRID: uint8(i.vrid), Advert: i.advert, Nodes: nodes,
 				})
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -43,7 +44,7 @@ func trackFile(instance string) string { return "track." + instance }
 func render(in *intent, l layout) []byte {
 	var w bytes.Buffer
 	w.WriteString(header)
-	renderGlobal(&w, in.routerID, l)
+	renderGlobal(&w, in, l)
 	renderTrackFile(&w, l, scoreFile)
 	for i := range in.instances {
 		renderTrackFile(&w, l, awayFile(in.instances[i].name))
@@ -63,7 +64,7 @@ func render(in *intent, l layout) []byte {
 // time that goes with it to zero at a reload (lib/process.c up to 2.3.4, a
 // variable that is never filled), and the kernel soon kills the child. Package
 // daemon gives the priority instead.
-func renderGlobal(w *bytes.Buffer, routerID string, l layout) {
+func renderGlobal(w *bytes.Buffer, in *intent, l layout) {
 	fmt.Fprintf(w, `
 global_defs {
     router_id %s
@@ -73,7 +74,10 @@ global_defs {
     vrrp_notify_priority_changes true
     vrrp_higher_prio_send_advert true
     vrrp_garp_master_refresh 60
-`, routerID, l.user, l.fifo)
+`, in.routerID, l.user, l.fifo)
+	if slices.ContainsFunc(in.instances, func(i instance) bool { return len(i.peers) > 0 }) {
+		w.WriteString("    vrrp_check_unicast_src\n")
+	}
 	if l.noSwap {
 		w.WriteString("    vrrp_no_swap\n")
 	}
@@ -103,7 +107,7 @@ vrrp_instance %s {
     advert_int %s
     notify_deleted
     promote_secondaries
-`, i.name, i.version, i.iface, i.vrid, i.priority, seconds(i.advert))
+`, i.name, i.version, i.over, i.vrid, i.priority, seconds(i.advert))
 	if i.repeat != announceRepeat {
 		fmt.Fprintf(w, "    garp_master_repeat %d\n", i.repeat)
 	}
@@ -117,9 +121,17 @@ vrrp_instance %s {
     }
 `, i.password)
 	}
-	renderBlock(w, "virtual_ipaddress", i.anchor)
+	if len(i.peers) > 0 {
+		fmt.Fprintf(w, "    unicast_src_ip %s\n", i.source)
+		renderBlock(w, "unicast_peer", "", i.peers...)
+	}
+	on := ""
+	if i.apart() {
+		on = " dev " + i.iface
+	}
+	renderBlock(w, "virtual_ipaddress", on, i.anchor)
 	if len(i.extra) > 0 {
-		renderBlock(w, "virtual_ipaddress_excluded", i.extra...)
+		renderBlock(w, "virtual_ipaddress_excluded", on, i.extra...)
 	}
 	tracked := []string{scoreFile, awayFile(i.name), fenceFile(i.name)}
 	if i.sticky() {
@@ -128,8 +140,11 @@ vrrp_instance %s {
 	if len(i.tracks) > 0 {
 		tracked = append(tracked, trackFile(i.name))
 	}
-	if links := i.links(); len(links) > 0 {
+	if links := i.links(); len(links) > 0 || i.apart() {
 		w.WriteString("    track_interface {\n")
+		if i.apart() {
+			fmt.Fprintf(w, "        %s\n", i.iface)
+		}
 		for _, l := range links {
 			fmt.Fprintf(w, "        %s weight %d\n", l.spec.Interface, l.weight)
 		}
@@ -146,10 +161,10 @@ func seconds(d time.Duration) string {
 	return fmt.Sprintf("%d.%02d", d/time.Second, d%time.Second/(10*time.Millisecond))
 }
 
-func renderBlock(w *bytes.Buffer, name string, addresses ...netip.Prefix) {
+func renderBlock[A netip.Addr | netip.Prefix](w *bytes.Buffer, name, on string, addresses ...A) {
 	fmt.Fprintf(w, "    %s {\n", name)
 	for _, a := range addresses {
-		fmt.Fprintf(w, "        %s\n", a)
+		fmt.Fprintf(w, "        %v%s\n", a, on)
 	}
 	w.WriteString("    }\n")
 }

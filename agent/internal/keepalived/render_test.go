@@ -67,6 +67,12 @@ func base(change func(*keepalivedv1.Instance)) *keepalivedv1.Instance {
 	return i
 }
 
+var testSpeakers = []*keepalivedv1.Speaker{
+	{Id: "one", Addresses: []string{"10.9.0.1", "fe80::1"}},
+	{Id: "two", Addresses: []string{"10.9.0.3", "fe80::3"}},
+	{Id: "three", Addresses: []string{"10.9.0.2", "fe80::2"}},
+}
+
 var goldens = map[string]*keepalivedv1.Config{
 	"one-vip": {
 		Global:    &keepalivedv1.Global{RouterId: "lb-master"},
@@ -100,6 +106,32 @@ var goldens = map[string]*keepalivedv1.Config{
 		Instances: []*keepalivedv1.Instance{base(func(i *keepalivedv1.Instance) {
 			i.Tracks = []*keepalivedv1.Track{pinged("10.9.0.2", -44), aTrack(keepalivedv1.TrackKind_TRACK_KIND_GATEWAY, "", -12), {Kind: keepalivedv1.TrackKind_TRACK_KIND_NETWORK, Target: "vrrp", Weight: -44}}
 		})},
+	},
+	"unicast": {
+		Global: &keepalivedv1.Global{RouterId: "lb-master"},
+		Instances: []*keepalivedv1.Instance{
+			base(func(i *keepalivedv1.Instance) { i.Speakers, i.UnicastSource = testSpeakers, "10.9.0.1" }),
+			base(func(i *keepalivedv1.Instance) {
+				i.Name, i.Anchor = "web-v6", "fd09::100/64"
+				i.Speakers, i.UnicastSource = testSpeakers, "fe80::1"
+			}),
+			base(func(i *keepalivedv1.Instance) {
+				i.Name, i.Vip, i.Anchor, i.Vrid = "alone", "alone", "10.9.0.200/24", 52
+				i.Speakers, i.UnicastSource = testSpeakers[:1], "10.9.0.1"
+			}),
+		},
+	},
+	"vrrp-network": {
+		Global: &keepalivedv1.Global{RouterId: "lb-master"},
+		Instances: []*keepalivedv1.Instance{
+			base(func(i *keepalivedv1.Instance) { i.VrrpNetwork, i.Addresses = "vrrp", []string{"10.9.0.101/24"} }),
+			base(func(i *keepalivedv1.Instance) {
+				i.Name, i.Anchor, i.VrrpNetwork = "web-v6", "fd09::100/64", "vrrp"
+			}),
+			base(func(i *keepalivedv1.Instance) {
+				i.Name, i.Vip, i.Anchor, i.Vrid, i.VrrpNetwork = "same", "same", "10.9.0.200/24", 52, "front"
+			}),
+		},
 	},
 	"fail-back": {
 		Global: &keepalivedv1.Global{RouterId: "lb-master"},
@@ -211,8 +243,15 @@ func TestResolveRefuses(t *testing.T) {
 		"address twice":         {func(i *keepalivedv1.Instance) { i.Addresses = []string{"10.9.0.200/32"} }, "address 10.9.0.200 is taken"},
 		"too many addresses":    {func(i *keepalivedv1.Instance) { i.Addresses = make([]string, 64) }, "at most 63"},
 		"address of another":    {func(i *keepalivedv1.Instance) { i.Addresses = []string{"10.9.0.100/24"} }, "taken by instance"},
+		"network of VRRP":       {func(i *keepalivedv1.Instance) { i.VrrpNetwork = "back" }, "network \"back\" has no interface on this node"},
 		"vrid of another":       {func(i *keepalivedv1.Instance) { i.Vrid = 51 }, "IPv4 vrid 51 on eth0 is taken"},
 		"name of another":       {func(i *keepalivedv1.Instance) { i.Name = "web" }, "web exists twice"},
+		"no source":             {speakers("", "10.9.0.2"), "unicast_source has \"\": must be an IP address"},
+		"source of no speaker":  {speakers("10.9.0.9", "10.9.0.2"), "must be an address of the speakers"},
+		"source of IPv6":        {speakers("fe80::1", "fe80::1", "fe80::2"), "must be of the anchor's family"},
+		"source with directive": {speakers("10.9.0.1\n}", "10.9.0.2"), "unicast_source has"},
+		"speaker with zone":     {speakers("10.9.0.1", "10.9.0.1", "fe80::1%eth0"), "speakers[1] has"},
+		"source alone":          {func(i *keepalivedv1.Instance) { i.UnicastSource = "10.9.0.1" }, "must be empty without speakers"},
 		"fail back":             {func(i *keepalivedv1.Instance) { i.FailBack = 0 }, "automatic, delayed or never"},
 		"fail back unknown":     {func(i *keepalivedv1.Instance) { i.FailBack = 9 }, "automatic, delayed or never"},
 		"fail back delay": {func(i *keepalivedv1.Instance) {
@@ -251,5 +290,16 @@ func TestResolveRefuses(t *testing.T) {
 func password(text string) func(*keepalivedv1.Instance) {
 	return func(i *keepalivedv1.Instance) {
 		i.Version, i.AuthPassword, i.AdvertInterval = 2, text, durationpb.New(time.Second)
+	}
+}
+
+// speakers are a change of an instance: where it advertises from, and the nodes'
+// addresses.
+func speakers(source string, addresses ...string) func(*keepalivedv1.Instance) {
+	return func(i *keepalivedv1.Instance) {
+		i.UnicastSource = source
+		for _, a := range addresses {
+			i.Speakers = append(i.Speakers, &keepalivedv1.Speaker{Id: a, Addresses: []string{a}})
+		}
 	}
 }

@@ -280,7 +280,7 @@ func (d *Driver) resync(ctx context.Context, c *control) error {
 	if err == nil {
 		c.silent = 0
 		if mismatch == "" {
-			return nil
+			return d.revive(ctx, c)
 		}
 		return d.correct(ctx, c, mismatch)
 	}
@@ -294,6 +294,16 @@ func (d *Driver) resync(ctx context.Context, c *control) error {
 	}
 	d.log.Error("keepalived does not answer and is killed", "pid", c.process.PID())
 	return kill(c.process)
+}
+
+// revive has keepalived take up instances whose source of advertisements has come.
+func (d *Driver) revive(ctx context.Context, c *control) error {
+	came, err := c.sourceCame(d.Snapshot().Instances)
+	if err != nil || !came {
+		return err
+	}
+	d.log.Info("keepalived is told again, since an address that it advertises from has come")
+	return d.reload(ctx, c, d.answer)
 }
 
 // correct has keepalived read its file when it runs something else, such as

@@ -58,8 +58,8 @@ func (in *intent) filter() advertfilter.Filter {
 		v6 := i.anchor.Addr().Is6()
 		closed := len(in.peers) > 0
 		for _, p := range in.peers {
-			closed = closed && p.speaks(i.iface, v6)
-			for _, a := range p[i.iface] {
+			closed = closed && p.speaks(i.over, v6)
+			for _, a := range p[i.over] {
 				sources[a] = true
 			}
 		}
@@ -69,9 +69,9 @@ func (in *intent) filter() advertfilter.Filter {
 		}
 		switch {
 		case closed && v6:
-			f.Interfaces6 = append(f.Interfaces6, i.iface)
+			f.Interfaces6 = append(f.Interfaces6, i.over)
 		case closed:
-			f.Interfaces4 = append(f.Interfaces4, i.iface)
+			f.Interfaces4 = append(f.Interfaces4, i.over)
 		}
 	}
 	for _, names := range []*[]string{&f.Interfaces4, &f.Interfaces6} {

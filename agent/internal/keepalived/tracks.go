@@ -115,7 +115,7 @@ func resolveLink(field string, t *keepalivedv1.Track, i *instance, networks map[
 	if err != nil {
 		return &FailedError{fmt.Errorf("VIP %s: %w", i.vip, err)}
 	}
-	if name == i.iface || slices.ContainsFunc(i.links(), func(l tracked) bool { return l.spec.Interface == name }) {
+	if name == i.iface || name == i.over || slices.ContainsFunc(i.links(), func(l tracked) bool { return l.spec.Interface == name }) {
 		return &FailedError{fmt.Errorf("VIP %s: network %s is on interface %s, which the VIP needs anyway: map it to another one in the agent's configuration file", i.vip, t.GetTarget(), name)}
 	}
 	s := track.Spec{Kind: track.Link, Target: t.GetTarget(), Interface: name, Rise: 1, Fall: 1}

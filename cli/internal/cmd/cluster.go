@@ -16,6 +16,7 @@ import (
 var clusterFields = []fields.Field{
 	{Flag: "vrrp-version", Path: "vrrp.version", Usage: "2 or 3 (default 3)", Values: []string{"2", "3"}},
 	{Flag: "advert-interval", Path: "vrrp.advert_interval", Usage: "time between VRRP advertisements (default 100ms, 1s with version 2)"},
+	{Flag: "unicast", Path: "vrrp.unicast", Usage: "advertise VIPs to the nodes' own addresses, where the network carries no multicast (default false)"},
 	{Flag: "profile", Path: "vrrp.profile", Usage: "that time by name: fast (50ms), normal (100ms) or wan (1s)", Values: []string{"fast", "normal", "wan"}},
 	{Flag: "connect-timeout", Path: "defaults.connect_timeout", Usage: "how long a connection to a backend may take (default 5s)"},
 	{Flag: "client-timeout", Path: "defaults.client_timeout", Usage: "how long a client may be silent (default 60s)"},

@@ -18,11 +18,13 @@ import (
 var vipFields = []fields.Field{
 	{Flag: "vrid", Path: "vrid", Usage: "virtual router id, 1 to 255, unique on its network"},
 	{Flag: "network", Path: "network", Usage: "network the addresses live on (default front)"},
+	{Flag: "vrrp-network", Path: "vrrp_network", Usage: "network the VIP is advertised over (default: that of the addresses)"},
 	{Flag: "priority", Path: "priorities", Usage: "NODE=N, 1 to 234, the highest holds the VIP; repeat for each node"},
 	{Flag: "fail-back", Path: "fail_back", Usage: "automatic, delayed or never (default automatic)", Values: []string{"automatic", "delayed", "never"}},
 	{Flag: "fail-back-delay", Path: "fail_back_delay", Usage: "how long a better node must be well, 0s to 1h; with --fail-back delayed"},
 	{Flag: "handover-timeout", Path: "handover_timeout", Usage: "how long established connections may outlive a planned move, 0s to 24h (default 5m); 0s: not at all"},
 	{Flag: "advert-interval", Path: "advert_interval", Usage: "time between advertisements (default: the cluster's)"},
+	{Flag: "unicast", Path: "unicast", Usage: "advertise to the nodes' own addresses, where the network carries no multicast (default: the cluster's)"},
 	{Flag: "announce-repeat", Path: "announce_repeat", Usage: "gratuitous ARP packets or neighbour advertisements of a new holder, 1 to 20 (default 5)"},
 	{Flag: "announce-refresh", Path: "announce_refresh", Usage: "how often the holder repeats them, 0s to 1h, 0s never (default 60s)"},
 	{Flag: "profile", Path: "profile", Usage: "that time by name: fast (50ms), normal (100ms) or wan (1s)", Values: []string{"fast", "normal", "wan"}},
@@ -72,7 +74,9 @@ joined holds it when all are well.
 
 ` + trackHelp,
 		Example: `  lbctl vip add web 192.168.1.100/24 --vrid 51
-  lbctl vip add web 192.168.1.100/24 2001:db8::100/64 --vrid 51 --fail-back never`,
+  lbctl vip add web 192.168.1.100/24 2001:db8::100/64 --vrid 51 --fail-back never
+  lbctl vip add web 192.168.1.100/24 --vrid 51 --unicast
+  lbctl vip add web 192.168.1.100/24 --vrid 51 --vrrp-network vrrp`,
 		Args:              arguments("VIP ADDRESS/PREFIX..."),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: a.connected(func(ctx context.Context, s *session, args []string) error {

@@ -27,6 +27,8 @@ type Target struct {
 	// without a network. A node gets those of the others if it has told its own: its
 	// agent knows the field then.
 	Peers []*keepalivedv1.Peer
+	// Speakers are where the VIPs that are advertised by unicast are, by their ids.
+	Speakers map[string]Speakers
 	// Parts are how the node takes part in VIPs, by their ids, where that is not
 	// what the structure says: then it does not have the whole structure yet, and
 	// its version says so.

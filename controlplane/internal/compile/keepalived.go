@@ -53,6 +53,7 @@ type vrrpMemo struct {
 	vips     []*tandemv1.Vip
 	peers    []*keepalivedv1.Peer
 	taking   map[string]Part
+	speakers map[string]Speakers
 	password string
 	parts    []*part
 }
@@ -63,7 +64,7 @@ func (m *vrrpMemo) compile(t Target, node string, n *tandemv1.Node) ([]*part, er
 	if state.EffectiveVrrpVersion(c) == 2 {
 		password = c.Secret("vrrp/auth")
 	}
-	if m.parts != nil && m.node == n && m.cluster == c.Cluster() && sameSlice(m.vips, c.Vips()) && sameSlice(m.peers, t.Peers) && maps.Equal(m.taking, t.Parts) && m.password == password {
+	if m.parts != nil && m.node == n && m.cluster == c.Cluster() && sameSlice(m.vips, c.Vips()) && sameSlice(m.peers, t.Peers) && maps.Equal(m.taking, t.Parts) && maps.Equal(m.speakers, t.Speakers) && m.password == password {
 		return m.parts, nil
 	}
 	global := seal(&agentv1.Resource{Key: "keepalived/global", Body: &agentv1.Resource_KeepalivedGlobal{
@@ -76,7 +77,7 @@ func (m *vrrpMemo) compile(t Target, node string, n *tandemv1.Node) ([]*part, er
 		case p.Out:
 			continue
 		case !special:
-			p.Terms = TermsOf(c, v)
+			p.Terms = TermsOf(c, v, t.Speakers[id(v)])
 		}
 		of, err := vipInstances(c, v, n, p.Terms)
 		if err != nil {
@@ -89,7 +90,7 @@ func (m *vrrpMemo) compile(t Target, node string, n *tandemv1.Node) ([]*part, er
 		}
 	}
 	slices.SortFunc(instances, func(a, b *agentv1.Resource) int { return strings.Compare(a.GetKey(), b.GetKey()) })
-	m.node, m.cluster, m.vips, m.peers, m.taking, m.password = n, c.Cluster(), c.Vips(), t.Peers, t.Parts, password
+	m.node, m.cluster, m.vips, m.peers, m.taking, m.speakers, m.password = n, c.Cluster(), c.Vips(), t.Peers, t.Parts, t.Speakers, password
 	m.parts = []*part{
 		newPart("keepalived/global", []*agentv1.Resource{global}),
 		newPart(instancePrefix, instances),
@@ -127,6 +128,10 @@ func vipInstances(c *state.Config, v *tandemv1.Vip, n *tandemv1.Node, terms Term
 		if v6 && terms.Version == 2 {
 			continue // it comes with the terms that can carry it
 		}
+		source := terms.Speakers.source(n.GetUid(), v6)
+		if terms.Unicast && source == "" {
+			continue // it could neither be heard nor hear, and would hold the VIP beside the others
+		}
 		if i := families[v6]; i != nil {
 			i.Addresses = append(i.Addresses, p.String())
 			continue
@@ -136,12 +141,15 @@ func vipInstances(c *state.Config, v *tandemv1.Vip, n *tandemv1.Node, terms Term
 			Vip:            id(v),
 			Version:        terms.Version,
 			Network:        terms.Network,
+			VrrpNetwork:    terms.VrrpNetwork,
 			Vrid:           terms.Vrid,
 			Priority:       state.EffectivePriority(c, v, n),
 			AdvertInterval: durationpb.New(cmp.Or(terms.Advert, state.EffectiveAdvertInterval(c, v))),
 			AuthPassword:   terms.Password,
 			Anchor:         p.String(),
 			FailBack:       failBack,
+			Speakers:       terms.Speakers.list(),
+			UnicastSource:  source,
 
 			AnnounceRepeat:  state.EffectiveAnnounceRepeat(v),
 			AnnounceRefresh: durationpb.New(state.EffectiveAnnounceRefresh(v)),

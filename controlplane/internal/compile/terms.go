@@ -15,19 +15,38 @@ type Terms struct {
 	Version  uint32 `json:"version"`
 	Password string `json:"password,omitempty"`
 	Network  string `json:"network"`
-	Vrid     uint32 `json:"vrid"`
+	// VrrpNetwork is what advertisements go over; "" if that is Network.
+	VrrpNetwork string `json:"vrrp_network,omitempty"`
+	Vrid        uint32 `json:"vrid"`
+	// Unicast tells that Speakers advertise to each other alone; a node that is none
+	// of them has no instance.
+	Unicast  bool     `json:"unicast,omitempty"`
+	Speakers Speakers `json:"speakers,omitempty"`
 	// Advert is the interval between advertisements; 0 with VRRPv3, whose nodes
 	// take it from what they hear (RFC 9568, section 6.1, Active_Adver_Interval).
 	Advert time.Duration `json:"advert,omitempty"`
 }
 
-// TermsOf returns the terms that a VIP is to have.
-func TermsOf(c *state.Config, v *tandemv1.Vip) Terms {
+// TermsOf returns the terms that a VIP is to have; speakers count with unicast only.
+func TermsOf(c *state.Config, v *tandemv1.Vip, speakers Speakers) Terms {
 	t := Terms{Version: state.EffectiveVrrpVersion(c), Network: state.EffectiveNetwork(v), Vrid: v.GetVrid()}
+	if over := state.EffectiveVrrpNetwork(v); over != t.Network {
+		t.VrrpNetwork = over
+	}
+	if t.Unicast = state.EffectiveUnicast(c, v); t.Unicast {
+		t.Speakers = speakers
+	}
 	if t.Version == 2 {
 		t.Password, t.Advert = c.Secret("vrrp/auth"), state.EffectiveAdvertInterval(c, v)
 	}
 	return t
+}
+
+// DifferInSpeakers tells whether nothing but the addresses of speakers differs.
+func (t Terms) DifferInSpeakers(other Terms) bool {
+	same := t
+	same.Speakers = other.Speakers
+	return t != other && same == other
 }
 
 // Part is how a node takes part in a VIP, where that is not what the structure
@@ -54,7 +73,8 @@ func (c *Config) Terms(vip string) (Terms, bool) {
 }
 
 func termsIn(i *keepalivedv1.Instance) Terms {
-	t := Terms{Version: i.GetVersion(), Password: i.GetAuthPassword(), Network: i.GetNetwork(), Vrid: i.GetVrid()}
+	t := Terms{Version: i.GetVersion(), Password: i.GetAuthPassword(), Network: i.GetNetwork(), VrrpNetwork: i.GetVrrpNetwork(), Vrid: i.GetVrid(),
+		Unicast: len(i.GetSpeakers()) > 0, Speakers: speakers(i.GetSpeakers())}
 	if t.Version == 2 {
 		t.Advert = i.GetAdvertInterval().AsDuration()
 	}

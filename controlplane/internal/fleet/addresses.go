@@ -16,6 +16,7 @@ import (
 	keepalivedv1 "github.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1"
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 
+	"github.com/tandem-lb/tandem/controlplane/internal/compile"
 	"github.com/tandem-lb/tandem/controlplane/internal/state"
 	"github.com/tandem-lb/tandem/controlplane/internal/store"
 )
@@ -104,6 +105,26 @@ func (a *Addresses) peers(head *state.Config) []*keepalivedv1.Peer {
 	return all
 }
 
+// speakers chooses where the VIPs that are advertised by unicast are, by their ids;
+// agreed is what is in force.
+func (a *Addresses) speakers(head *state.Config, agreed agreements) map[string]compile.Speakers {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	all := make(map[string]compile.Speakers)
+	for _, v := range head.Vips() {
+		if !state.EffectiveUnicast(head, v) {
+			continue
+		}
+		told := make(map[string][]string)
+		for _, n := range head.Nodes() {
+			told[n.GetUid()] = a.nodes[n.GetUid()][state.EffectiveVrrpNetwork(v)]
+		}
+		vip := lastID(v.GetName())
+		all[vip] = compile.SpeakersOf(v, told, agreed[vip].Agreed.Speakers)
+	}
+	return all
+}
+
 // save makes durable what is new. What fails is tried again by the next save.
 func (a *Addresses) save(ctx context.Context) error {
 	a.mu.Lock()
@@ -164,13 +185,10 @@ func boundedNetworks(set *agentv1.NetworkSet) map[string][]string {
 	return networks
 }
 
-// settle keeps what the nodes have told of their addresses, and tells the others.
+// settle keeps what the nodes have told of their addresses.
 func (c *cluster) settle(ctx context.Context) {
 	if err := c.options.Addresses.save(ctx); err != nil && ctx.Err() == nil {
 		c.log.Error("a restart will not know a node's addresses until its agent has connected", "error", err)
-	}
-	if c.gather(c.head) {
-		c.publish(c.head)
 	}
 }
 

@@ -265,7 +265,7 @@ func (a *agent) checkConverged() {
 		a.l.t.Fatal(err)
 	}
 	var compiler compile.Compiler
-	want, err := compiler.Node(rollout.Target(head, a.l.fleet.options.Addresses.peers(head), nil), a.node)
+	want, err := compiler.Node(rollout.Target(head, a.l.fleet.options.Addresses.peers(head), a.l.fleet.options.Addresses.speakers(head, nil), nil), a.node)
 	if err != nil {
 		a.l.t.Fatal(err)
 	}

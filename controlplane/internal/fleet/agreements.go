@@ -98,6 +98,8 @@ const retryAgreements = time.Second
 type arrangement struct {
 	parts map[string]map[string]compile.Part // by node and VIP
 	waits map[string]string                  // by VIP: what its change waits for
+	// speakers of the VIPs that are, or are to be, advertised by unicast.
+	speakers map[string]compile.Speakers
 }
 
 // arrange takes the next steps of the VIPs whose terms change. It returns whether
@@ -118,7 +120,7 @@ func (c *cluster) arrange(ctx context.Context, head *state.Config) (changed bool
 	c.agreed = orders
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	changed = c.turn(head, now.parts)
+	changed = c.turn(head, now.parts) || !maps.Equal(now.speakers, c.arranged.speakers)
 	if changed || !maps.Equal(now.waits, c.arranged.waits) {
 		c.arranged = now
 		for id := range c.nodes {
@@ -158,8 +160,10 @@ func (c *cluster) steps(head *state.Config) (orders agreements, now arrangement,
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	orders = make(agreements, len(head.Vips()))
+	now.speakers = c.options.Addresses.speakers(head, c.agreed)
 	for _, v := range head.Vips() {
-		id, wanted := lastID(v.GetName()), compile.TermsOf(head, v)
+		id := lastID(v.GetName())
+		wanted := compile.TermsOf(head, v, now.speakers[id])
 		o, ok := c.agreed[id]
 		if !ok {
 			o = rollout.Order{Agreed: wanted}
@@ -168,8 +172,11 @@ func (c *cluster) steps(head *state.Config) (orders agreements, now arrangement,
 			if o.Since == 0 {
 				// The latest wins: the revision may have come and gone unseen.
 				o.Since = min(c.head.Revision()+1, head.Revision())
+				if o.Agreed.DifferInSpeakers(wanted) {
+					o.Since = head.Revision() + 1 // what the nodes tell is of no revision
+				}
 			}
-			parts, waits, again := o.Step(time.Now(), head.Revision(), wanted, c.standings(head, v))
+			parts, waits, again := o.Step(time.Now(), head.Revision(), wanted, c.standings(head, v, wanted))
 			now.add(id, parts, waits)
 			if again > 0 && (next == 0 || again < next) {
 				next = again
@@ -208,8 +215,28 @@ func (c *cluster) suspectTerms(v *tandemv1.Vip, add addSuspect) {
 	vip := lastID(v.GetName())
 	if waits := c.arranged.waits[vip]; waits != "" {
 		add("VIP_CHANGE_WAITS", v.GetName(), reconnecting, fmt.Sprintf("VIP %s keeps the VRRP settings that it had: %s", vip, waits),
-			"all nodes of a VIP change its VRID, network, VRRP version, password, or the interval of VRRPv2 at once, or two would hold it: "+
+			"all nodes of a VIP change its VRID, network, VRRP version, password, unicast addresses, or the interval of VRRPv2 at once, or two would hold it: "+
 				"bring the node's agent back; \"lbctl node remove NODE\" if it is gone for good, and switched off")
+	}
+}
+
+// suspectMute tells of nodes that a VIP which is advertised by unicast does without.
+// The lock is held.
+func (c *cluster) suspectMute(v *tandemv1.Vip, add addSuspect) {
+	vip := lastID(v.GetName())
+	speakers, unicast := c.arranged.speakers[vip]
+	if c.arranged.waits[vip] != "" {
+		return // which tells of it
+	}
+	var mute []string
+	for _, x := range c.head.Nodes() {
+		if n := c.nodes[lastID(x.GetName())]; unicast && n != nil && n.session != nil && !speakers.Has(x.GetUid()) {
+			mute = append(mute, n.id)
+		}
+	}
+	if len(mute) > 0 {
+		add("NO_UNICAST_ADDRESS", v.GetName(), reconnecting, fmt.Sprintf("VIP %s is advertised by unicast and does without %s, of which no address to advertise from is known", vip, strings.Join(mute, " and ")),
+			fmt.Sprintf("give the interface of network %s an address of the node's own, of each family that the VIP has (IPv6: a link-local one), or map the network in the agent's configuration file", state.EffectiveVrrpNetwork(v)))
 	}
 }
 
@@ -225,12 +252,14 @@ func (c *cluster) waiting(n *node) string {
 	return strings.Join(all, "; ")
 }
 
-// standings are what is known of a VIP's nodes. The lock is held.
-func (c *cluster) standings(head *state.Config, v *tandemv1.Vip) []rollout.Standing {
+// standings are what is known of a VIP's nodes, which are to have the wanted terms.
+// The lock is held.
+func (c *cluster) standings(head *state.Config, v *tandemv1.Vip, wanted compile.Terms) []rollout.Standing {
 	vip := lastID(v.GetName())
 	all := make([]rollout.Standing, 0, len(head.Nodes()))
 	for _, x := range head.Nodes() {
-		s := rollout.Standing{Node: lastID(x.GetName()), Priority: state.EffectivePriority(head, v, x)}
+		s := rollout.Standing{Node: lastID(x.GetName()), Priority: state.EffectivePriority(head, v, x),
+			Mute: wanted.Unicast && !wanted.Speakers.Has(x.GetUid())}
 		if n := c.nodes[s.Node]; n != nil && n.uid == x.GetUid() {
 			s.Connected = n.session != nil
 			s.Volatile = n.notPersistent

@@ -35,7 +35,7 @@ const (
 
 // alarm reasons, the worst first.
 var alarmReasons = []string{
-	"RESTORED", "TWO_HOLDERS", "NO_HOLDER", "HOLDER_UNKNOWN", "NOT_SERVED", "NO_BACKEND", "PROXY_DEAD", "KEEPALIVED_DEAD", "DUPLICATE_ADDRESS", "FOREIGN_VRRP_SPEAKER", "ADVERT_MISMATCH", "NOTHING_RECEIVED", "NOTHING_SENT", "PEER_SILENT", "FENCED", "TRACK_LOST", "CLONED_NODE", "NODE_AHEAD", "APPLY_FAILED", "VIP_CHANGE_WAITS", "NODE_DISCONNECTED", "ALL_DRAINED", "DRIFT", "ADVERTISED_VIP",
+	"RESTORED", "TWO_HOLDERS", "NO_HOLDER", "HOLDER_UNKNOWN", "NOT_SERVED", "NO_BACKEND", "PROXY_DEAD", "KEEPALIVED_DEAD", "DUPLICATE_ADDRESS", "FOREIGN_VRRP_SPEAKER", "ADVERT_MISMATCH", "NOTHING_RECEIVED", "NOTHING_SENT", "PEER_SILENT", "FENCED", "TRACK_LOST", "CLONED_NODE", "NODE_AHEAD", "APPLY_FAILED", "VIP_CHANGE_WAITS", "NO_UNICAST_ADDRESS", "NODE_DISCONNECTED", "ALL_DRAINED", "DRIFT", "ADVERTISED_VIP",
 }
 
 // suspect is an alarm, raised or about to be.
@@ -152,6 +152,7 @@ func (c *cluster) suspicions(now time.Time) map[string]*suspect {
 		c.suspectWire(v, add)
 		c.suspectFenced(v, add)
 		c.suspectTerms(v, add)
+		c.suspectMute(v, add)
 		c.suspectAdvertised(v, add)
 		c.suspectServed(v, add)
 		c.suspectTracks(v, add)

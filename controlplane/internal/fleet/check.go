@@ -27,13 +27,13 @@ const (
 // error is of ctx, or that the configuration cannot be compiled.
 func (f *Fleet) Check(ctx context.Context, config *state.Config) ([]*tandemv1.NodeCheck, error) {
 	var compiler compile.Compiler
-	peers := f.options.Addresses.peers(config)
+	peers, speakers := f.options.Addresses.peers(config), f.options.Addresses.speakers(config, nil)
 	verdicts := make([]*tandemv1.NodeCheck, len(config.Nodes()))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(maxChecks)
 	for i, n := range config.Nodes() {
 		id := lastID(n.GetName())
-		target, err := compiler.Node(rollout.Target(config, peers, nil), id)
+		target, err := compiler.Node(rollout.Target(config, peers, speakers, nil), id)
 		if err != nil {
 			return nil, err
 		}

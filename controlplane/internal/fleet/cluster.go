@@ -136,17 +136,23 @@ func (c *cluster) run(ctx context.Context) {
 	step := time.NewTimer(0)
 	defer step.Stop()
 	var pending *state.Config // newest, until it is on disk how the nodes go over to it
+	begun, told := false, false
 	advance := func() {
 		head := cmp.Or(pending, c.head)
 		changed, next, ok := c.arrange(ctx, head)
 		if next > 0 {
 			step.Reset(next)
 		}
-		if ok && (changed || pending != nil) {
+		begun = begun || ok
+		switch {
+		case ok && (changed || pending != nil):
 			pending = nil
 			c.gather(head)
 			c.publish(head)
+		case told && begun && c.gather(c.head):
+			c.publish(c.head)
 		}
+		told = told && !begun
 	}
 	for {
 		select {
@@ -159,6 +165,8 @@ func (c *cluster) run(ctx context.Context) {
 			advance()
 		case <-moved:
 			c.settle(ctx)
+			told = true
+			advance()
 			moved = nil
 			again.Reset(peersEvery)
 		case <-again.C:
@@ -204,7 +212,7 @@ func (c *cluster) publish(head *state.Config) {
 	var failure error
 	for _, n := range head.Nodes() {
 		id := lastID(n.GetName())
-		target, err := c.compiler.Node(rollout.Target(head, c.peers, c.arranged.parts[id]), id)
+		target, err := c.compiler.Node(rollout.Target(head, c.peers, c.arranged.speakers, c.arranged.parts[id]), id)
 		if err != nil {
 			failure = err
 			c.log.Error("cannot compile a node's configuration", "node", id, "revision", head.Revision(), "error", err)

@@ -105,7 +105,7 @@ func (c *cluster) suspectSilence(v *tandemv1.Vip, add addSuspect) {
 	}
 	add("PEER_SILENT", v.GetName(), moving,
 		fmt.Sprintf("VIP %s: %s, which advertises it: a failover cannot work, and both may come to hold it", id, strings.Join(slices.Compact(deaf), ", ")),
-		"let VRRP (protocol 112, to 224.0.0.18 or ff02::12) through between the nodes: look at cables, VLANs, the switch's multicast snooping and the firewalls on the way")
+		"let VRRP (protocol 112, to 224.0.0.18 or ff02::12, with unicast to the nodes' own addresses) through between the nodes: look at cables, VLANs, the switch's multicast snooping and the firewalls on the way")
 }
 
 // advertises tells whether a node's own word is that it advertises an instance.

@@ -54,6 +54,9 @@ type Standing struct {
 	// Current tells that it takes part as it was last told, and that nothing older is
 	// on its way to it any more.
 	Current bool
+	// Mute tells that the wanted terms leave the node out: it has no address that it
+	// could advertise from.
+	Mute bool
 	// Holds tells that the kernel has the VIP's address.
 	Holds    bool
 	Priority uint32
@@ -114,7 +117,7 @@ func (o *Order) change(now time.Time, revision uint64, wanted compile.Terms, nod
 		}
 	default:
 		o.heard, o.lost = true, time.Time{}
-		if o.Goal != wanted && o.refused != revision {
+		if o.Goal != wanted && o.refused != revision && !nodes[at].Mute {
 			o.Goal = wanted
 		}
 		if nodes[at].Failed && o.Goal != o.Agreed && o.refused != revision {
@@ -130,13 +133,16 @@ func (o *Order) change(now time.Time, revision uint64, wanted compile.Terms, nod
 
 // obstacle says in words what keeps the nodes from beginning.
 func (o *Order) obstacle(revision uint64, nodes []Standing) string {
-	var away, volatile []string
+	var away, volatile, mute []string
+	speaks := slices.ContainsFunc(nodes, func(s Standing) bool { return !s.Mute })
 	for _, s := range nodes {
 		switch {
 		case !s.Connected || !s.Known:
 			away = append(away, s.Node)
 		case s.Volatile:
 			volatile = append(volatile, s.Node)
+		case s.Mute && (s.Has || !speaks):
+			mute = append(mute, s.Node)
 		case s.Failed:
 			o.refused = revision
 		}
@@ -146,6 +152,8 @@ func (o *Order) obstacle(revision uint64, nodes []Standing) string {
 		return fmt.Sprintf("it waits for %s, which the controller does not hear", strings.Join(away, " and "))
 	case len(volatile) > 0:
 		return fmt.Sprintf("it waits for %s, which would have other settings after a reboot, as the disk cannot be written", strings.Join(volatile, " and "))
+	case len(mute) > 0:
+		return fmt.Sprintf("it waits for %s to have an address on the VIP's network to advertise from", strings.Join(mute, " and "))
 	case o.refused == revision:
 		return "a node could not apply it"
 	}
@@ -159,6 +167,8 @@ func (o *Order) elect(nodes []Standing) {
 	}
 	rank := func(s Standing) int {
 		switch {
+		case s.Mute:
+			return -1
 		case s.Holds:
 			return 2
 		case s.Has:

@@ -39,6 +39,7 @@ type machine struct {
 	full             bool   // its disk cannot be written
 	kept             target // last that is on its disk
 	lost             bool   // what is in effect is not on its disk
+	mute             bool   // it has no instance of unicast terms
 }
 
 type target struct {
@@ -71,6 +72,7 @@ func (w *world) step() (next time.Duration) {
 		all = append(all, Standing{
 			Node: m.id, Connected: m.connected, Known: m.known, Failed: m.failed, Volatile: m.lost,
 			Current:  m.known && m.told == m.did && m.heard == m.did,
+			Mute:     m.mute && w.wanted.Unicast,
 			Holds:    i == w.holder && m.has && m.connected,
 			Priority: uint32(230 - i),
 		})
@@ -85,6 +87,12 @@ func (w *world) step() (next time.Duration) {
 		m.told = target{w.revision, true, w.wanted}
 		if p, ok := parts[m.id]; ok {
 			m.told.has, m.told.terms = !p.Out, p.Terms
+		}
+		if m.mute && m.told.terms.Unicast {
+			m.told.has = false
+		}
+		if !m.told.has {
+			m.told.terms = compile.Terms{}
 		}
 	}
 	return next
@@ -239,6 +247,59 @@ func TestRefusedChangeLeavesWhatWas(t *testing.T) {
 	}
 }
 
+// A node without an address to advertise from keeps its VIP as it is; one that has no
+// instance anyway holds up nobody.
+func TestUnicastWaitsForAnAddress(t *testing.T) {
+	unicast := terms(1)
+	unicast.Unicast, unicast.Speakers = true, "lb-0=192.0.2.1 lb-1=192.0.2.2"
+	for mute := range 2 {
+		w := newWorld(2)
+		w.nodes[mute].mute = true
+		w.revision, w.wanted = 2, unicast
+		w.settle()
+		for _, m := range w.nodes {
+			if !m.has || m.terms != terms(1) || !strings.Contains(w.waits, w.nodes[mute].id) {
+				t.Errorf("lb-%d is mute: %s has %v %v, waits %q", mute, m.id, m.has, m.terms, w.waits)
+			}
+		}
+		w.nodes[mute].has, w.nodes[mute].terms = false, compile.Terms{}
+		w.holder = 1 - mute
+		w.settle()
+		if m := w.nodes[1-mute]; !m.has || m.terms != unicast || w.waits != "" {
+			t.Errorf("lb-%d is mute and out: the other one has %v %v, waits %q", mute, m.has, m.terms, w.waits)
+		}
+		w.nodes[0].mute, w.nodes[1].mute = true, true
+		w.wanted.Vrid = 2
+		if w.settle(); w.order.Agreed != unicast || w.waits == "" {
+			t.Errorf("nobody can advertise: %v are agreed, waits %q", w.order.Agreed, w.waits)
+		}
+	}
+}
+
+// A keeper that switches is not sent where it cannot advertise: nobody would hold the
+// VIP.
+func TestAKeeperIsNotSentWhereItCannotAdvertise(t *testing.T) {
+	w := newWorld(2)
+	w.revision, w.wanted = 2, terms(2)
+	w.step()
+	w.nodes[1].heard = w.nodes[1].told
+	w.nodes[1].act()
+	w.step()
+	w.revision, w.wanted.Unicast, w.nodes[0].mute = 3, true, true
+	for range 20 {
+		w.step()
+		if !w.nodes[0].told.has {
+			t.Fatalf("the keeper is told %+v", w.nodes[0].told)
+		}
+		for _, m := range w.nodes {
+			m.act()
+		}
+	}
+	if w.order.Agreed != terms(2) || w.waits == "" || !w.nodes[1].has {
+		t.Errorf("agreed are %v, waits %q", w.order.Agreed, w.waits)
+	}
+}
+
 // A keeper that dies while it switches does not leave the VIP to nobody.
 func TestKeeperDiesWhileItSwitches(t *testing.T) {
 	w := newWorld(2)
@@ -320,6 +381,14 @@ func nodesAgree(t *rapid.T) {
 		"change": func(t *rapid.T) {
 			w.revision, w.wanted = w.revision+1, terms(rapid.Uint32Range(1, 3).Draw(t, "vrid"))
 		},
+		"unicast": func(t *rapid.T) {
+			w.revision++
+			w.wanted.Unicast = rapid.Bool().Draw(t, "unicast")
+		},
+		"mute": func(t *rapid.T) {
+			m := node.Draw(t, "node")
+			m.mute = !m.mute
+		},
 		"step": func(*rapid.T) { w.step() },
 		"act":  func(t *rapid.T) { node.Draw(t, "node").act() },
 		"cut":  func(t *rapid.T) { node.Draw(t, "node").connected = false },
@@ -340,7 +409,7 @@ func nodesAgree(t *rapid.T) {
 	}
 	t.Repeat(actions)
 	for _, m := range w.nodes {
-		m.connected, m.stubborn = true, false
+		m.connected, m.stubborn, m.mute = true, false, false
 	}
 	w.settle()
 	w.revision++

@@ -264,8 +264,21 @@ func EffectiveAnnounceRefresh(v *tandemv1.Vip) time.Duration {
 	return time.Minute
 }
 
+// EffectiveUnicast tells whether a VIP is advertised to the nodes' own addresses.
+func EffectiveUnicast(c *Config, v *tandemv1.Vip) bool {
+	if v.Unicast != nil {
+		return v.GetUnicast()
+	}
+	return c.cluster.GetVrrp().GetUnicast()
+}
+
 // EffectiveNetwork is the name of the network that a VIP lives on.
 func EffectiveNetwork(v *tandemv1.Vip) string { return orText(v.GetNetwork(), "front") }
+
+// EffectiveVrrpNetwork is the name of the network that a VIP is advertised over.
+func EffectiveVrrpNetwork(v *tandemv1.Vip) string {
+	return orText(v.GetVrrpNetwork(), EffectiveNetwork(v))
+}
 
 // EffectiveFailBack is "automatic", "delayed" or "never".
 func EffectiveFailBack(v *tandemv1.Vip) string { return orText(v.GetFailBack(), "automatic") }

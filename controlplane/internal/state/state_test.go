@@ -156,6 +156,8 @@ func TestRules(t *testing.T) {
 		{"VRID of the second family", []Change{CreateVip("six", vip(60, "2001:db8::1/64"))},
 			UpdateVip(&tandemv1.Vip{Name: "web", Vrid: 60, Addresses: []string{"192.168.1.100/24", "2001:db8::2/64"}}, nil),
 			FailedPrecondition, "vip.vrid", ReasonVridTaken},
+		{"VRID on a network of its own", []Change{CreateVip("a", &tandemv1.Vip{Vrid: 51, Addresses: []string{"10.0.0.1/24"}, VrrpNetwork: "vrrp"})},
+			CreateVip("b", &tandemv1.Vip{Vrid: 51, Addresses: []string{"10.0.0.2/24"}, VrrpNetwork: "vrrp"}), FailedPrecondition, "vip.vrid", ReasonVridTaken},
 		{"address of another VIP", nil, CreateVip("b", vip(9, "192.168.1.100/25")), FailedPrecondition, "vip.addresses[0]", ReasonAddressTaken},
 		{"address twice in a VIP", nil, CreateVip("b", vip(9, "10.0.0.1/24", "10.0.0.1/32")), FailedPrecondition, "vip.addresses[1]", ReasonAddressTaken},
 		{"anchor changed", nil, UpdateVip(&tandemv1.Vip{Name: "web", Addresses: []string{"192.168.1.101/24", "192.168.1.100/24"}}, nil),

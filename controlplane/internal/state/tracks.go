@@ -61,7 +61,7 @@ func (r *rules) tracks(id string, v *tandemv1.Vip) {
 		seen[trackName(t)] = true
 		e := EffectiveTrack(t)
 		if t.GetKind() == "network" {
-			if t.GetTarget() == EffectiveNetwork(v) {
+			if t.GetTarget() == EffectiveNetwork(v) || t.GetTarget() == EffectiveVrrpNetwork(v) {
 				r.refuse(ReasonTrackNetwork, at("target"), "network %q is the VIP's own, without which no node ever holds it: name another one", t.GetTarget())
 			}
 			if networks += int(e.GetWeight()); networks < lowestTracks {

@@ -73,15 +73,15 @@ func newVipIndex(clusters []*Config) *vipIndex {
 // claim adds a VIP and returns what it wants that others have.
 func (x *vipIndex) claim(cluster, id string, v *tandemv1.Vip) []conflict {
 	var out []conflict
-	n, network := VipName(cluster, id), EffectiveNetwork(v)
+	n, network, over := VipName(cluster, id), EffectiveNetwork(v), EffectiveVrrpNetwork(v)
 	for _, v6 := range []bool{false, true} {
 		if a, _ := anchor(v, v6); a == "" {
 			continue
 		}
-		key := vridKey{network, v6, v.GetVrid()}
+		key := vridKey{over, v6, v.GetVrid()}
 		if other, ok := x.vrids[key]; ok {
 			out = append(out, conflict{ReasonVridTaken, "vrid", fmt.Sprintf(
-				"%s and %s both have VRID %d on network %q (%s): choose another one, 1 to 255", other, n, v.GetVrid(), network, family(v6)),
+				"%s and %s both have VRID %d on network %q (%s): choose another one, 1 to 255", other, n, v.GetVrid(), over, family(v6)),
 				other, "vrid"})
 		}
 		x.vrids[key] = n

@@ -165,7 +165,11 @@ type Vrrp struct {
 	// "fast" is 50ms, "normal" 100ms, "wan" 1s. A holder that is silent for a little
 	// more than three of them is taken for dead. It and advert_interval exclude each
 	// other; VRRPv2 knows "wan" only.
-	Profile       string `protobuf:"bytes,5,opt,name=profile,proto3" json:"profile,omitempty"`
+	Profile string `protobuf:"bytes,5,opt,name=profile,proto3" json:"profile,omitempty"`
+	// unicast has the nodes send advertisements to each other's own addresses, for
+	// networks that carry no multicast; unset means false. The addresses are those
+	// that the agents tell.
+	Unicast       *bool `protobuf:"varint,6,opt,name=unicast,proto3,oneof" json:"unicast,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -233,6 +237,13 @@ func (x *Vrrp) GetProfile() string {
 		return x.Profile
 	}
 	return ""
+}
+
+func (x *Vrrp) GetUnicast() bool {
+	if x != nil && x.Unicast != nil {
+		return *x.Unicast
+	}
+	return false
 }
 
 // StatsPage is HAProxy's statistics page on every node.
@@ -487,16 +498,19 @@ const file_tandem_v1_cluster_proto_rawDesc = "" +
 	"\x04etag\x18\b \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04etag\x12@\n" +
 	"\vcreate_time\x18\t \x01(\v2\x1a.google.protobuf.TimestampB\x03\xe0A\x03R\n" +
 	"createTimeB\x12\n" +
-	"\x10_max_connections\"\xd6\x03\n" +
+	"\x10_max_connections\"\x81\x04\n" +
 	"\x04Vrrp\x12(\n" +
 	"\aversion\x18\x01 \x01(\rB\t\xbaH\x06*\x040\x020\x03H\x00R\aversion\x88\x01\x01\x12U\n" +
 	"\x0fadvert_interval\x18\x02 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x02\b(2\x05\x10\x80\xe1\xeb\x17R\x0eadvertInterval\x12\xd8\x01\n" +
 	"\rauth_password\x18\x03 \x01(\tB\xb2\x01\xe0A\x04\xbaH\xa8\x01\xba\x01\xa1\x01\n" +
 	"\x12vrrp.auth_password\x12gmust be 1 to 8 letters or digits: keepalived cuts longer passwords and reads other characters as syntax\x1a\"this.matches('^[A-Za-z0-9]{1,8}$')\xd8\x01\x01\x80\x01\x01R\fauthPassword\x12/\n" +
 	"\x11auth_password_set\x18\x04 \x01(\bB\x03\xe0A\x03R\x0fauthPasswordSet\x125\n" +
-	"\aprofile\x18\x05 \x01(\tB\x1b\xbaH\x18\xd8\x01\x01r\x13R\x04fastR\x06normalR\x03wanR\aprofileB\n" +
+	"\aprofile\x18\x05 \x01(\tB\x1b\xbaH\x18\xd8\x01\x01r\x13R\x04fastR\x06normalR\x03wanR\aprofile\x12\x1d\n" +
+	"\aunicast\x18\x06 \x01(\bH\x01R\aunicast\x88\x01\x01B\n" +
 	"\n" +
-	"\b_version\"\xf9\x05\n" +
+	"\b_versionB\n" +
+	"\n" +
+	"\b_unicast\"\xf9\x05\n" +
 	"\tStatsPage\x12\xa6\x01\n" +
 	"\aaddress\x18\x01 \x01(\tB\x8b\x01\xbaH\x87\x01\xba\x01\x80\x01\n" +
 	"\x12stats_page.address\x12Fmust be an IP address such as 192.168.1.10, or empty for every address\x1a\"this.isIp() && !this.contains('%')\xd8\x01\x01R\aaddress\x12$\n" +

@@ -32,7 +32,8 @@ type Vip struct {
 	// addresses in CIDR form. The first of each family is the anchor: it is in
 	// the VRRP advertisement and never changes while the VIP exists.
 	Addresses []string `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
-	// vrid is the virtual router id, 1 to 255, unique on its network and family.
+	// vrid is the virtual router id, 1 to 255, unique on the network that the VIP is
+	// advertised over, for each family.
 	Vrid uint32 `protobuf:"varint,3,opt,name=vrid,proto3" json:"vrid,omitempty"`
 	// network names the network that the addresses live on; each node maps it to
 	// an interface. Empty means "front".
@@ -62,6 +63,11 @@ type Vip struct {
 	// announce_refresh is how often the holder announces the addresses anew, for
 	// whoever has missed that: 0s to 1h in whole seconds; unset means 60s, 0s never.
 	AnnounceRefresh *durationpb.Duration `protobuf:"bytes,12,opt,name=announce_refresh,json=announceRefresh,proto3" json:"announce_refresh,omitempty"`
+	// unicast overrides the cluster's.
+	Unicast *bool `protobuf:"varint,13,opt,name=unicast,proto3,oneof" json:"unicast,omitempty"`
+	// vrrp_network names the network that the VIP is advertised over; each node maps it
+	// to an interface. Empty means network. A node that loses either gives the VIP up.
+	VrrpNetwork string `protobuf:"bytes,14,opt,name=vrrp_network,json=vrrpNetwork,proto3" json:"vrrp_network,omitempty"`
 	// handover_timeout is how long connections that are established may outlive a
 	// planned move: the node that held the VIP goes on with them, and the holder
 	// forwards what clients send for them, until it has passed. 0s to 24h; unset means
@@ -186,6 +192,20 @@ func (x *Vip) GetAnnounceRefresh() *durationpb.Duration {
 		return x.AnnounceRefresh
 	}
 	return nil
+}
+
+func (x *Vip) GetUnicast() bool {
+	if x != nil && x.Unicast != nil {
+		return *x.Unicast
+	}
+	return false
+}
+
+func (x *Vip) GetVrrpNetwork() string {
+	if x != nil {
+		return x.VrrpNetwork
+	}
+	return ""
 }
 
 func (x *Vip) GetHandoverTimeout() *durationpb.Duration {
@@ -326,7 +346,8 @@ var File_tandem_v1_vip_proto protoreflect.FileDescriptor
 
 const file_tandem_v1_vip_proto_rawDesc = "" +
 	"\n" +
-	"\x13tandem/v1/vip.proto\x12\ttandem.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\"\xaf\t\n" +
+	"\x13tandem/v1/vip.proto\x12\ttandem.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\"\xeb\n" +
+	"\n" +
 	"\x03Vip\x12\x17\n" +
 	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x12\x95\x01\n" +
 	"\taddresses\x18\x02 \x03(\tBw\xbaHt\x92\x01q\b\x01\x10@\"k\xba\x01h\n" +
@@ -347,13 +368,18 @@ const file_tandem_v1_vip_proto_rawDesc = "" +
 	" \x01(\tB\x1b\xbaH\x18\xd8\x01\x01r\x13R\x04fastR\x06normalR\x03wanR\aprofile\x127\n" +
 	"\x0fannounce_repeat\x18\v \x01(\rB\t\xbaH\x06*\x04\x18\x14(\x01H\x00R\x0eannounceRepeat\x88\x01\x01\x12\xac\x01\n" +
 	"\x10announce_refresh\x18\f \x01(\v2\x19.google.protobuf.DurationBf\xbaHc\xba\x01V\n" +
-	"\x14vip.announce_refresh\x12!must be a whole number of seconds\x1a\x1bthis.getMilliseconds() == 0\xaa\x01\a\"\x03\b\x90\x1c2\x00R\x0fannounceRefresh\x12T\n" +
+	"\x14vip.announce_refresh\x12!must be a whole number of seconds\x1a\x1bthis.getMilliseconds() == 0\xaa\x01\a\"\x03\b\x90\x1c2\x00R\x0fannounceRefresh\x12\x1d\n" +
+	"\aunicast\x18\r \x01(\bH\x01R\aunicast\x88\x01\x01\x12\x8e\x01\n" +
+	"\fvrrp_network\x18\x0e \x01(\tBk\xbaHh\xba\x01b\n" +
+	"\x10vip.vrrp_network\x12'must be 1 to 32 letters, digits, _ or -\x1a%this.matches('^[A-Za-z0-9_-]{1,32}$')\xd8\x01\x01R\vvrrpNetwork\x12T\n" +
 	"\x10handover_timeout\x18\x14 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xa3\x052\x00R\x0fhandoverTimeout\x122\n" +
 	"\x06tracks\x18\x10 \x03(\v2\x10.tandem.v1.TrackB\b\xbaH\x05\x92\x01\x02\x10\bR\x06tracks\x1a=\n" +
 	"\x0fPrioritiesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01B\x12\n" +
-	"\x10_announce_repeat\"\xde\v\n" +
+	"\x10_announce_repeatB\n" +
+	"\n" +
+	"\b_unicast\"\xde\v\n" +
 	"\x05Track\x126\n" +
 	"\x04kind\x18\x01 \x01(\tB\"\xbaH\x1fr\x1dR\agatewayR\x04pingR\x03urlR\anetworkR\x04kind\x12 \n" +
 	"\x06target\x18\x02 \x01(\tB\b\xbaH\x05r\x03(\x80\bR\x06target\x12\xb2\x01\n" +

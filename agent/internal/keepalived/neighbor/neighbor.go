@@ -3,8 +3,9 @@
 //
 // An address may well be in use: by the peer that holds the VIP. The peer is who
 // advertises the VIP's virtual router from the same link-layer address, be it
-// its own or the virtual router's (use_vmac). Whoever else has the address is
-// unknown.
+// its own or the virtual router's (use_vmac); where the router is advertised on
+// another interface, who has a node's own address as well. Whoever else has the
+// address is unknown.
 package neighbor
 
 import (
@@ -50,6 +51,9 @@ type Question struct {
 	// VRID and Advert are the virtual router that may have it, and its interval.
 	VRID   uint8
 	Advert time.Duration
+	// Nodes are the other nodes' own addresses on the interface, where the router is
+	// advertised on another one: who has one of them is no unknown.
+	Nodes []netip.Addr
 }
 
 // silence is how long the peer that has the address may not be heard.
@@ -192,18 +196,24 @@ func (r *round) run(ctx context.Context, interval time.Duration) error {
 // probe asks for every address.
 func (r *round) probe() error {
 	for _, q := range r.questions {
-		var err error
-		if q.Address.Is4() {
-			err = r.arp.Send(link.ARPProbe(r.on.HardwareAddr, q.Address), link.Everyone)
-		} else {
-			_, group := link.SolicitedNode(q.Address)
-			err = r.nd.Send(link.Solicitation(q.Address), group)
-		}
-		if err != nil {
-			return fmt.Errorf("ask for %s on %s: %w", q.Address, q.Interface, err)
+		for _, a := range append([]netip.Addr{q.Address}, q.Nodes...) {
+			if a.Is4() != q.Address.Is4() {
+				continue
+			}
+			if err := r.send(a); err != nil {
+				return fmt.Errorf("ask for %s on %s: %w", a, q.Interface, err)
+			}
 		}
 	}
 	return nil
+}
+
+func (r *round) send(a netip.Addr) error {
+	if a.Is4() {
+		return r.arp.Send(link.ARPProbe(r.on.HardwareAddr, a), link.Everyone)
+	}
+	_, group := link.SolicitedNode(a)
+	return r.nd.Send(link.Solicitation(a), group)
 }
 
 // listen takes packets until one has come or the time is over.
@@ -268,12 +278,20 @@ func (h *heard) packet(p []byte, from link.MAC, isARP bool, now time.Time) {
 	}
 }
 
+// knows tells whether a machine that has an address is the peer.
+func (h *heard) knows(q *Question, from link.MAC) bool {
+	return h.routers[router{q.VRID, from}] || slices.ContainsFunc(q.Nodes, func(a netip.Addr) bool {
+		_, has := h.claims[a][from]
+		return has
+	})
+}
+
 // patience is until when somebody who has an address may still turn out to be
 // the peer; the zero time when all are known.
 func (h *heard) patience(questions []Question) (until time.Time) {
 	for _, q := range questions {
 		for from, since := range h.claims[q.Address] {
-			if !h.routers[router{q.VRID, from}] {
+			if !h.knows(&q, from) {
 				if t := since.Add(q.silence()); t.After(until) {
 					until = t
 				}
@@ -287,7 +305,7 @@ func (h *heard) patience(questions []Question) (until time.Time) {
 func (h *heard) unknown(questions []Question) (owners []Owner) {
 	for _, q := range questions {
 		for from := range maps.Keys(h.claims[q.Address]) {
-			if !h.routers[router{q.VRID, from}] {
+			if !h.knows(&q, from) {
 				owners = append(owners, Owner{Question: q, MAC: slices.Clone(from[:])})
 				break // one is enough
 			}

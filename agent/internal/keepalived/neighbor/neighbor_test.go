@@ -39,6 +39,29 @@ const (
 	vrrp36 = "60000000 0018 70 ff fe800000000000000000000000000002 ff020000000000000000000000000012 31 34 e6 01 000a ed2e fd090000000000000000000100020064"
 )
 
+// Where the virtual router is advertised elsewhere, who has a node's own address is no
+// unknown.
+func TestNodesAreKnownByTheirAddresses(t *testing.T) {
+	q := []Question{{Interface: "eth0", Address: vip4, VRID: 51, Advert: 100 * time.Millisecond, Nodes: []netip.Addr{netip.MustParseAddr("192.168.1.11")}}}
+	nodeReply := strings.Replace(arpReply, "c0a80164", "c0a8010b", 1)
+	for name, test := range map[string]struct {
+		packets []string // MAC's last digit, packet
+		want    int
+	}{
+		"a host beside a node":        {[]string{"2 " + arpReply, "3 " + nodeReply}, 1},
+		"a node":                      {[]string{"2 " + arpReply, "2 " + nodeReply}, 0},
+		"a node, the other way round": {[]string{"2 " + nodeReply, "2 " + arpReply}, 0},
+	} {
+		h := newHeard(nil)
+		for _, p := range test.packets {
+			h.packet(unhex(t, p[2:]), link.MAC{2, 0, 0, 0, 0, p[0] - '0'}, true, time.Unix(1000, 0))
+		}
+		if got := len(h.unknown(q)); got != test.want || h.patience(q).IsZero() != (test.want == 0) {
+			t.Errorf("%s: %d unknown owners, patience until %v", name, got, h.patience(q))
+		}
+	}
+}
+
 // Whoever has the address is unknown, but for the one that advertises the
 // virtual router, and this machine.
 func TestUnknown(t *testing.T) {

@@ -59,7 +59,7 @@ func (a *Advert) Addresses() []netip.Addr { return a.addresses[:min(a.count, Max
 // What is no advertisement.
 var (
 	errOther    = errors.New("not VRRP")
-	errHops     = errors.New("it has come through a router: its TTL is not 255")
+	errHops     = errors.New("it goes to a group and has come through a router: its TTL is not 255")
 	errShort    = errors.New("it is shorter than it says")
 	errKind     = errors.New("it is no advertisement of version 2 or 3")
 	errVRID     = errors.New("its virtual router id is 0")
@@ -76,6 +76,8 @@ const (
 
 // Parse reads a packet that begins with its IPv4 or IPv6 header. It refuses what a
 // VRRP router discards whatever its configuration is (RFC 9568, 7.1; RFC 3768, 7.1).
+// What goes to a node's own address may have any TTL: keepalived 2.2.7 sends 64 with
+// IPv6, and takes anything.
 func Parse(p []byte) (Advert, error) {
 	switch {
 	case len(p) >= ipv4Header && p[0]>>4 == 4:
@@ -94,10 +96,11 @@ func parse4(p []byte) (Advert, error) {
 		return Advert{}, errOther
 	case header < ipv4Header || total < header+vrrpHeader || total > len(p):
 		return Advert{}, errShort
-	case p[8] != maxHops:
-		return Advert{}, errHops
 	}
 	a := Advert{Source: netip.AddrFrom4([4]byte(p[12:16])), Destination: netip.AddrFrom4([4]byte(p[16:20]))}
+	if p[8] != maxHops && a.Destination.IsMulticast() {
+		return Advert{}, errHops
+	}
 	return a.read(p[header:total], p[12:20], 4)
 }
 
@@ -108,10 +111,11 @@ func parse6(p []byte) (Advert, error) {
 		return Advert{}, errOther
 	case length < vrrpHeader || ipv6Header+length > len(p):
 		return Advert{}, errShort
-	case p[7] != maxHops:
-		return Advert{}, errHops
 	}
 	a := Advert{Source: netip.AddrFrom16([16]byte(p[8:24])), Destination: netip.AddrFrom16([16]byte(p[24:40]))}
+	if p[7] != maxHops && a.Destination.IsMulticast() {
+		return Advert{}, errHops
+	}
 	return a.read(p[ipv6Header:ipv6Header+length], p[8:40], 16)
 }
 

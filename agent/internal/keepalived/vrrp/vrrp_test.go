@@ -32,6 +32,10 @@ const (
 		"31 34 e6 01 000a ed2e fd090000000000000000000100020064"
 )
 
+// v3SixUnicast is what keepalived 2.2.7 sends.
+const v3SixUnicast = "6c0e6a72 0018 70 40 fe800000000000004c34b3fffecabba1 fe800000000000000ccfd9fffe1531a1" +
+	"31 33 e6 01 000a 1c06 fd090000000000000000000000000100"
+
 func TestParse(t *testing.T) {
 	for name, test := range map[string]struct{ packet, want string }{
 		"version 3":                           {v3, "192.168.1.10 to 224.0.0.18: version 3, vrid 51, priority 230, 100ms, auth 0, [192.168.1.100]"},
@@ -40,6 +44,7 @@ func TestParse(t *testing.T) {
 		"version 2, with options of IPv4":     {v2, "192.168.1.10 to 224.0.0.18: version 2, vrid 51, priority 230, 1s, auth 0, [192.168.1.100]"},
 		"version 2 with a password":           {v2Secret, "192.168.1.10 to 224.0.0.18: version 2, vrid 51, priority 100, 1s, auth 1, [192.168.1.100] secret12"},
 		"IPv6":                                {v3Six, "fe80::2 to ff02::12: version 3, vrid 52, priority 230, 100ms, auth 0, [fd09::1:2:64]"},
+		"IPv6, unicast":                       {v3SixUnicast, "fe80::4c34:b3ff:feca:bba1 to fe80::ccf:d9ff:fe15:31a1: version 3, vrid 51, priority 230, 100ms, auth 0, [fd09::100]"},
 		"padded, as a short Ethernet frame":   {v3 + "0000 0000", "192.168.1.10 to 224.0.0.18: version 3, vrid 51, priority 230, 100ms, auth 0, [192.168.1.100]"},
 	} {
 		a, err := Parse(unhex(t, test.packet))

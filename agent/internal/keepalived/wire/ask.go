@@ -34,7 +34,24 @@ func (e *ear) tick(now time.Time) error {
 		return nil
 	}
 	e.asked = now
-	return e.askForOwn()
+	if err := e.askForOwn(); err != nil {
+		return err
+	}
+	return e.askForNodes()
+}
+
+// askForNodes asks for the nodes' own addresses, by which those are known that
+// advertise elsewhere.
+func (e *ear) askForNodes() error {
+	for _, r := range e.table.routers {
+		if !r.Apart {
+			continue
+		}
+		if err := e.askFor(r.Peers, r.six()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // reviewEvery is how often it is looked for whom to ask.
@@ -100,17 +117,27 @@ func (e *ear) askForOwn() error {
 		if !r.Holds {
 			continue
 		}
-		for _, a := range r.Addresses {
-			var err error
-			if a.Is4() {
-				err = e.arp.Send(link.ARPProbe(e.on.HardwareAddr, a), link.Everyone)
-			} else {
-				_, group := link.SolicitedNode(a)
-				err = e.nd.Send(link.Solicitation(a), group)
-			}
-			if err != nil && !link.Lost(err) {
-				return err
-			}
+		if err := e.askFor(r.Addresses, r.six()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// askFor asks for those of the addresses that are of a family.
+func (e *ear) askFor(addresses []netip.Addr, six bool) error {
+	for _, a := range addresses {
+		var err error
+		switch {
+		case a.Is6() != six:
+		case six:
+			_, group := link.SolicitedNode(a)
+			err = e.nd.Send(link.Solicitation(a), group)
+		default:
+			err = e.arp.Send(link.ARPProbe(e.on.HardwareAddr, a), link.Everyone)
+		}
+		if err != nil && !link.Lost(err) {
+			return err
 		}
 	}
 	return nil

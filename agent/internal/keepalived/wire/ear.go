@@ -212,11 +212,18 @@ func (e *ear) listen(ctx context.Context) error {
 	}
 }
 
-// addresses are all of one family that the routers have.
+// addresses are all of one family that the routers have, and where these are apart
+// the nodes.
 func (e *ear) addresses(six bool) (all []netip.Addr) {
 	for _, r := range e.table.routers {
-		if r.six() == six {
-			all = append(all, r.Addresses...)
+		if r.six() != six {
+			continue
+		}
+		all = append(all, r.Addresses...)
+		for _, a := range r.Peers {
+			if r.Apart && a.Is6() == six {
+				all = append(all, a)
+			}
 		}
 	}
 	return all

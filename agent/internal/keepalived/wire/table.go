@@ -2,6 +2,7 @@ package wire
 
 import (
 	"cmp"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -23,6 +24,9 @@ const (
 	claimLife = 3500 * time.Millisecond
 	// askedLife is how long it counts that a host has asked for the VIP.
 	askedLife = 5 * time.Second
+	// unknown is how long somebody who has an address may be a node that has not been
+	// asked yet, where nobody advertises: two questions.
+	unknown = 2*every + every/2
 	// longest is how long a speaker may be silent that says that it advertises less
 	// often than this node's own. One packet says up to 255 s (RFC 3768, 5.3.7).
 	longest = 10 * time.Second
@@ -33,6 +37,7 @@ const (
 type table struct {
 	own     map[link.MAC]bool
 	routers []*router
+	nodes   map[netip.Addr]link.MAC // of the Peers of routers that are Apart, those that have been heard
 }
 
 // router is what has been heard of one virtual router.
@@ -78,6 +83,9 @@ func (t *table) watch(routers []Router, now time.Time) {
 		}
 		t.routers = append(t.routers, next)
 	}
+	maps.DeleteFunc(t.nodes, func(a netip.Addr, _ link.MAC) bool {
+		return !slices.ContainsFunc(t.routers, func(r *router) bool { return r.Apart && slices.Contains(r.Peers, a) })
+	})
 }
 
 // begin is called when listening begins after it could not.
@@ -127,11 +135,43 @@ func (t *table) claim(address netip.Addr, from link.MAC, now time.Time) {
 	if t.own[from] {
 		return
 	}
+	t.meet(address, from)
+	if t.isNode(from) {
+		return
+	}
 	for _, r := range t.routers {
 		if slices.Contains(r.Addresses, address) && from != r.virtualMAC() && !r.advertises(from, now) {
 			r.claim(Claim{address, from}, now)
 		}
 	}
+}
+
+// meet learns the link-layer address of a node. What it said it has is no claim.
+func (t *table) meet(address netip.Addr, from link.MAC) {
+	for _, r := range t.routers {
+		if !r.Apart || !slices.Contains(r.Peers, address) {
+			continue
+		}
+		if t.nodes == nil {
+			t.nodes = make(map[netip.Addr]link.MAC)
+		}
+		t.nodes[address] = from
+	}
+	if t.isNode(from) {
+		for _, r := range t.routers {
+			r.claims = slices.DeleteFunc(r.claims, func(c claim) bool { return c.MAC == from })
+		}
+	}
+}
+
+// isNode tells whether a machine is known to be a node where nobody advertises.
+func (t *table) isNode(who link.MAC) bool {
+	for _, mac := range t.nodes {
+		if mac == who {
+			return true
+		}
+	}
+	return false
 }
 
 func (r *router) claim(c Claim, now time.Time) {
@@ -151,7 +191,7 @@ func (r *router) claim(c Claim, now time.Time) {
 
 // ask takes it that a host asks for an address.
 func (t *table) ask(address netip.Addr, from link.MAC, now time.Time) {
-	if t.own[from] {
+	if t.own[from] || t.isNode(from) {
 		return
 	}
 	for _, r := range t.routers {
@@ -168,7 +208,12 @@ func (r *router) advertises(who link.MAC, now time.Time) bool {
 }
 
 // patience is how long the peer that has an address may not be heard.
-func (r *router) patience() time.Duration { return adverts*r.Interval + slack }
+func (r *router) patience() time.Duration {
+	if r.Apart {
+		return unknown
+	}
+	return adverts*r.Interval + slack
+}
 
 // present tells whether a speaker advertises still.
 func (s *speaker) present(now time.Time) bool {

@@ -281,3 +281,34 @@ func TestListensWhenAPeerWouldHaveBeenHeard(t *testing.T) {
 		}
 	}
 }
+
+// Where nobody advertises, who has an address is a node if it has a node's own, too.
+func TestNodesOfARouterThatIsAdvertisedElsewhere(t *testing.T) {
+	node := netip.MustParseAddr("192.168.1.11")
+	for name, test := range map[string]struct {
+		packets func(*table)
+		after   time.Duration
+		want    string
+	}{
+		"a host":           {func(t *table) { t.claim(vip, host, start); t.claim(node, peer, start) }, unknown, "192.168.1.100 on 02:00:00:00:00:03"},
+		"too early":        {func(t *table) { t.claim(vip, host, start) }, unknown - 1, ""},
+		"a node":           {func(t *table) { t.claim(node, peer, start); t.claim(vip, peer, start) }, unknown, ""},
+		"a node, told by":  {func(t *table) { t.claim(vip, peer, start); t.claim(node, peer, start) }, unknown, ""},
+		"a node that asks": {func(t *table) { t.claim(node, peer, start); t.ask(vip, peer, start) }, 0, ""},
+		"a client":         {func(t *table) { t.claim(node, peer, start); t.ask(vip, host, start) }, 0, "asked"},
+		"a node that is none any more": {func(t *table) {
+			t.claim(node, peer, start)
+			r := t.routers[0].Router
+			r.Peers = nil
+			t.watch([]Router{r}, start)
+			t.claim(vip, peer, start)
+		}, unknown, "192.168.1.100 on 02:00:00:00:00:02"},
+	} {
+		table := &table{own: map[link.MAC]bool{mine: true}}
+		table.watch([]Router{{Name: "web", VRID: 51, Interval: interval, Addresses: []netip.Addr{vip}, Apart: true, Peers: []netip.Addr{node}}}, start)
+		test.packets(table)
+		if got := say(table.routers[0].heard(start.Add(test.after))); got != test.want {
+			t.Errorf("%s: %q, want %q", name, got, test.want)
+		}
+	}
+}

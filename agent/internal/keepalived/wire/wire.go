@@ -35,6 +35,9 @@ type Router struct {
 	// Peers are the other nodes' own addresses on the interface, as far as they are
 	// known.
 	Peers []netip.Addr
+	// Apart tells that the router is advertised on another interface, so that nobody
+	// advertises it here: who has an address is a node if it has one of Peers, too.
+	Apart bool
 }
 
 func (r *Router) six() bool { return r.Addresses[0].Is6() }

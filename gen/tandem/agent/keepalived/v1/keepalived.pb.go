@@ -326,6 +326,63 @@ func (x *Peer) GetAddresses() []string {
 	return nil
 }
 
+// Speaker is where a node advertises a VIP from, and where the others' advertisements
+// reach it.
+type Speaker struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// id of the node, which another one by its name does not get.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// addresses of the node's own, at most one of each family, without prefix length
+	// and zone.
+	Addresses     []string `protobuf:"bytes,2,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Speaker) Reset() {
+	*x = Speaker{}
+	mi := &file_tandem_agent_keepalived_v1_keepalived_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Speaker) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Speaker) ProtoMessage() {}
+
+func (x *Speaker) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_agent_keepalived_v1_keepalived_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Speaker.ProtoReflect.Descriptor instead.
+func (*Speaker) Descriptor() ([]byte, []int) {
+	return file_tandem_agent_keepalived_v1_keepalived_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Speaker) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Speaker) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
 // Instance is one VRRP instance: one VIP in one address family.
 type Instance struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -335,7 +392,7 @@ type Instance struct {
 	Vip string `protobuf:"bytes,2,opt,name=vip,proto3" json:"vip,omitempty"`
 	// version of VRRP, 2 or 3.
 	Version uint32 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
-	// network that the node maps to an interface.
+	// network of the addresses, which the node maps to an interface.
 	Network string `protobuf:"bytes,4,opt,name=network,proto3" json:"network,omitempty"`
 	// vrid is the virtual router id.
 	Vrid uint32 `protobuf:"varint,5,opt,name=vrid,proto3" json:"vrid,omitempty"`
@@ -359,6 +416,14 @@ type Instance struct {
 	// announce_refresh is how often the holder repeats them, in whole seconds, 0s
 	// never; unset: an older controller, 60s.
 	AnnounceRefresh *durationpb.Duration `protobuf:"bytes,14,opt,name=announce_refresh,json=announceRefresh,proto3" json:"announce_refresh,omitempty"`
+	// speakers are the nodes of a VIP that is advertised by unicast, this one too, in
+	// order of their ids; empty: by multicast.
+	Speakers []*Speaker `protobuf:"bytes,15,rep,name=speakers,proto3" json:"speakers,omitempty"`
+	// unicast_source is which of the speakers' addresses is this node's, with speakers
+	// only.
+	UnicastSource string `protobuf:"bytes,16,opt,name=unicast_source,json=unicastSource,proto3" json:"unicast_source,omitempty"`
+	// vrrp_network is the network that advertisements go over; empty: network.
+	VrrpNetwork string `protobuf:"bytes,17,opt,name=vrrp_network,json=vrrpNetwork,proto3" json:"vrrp_network,omitempty"`
 	// handover_timeout is how long established connections may outlive a planned
 	// move, 0s to 24h; 0s or unset: not at all.
 	HandoverTimeout *durationpb.Duration `protobuf:"bytes,20,opt,name=handover_timeout,json=handoverTimeout,proto3" json:"handover_timeout,omitempty"`
@@ -370,7 +435,7 @@ type Instance struct {
 
 func (x *Instance) Reset() {
 	*x = Instance{}
-	mi := &file_tandem_agent_keepalived_v1_keepalived_proto_msgTypes[3]
+	mi := &file_tandem_agent_keepalived_v1_keepalived_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -382,7 +447,7 @@ func (x *Instance) String() string {
 func (*Instance) ProtoMessage() {}
 
 func (x *Instance) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_keepalived_v1_keepalived_proto_msgTypes[3]
+	mi := &file_tandem_agent_keepalived_v1_keepalived_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -395,7 +460,7 @@ func (x *Instance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Instance.ProtoReflect.Descriptor instead.
 func (*Instance) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_keepalived_v1_keepalived_proto_rawDescGZIP(), []int{3}
+	return file_tandem_agent_keepalived_v1_keepalived_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Instance) GetName() string {
@@ -496,6 +561,27 @@ func (x *Instance) GetAnnounceRefresh() *durationpb.Duration {
 	return nil
 }
 
+func (x *Instance) GetSpeakers() []*Speaker {
+	if x != nil {
+		return x.Speakers
+	}
+	return nil
+}
+
+func (x *Instance) GetUnicastSource() string {
+	if x != nil {
+		return x.UnicastSource
+	}
+	return ""
+}
+
+func (x *Instance) GetVrrpNetwork() string {
+	if x != nil {
+		return x.VrrpNetwork
+	}
+	return ""
+}
+
 func (x *Instance) GetHandoverTimeout() *durationpb.Duration {
 	if x != nil {
 		return x.HandoverTimeout
@@ -540,7 +626,7 @@ type Track struct {
 
 func (x *Track) Reset() {
 	*x = Track{}
-	mi := &file_tandem_agent_keepalived_v1_keepalived_proto_msgTypes[4]
+	mi := &file_tandem_agent_keepalived_v1_keepalived_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -552,7 +638,7 @@ func (x *Track) String() string {
 func (*Track) ProtoMessage() {}
 
 func (x *Track) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_keepalived_v1_keepalived_proto_msgTypes[4]
+	mi := &file_tandem_agent_keepalived_v1_keepalived_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -565,7 +651,7 @@ func (x *Track) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Track.ProtoReflect.Descriptor instead.
 func (*Track) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_keepalived_v1_keepalived_proto_rawDescGZIP(), []int{4}
+	return file_tandem_agent_keepalived_v1_keepalived_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Track) GetKind() TrackKind {
@@ -646,7 +732,10 @@ const file_tandem_agent_keepalived_v1_keepalived_proto_rawDesc = "" +
 	"\x04Peer\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x18\n" +
 	"\anetwork\x18\x02 \x01(\tR\anetwork\x12\x1c\n" +
-	"\taddresses\x18\x03 \x03(\tR\taddresses\"\xae\x05\n" +
+	"\taddresses\x18\x03 \x03(\tR\taddresses\"7\n" +
+	"\aSpeaker\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
+	"\taddresses\x18\x02 \x03(\tR\taddresses\"\xb9\x06\n" +
 	"\bInstance\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03vip\x18\x02 \x01(\tR\x03vip\x12\x18\n" +
@@ -662,7 +751,10 @@ const file_tandem_agent_keepalived_v1_keepalived_proto_rawDesc = "" +
 	"\tfail_back\x18\v \x01(\x0e2$.tandem.agent.keepalived.v1.FailBackR\bfailBack\x12A\n" +
 	"\x0ffail_back_delay\x18\f \x01(\v2\x19.google.protobuf.DurationR\rfailBackDelay\x12'\n" +
 	"\x0fannounce_repeat\x18\r \x01(\rR\x0eannounceRepeat\x12D\n" +
-	"\x10announce_refresh\x18\x0e \x01(\v2\x19.google.protobuf.DurationR\x0fannounceRefresh\x12D\n" +
+	"\x10announce_refresh\x18\x0e \x01(\v2\x19.google.protobuf.DurationR\x0fannounceRefresh\x12?\n" +
+	"\bspeakers\x18\x0f \x03(\v2#.tandem.agent.keepalived.v1.SpeakerR\bspeakers\x12%\n" +
+	"\x0eunicast_source\x18\x10 \x01(\tR\runicastSource\x12!\n" +
+	"\fvrrp_network\x18\x11 \x01(\tR\vvrrpNetwork\x12D\n" +
 	"\x10handover_timeout\x18\x14 \x01(\v2\x19.google.protobuf.DurationR\x0fhandoverTimeout\x129\n" +
 	"\x06tracks\x18\x15 \x03(\v2!.tandem.agent.keepalived.v1.TrackR\x06tracks\"\xd2\x02\n" +
 	"\x05Track\x129\n" +
@@ -701,35 +793,37 @@ func file_tandem_agent_keepalived_v1_keepalived_proto_rawDescGZIP() []byte {
 }
 
 var file_tandem_agent_keepalived_v1_keepalived_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_tandem_agent_keepalived_v1_keepalived_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
+var file_tandem_agent_keepalived_v1_keepalived_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_tandem_agent_keepalived_v1_keepalived_proto_goTypes = []any{
 	(FailBack)(0),               // 0: tandem.agent.keepalived.v1.FailBack
 	(TrackKind)(0),              // 1: tandem.agent.keepalived.v1.TrackKind
 	(*Config)(nil),              // 2: tandem.agent.keepalived.v1.Config
 	(*Global)(nil),              // 3: tandem.agent.keepalived.v1.Global
 	(*Peer)(nil),                // 4: tandem.agent.keepalived.v1.Peer
-	(*Instance)(nil),            // 5: tandem.agent.keepalived.v1.Instance
-	(*Track)(nil),               // 6: tandem.agent.keepalived.v1.Track
-	(*durationpb.Duration)(nil), // 7: google.protobuf.Duration
+	(*Speaker)(nil),             // 5: tandem.agent.keepalived.v1.Speaker
+	(*Instance)(nil),            // 6: tandem.agent.keepalived.v1.Instance
+	(*Track)(nil),               // 7: tandem.agent.keepalived.v1.Track
+	(*durationpb.Duration)(nil), // 8: google.protobuf.Duration
 }
 var file_tandem_agent_keepalived_v1_keepalived_proto_depIdxs = []int32{
 	3,  // 0: tandem.agent.keepalived.v1.Config.global:type_name -> tandem.agent.keepalived.v1.Global
-	5,  // 1: tandem.agent.keepalived.v1.Config.instances:type_name -> tandem.agent.keepalived.v1.Instance
+	6,  // 1: tandem.agent.keepalived.v1.Config.instances:type_name -> tandem.agent.keepalived.v1.Instance
 	4,  // 2: tandem.agent.keepalived.v1.Global.peers:type_name -> tandem.agent.keepalived.v1.Peer
-	7,  // 3: tandem.agent.keepalived.v1.Instance.advert_interval:type_name -> google.protobuf.Duration
+	8,  // 3: tandem.agent.keepalived.v1.Instance.advert_interval:type_name -> google.protobuf.Duration
 	0,  // 4: tandem.agent.keepalived.v1.Instance.fail_back:type_name -> tandem.agent.keepalived.v1.FailBack
-	7,  // 5: tandem.agent.keepalived.v1.Instance.fail_back_delay:type_name -> google.protobuf.Duration
-	7,  // 6: tandem.agent.keepalived.v1.Instance.announce_refresh:type_name -> google.protobuf.Duration
-	7,  // 7: tandem.agent.keepalived.v1.Instance.handover_timeout:type_name -> google.protobuf.Duration
-	6,  // 8: tandem.agent.keepalived.v1.Instance.tracks:type_name -> tandem.agent.keepalived.v1.Track
-	1,  // 9: tandem.agent.keepalived.v1.Track.kind:type_name -> tandem.agent.keepalived.v1.TrackKind
-	7,  // 10: tandem.agent.keepalived.v1.Track.interval:type_name -> google.protobuf.Duration
-	7,  // 11: tandem.agent.keepalived.v1.Track.timeout:type_name -> google.protobuf.Duration
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	8,  // 5: tandem.agent.keepalived.v1.Instance.fail_back_delay:type_name -> google.protobuf.Duration
+	8,  // 6: tandem.agent.keepalived.v1.Instance.announce_refresh:type_name -> google.protobuf.Duration
+	5,  // 7: tandem.agent.keepalived.v1.Instance.speakers:type_name -> tandem.agent.keepalived.v1.Speaker
+	8,  // 8: tandem.agent.keepalived.v1.Instance.handover_timeout:type_name -> google.protobuf.Duration
+	7,  // 9: tandem.agent.keepalived.v1.Instance.tracks:type_name -> tandem.agent.keepalived.v1.Track
+	1,  // 10: tandem.agent.keepalived.v1.Track.kind:type_name -> tandem.agent.keepalived.v1.TrackKind
+	8,  // 11: tandem.agent.keepalived.v1.Track.interval:type_name -> google.protobuf.Duration
+	8,  // 12: tandem.agent.keepalived.v1.Track.timeout:type_name -> google.protobuf.Duration
+	13, // [13:13] is the sub-list for method output_type
+	13, // [13:13] is the sub-list for method input_type
+	13, // [13:13] is the sub-list for extension type_name
+	13, // [13:13] is the sub-list for extension extendee
+	0,  // [0:13] is the sub-list for field type_name
 }
 
 func init() { file_tandem_agent_keepalived_v1_keepalived_proto_init() }
@@ -743,7 +837,7 @@ func file_tandem_agent_keepalived_v1_keepalived_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tandem_agent_keepalived_v1_keepalived_proto_rawDesc), len(file_tandem_agent_keepalived_v1_keepalived_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   5,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

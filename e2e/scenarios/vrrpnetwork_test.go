@@ -1,0 +1,107 @@
+package scenarios
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"testing"
+	"time"
+
+	"github.com/tandem-lb/tandem/e2e/internal/cluster"
+	"github.com/tandem-lb/tandem/e2e/internal/cluster/clustertest"
+	"github.com/tandem-lb/tandem/e2e/internal/probe"
+	"github.com/tandem-lb/tandem/e2e/lab"
+	"github.com/tandem-lb/tandem/e2e/lab/labtest"
+)
+
+// secondNetwork lays a cable between the load balancers, as eth2, and has their agents
+// call it vrrp.
+func (s *site) secondNetwork(ctx context.Context) {
+	s.t.Helper()
+	one, other := s.Master().Host.Netns(), s.Backup().Host.Netns()
+	if said, err := exec.CommandContext(ctx, "ip", "-n", one, "link", "add", "eth2", "type", "veth", "peer", "name", "eth2", "netns", other).CombinedOutput(); err != nil {
+		s.t.Fatalf("ip link add: %v: %s", err, said)
+	}
+	for n, node := range clustertest.Both {
+		of := s.Nodes[node]
+		for _, args := range [][]string{
+			{"address", "add", fmt.Sprintf("10.0.0.%d/24", n+1), "dev", "eth2"}, {"link", "set", "eth2", "up"},
+		} {
+			if _, err := of.Host.Output(ctx, "ip", args...); err != nil {
+				s.t.Fatal(err)
+			}
+		}
+		config, err := os.ReadFile(of.Config)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		config = bytes.Replace(config, []byte("interface: eth0\n"), []byte("networks: {front: eth0, vrrp: eth2}\n"), 1)
+		if err := os.WriteFile(of.Config, config, 0o600); err != nil {
+			s.t.Fatal(err)
+		}
+		if err := of.StopAgent(10 * time.Second); err != nil {
+			s.t.Fatal(err)
+		}
+		if err := of.StartAgent(ctx); err != nil {
+			s.t.Fatal(err)
+		}
+	}
+	s.wait(ctx, "a cluster in good health with two networks", append(clustertest.Healthy(), cluster.HeldBy("web", cluster.Master))...)
+}
+
+// A VIP goes over to advertisements on a network of their own without a loss; there it
+// moves as ever, and also when its holder loses the network of the addresses.
+func TestVRRPOverANetworkOfItsOwn(t *testing.T) {
+	s := newSite(t)
+	ctx := labtest.Deadline(t, 3*time.Minute)
+	s.secondNetwork(ctx)
+	watch, err := lab.WatchAddresses(ctx, []*lab.Host{s.Master().Host, s.Backup().Host}, lab.VIP.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer watch.Close()
+	s.under(ctx, load, func() {
+		s.lbctl(ctx, "vip", "set", "web", "--vrrp-network", "vrrp")
+		s.wait(ctx, "a cluster in good health", append(clustertest.Healthy(), cluster.HeldBy("web", cluster.Master))...)
+	})
+	changes, err := watch.Changes(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range changes {
+		if c.Host != cluster.Master {
+			t.Errorf("the VIP moved: %v", c)
+		}
+	}
+	// Nothing of VRRP is left on the network of the clients.
+	for _, node := range clustertest.Both {
+		if err := s.Nodes[node].Host.Drop(ctx, lab.Out, "ip protocol vrrp"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.under(ctx, load, func() {
+		s.lbctl(ctx, "vip", "failover", "web", "--for", "2s")
+		s.holdsNow(ctx, cluster.Backup)
+		s.holds(ctx, cluster.Master)
+	})
+	report := s.during(ctx, probe.Config{Interval: 5 * time.Millisecond, Timeout: 200 * time.Millisecond}, func() {
+		if err := s.Master().Host.Cut(ctx); err != nil {
+			t.Fatal(err)
+		}
+		s.until(10*time.Second, "the VIP on lb-backup", s.heldByBackup)
+		_ = pause(ctx, 500*time.Millisecond) // until there are answers again
+	})
+	t.Logf("port of the addresses cut: longest time without an answer %.0f ms", report.LongestGap.MS)
+	if gap := report.LongestGap; gap.Open || gap.MS > 3000 {
+		t.Errorf("clients were without an answer for %.0f ms (at the end, still none: %v)", gap.MS, gap.Open)
+	}
+	s.holdsNow(ctx, cluster.Backup)
+	if err := s.Master().Host.Plug(ctx); err != nil {
+		t.Fatal(err)
+	}
+	s.wait(ctx, "a cluster in good health again", append(clustertest.Healthy(), cluster.HeldBy("web", cluster.Master))...)
+	// What lb-master said last counts until its session is known to be dead.
+	untroubled(ctx, t, s.Cluster, "NODE_DISCONNECTED", "TWO_HOLDERS", "PEER_SILENT", "FENCED")
+}
