@@ -103,20 +103,28 @@ func TestI11NoPlannedMoveCostsARequest(t *testing.T) {
 	s := newSite(t)
 	ctx := labtest.Deadline(t, 5*time.Minute)
 
+	// A listener on every address is not told which of them are VIPs.
+	s.lbctl(ctx, "listener", "add", "everywhere", "--address", "*", "--port", "8081", "--protocol", "http", "--pool", "web_servers")
 	t.Run("drain, undrain, failover and fail-back", func(t *testing.T) {
 		s := s.in(t)
-		report := s.under(ctx, load, func() {
+		of, everywhere := load, load
+		of.Target, everywhere.Target = "192.168.1.100:80", "192.168.1.100:8081"
+		for _, report := range s.duringAll(ctx, []probe.Config{of, everywhere}, func() {
 			for range 3 {
 				s.backAndForth(ctx)
 			}
-		})
-		s.tell(report)
-		for kind, least := range map[probe.Kind]int{
-			probe.New: 200, probe.ReusedGet: 100, probe.ReusedPost: 100, probe.InflightGet: 10, probe.InflightPost: 10,
-			probe.Download: 10, probe.WebSocket: 100,
-		} {
-			if n := report.Kinds[kind].Attempts; n < least {
-				t.Errorf("%d requests of kind %s, want %d at least", n, kind, least)
+		}) {
+			s.tell(report)
+			if n := report.Failed(); n > 0 {
+				t.Errorf("%d of %d requests failed, the first %+v", n, report.Attempts(), report.Failures[0])
+			}
+			for kind, least := range map[probe.Kind]int{
+				probe.New: 200, probe.ReusedGet: 100, probe.ReusedPost: 100, probe.InflightGet: 10, probe.InflightPost: 10,
+				probe.Download: 10, probe.WebSocket: 100,
+			} {
+				if n := report.Kinds[kind].Attempts; n < least {
+					t.Errorf("%d requests of kind %s, want %d at least", n, kind, least)
+				}
 			}
 		}
 	})

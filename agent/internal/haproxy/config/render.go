@@ -173,9 +173,11 @@ func renderBind(w *writer, field string, b *haproxyv1.Bind, frontend string, env
 	bind := Bind{Frontend: frontend, First: uint16(b.GetPort()), Last: uint16(last), Floating: b.GetFloating()}
 	if b.GetAddress() == "" {
 		w.binds = append(w.binds, bind)
-		w.line(field, "bind", quote("*:"+ports))
+		// Connections to a VIP outlive its move to another node only if they may go on
+		// to speak from its address.
+		w.line(field, "bind", quote("*:"+ports), "transparent")
 		if !env.NoIPv6 {
-			w.line(field, "bind", quote("[::]:"+ports), "v6only")
+			w.line(field, "bind", quote("[::]:"+ports), "v6only", "transparent")
 		}
 		return
 	}
