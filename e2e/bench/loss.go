@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/tandem-lb/tandem/e2e/internal/probe"
@@ -13,7 +14,7 @@ import (
 func everyKind() probe.Config {
 	return probe.Config{
 		Target: target, Interval: 20 * time.Millisecond, Reused: 10, Inflight: 4, Downloads: 4, WebSockets: 4,
-		Think: 100 * time.Millisecond, Hold: time.Second, Timeout: 3 * time.Second, Answers: true,
+		Think: 100 * time.Millisecond, Hold: 500 * time.Millisecond, Timeout: 2 * time.Second, Answers: true,
 	}
 }
 
@@ -43,6 +44,11 @@ func planned(ctx context.Context, r *runner, s side) ([]float64, error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, f := range report.Failures[:min(len(report.Failures), 3)] {
+		if _, err := fmt.Fprintf(r.Out, "lost: %s, %s after %.0f ms, %.1f s after the first move: %s\n", f.Kind, f.Phase, f.AfterMS, f.At.Sub(begun).Seconds(), f.Error); err != nil {
+			return nil, err
+		}
+	}
 	return []float64{
 		longestGap(report, begun, ended),
 		float64(report.Failed(probe.New)),
@@ -61,7 +67,7 @@ func reloads(ctx context.Context, r *runner, s side) ([]float64, error) {
 			if err := s.reload(ctx, r.reloads); err != nil {
 				return err
 			}
-			if err := wait(ctx, 500*time.Millisecond); err != nil {
+			if err := wait(ctx, 250*time.Millisecond); err != nil {
 				return err
 			}
 		}

@@ -74,9 +74,21 @@ func (o *ours) close() error {
 	return errors.Join(errs...)
 }
 
-func (o *ours) network() *lab.Lab      { return o.lab }
-func (o *ours) port() uint16           { return directPort }
-func (o *ours) settles() time.Duration { return 2 * time.Second }
+func (o *ours) network() *lab.Lab { return o.lab }
+func (o *ours) port() uint16      { return directPort }
+
+// settles is far longer than any takeover of ours, and than it takes a daemon to be
+// started again.
+const settles = 2 * time.Second
+
+// shown does not ask for the backup, from which the VIP may be back by then. To be back
+// at the master it has to leave it first.
+func (o *ours) shown(ctx context.Context, to string) error {
+	if to == master {
+		return errors.Join(wait(ctx, settles/2), held(ctx, o.lab, master))
+	}
+	return wait(ctx, settles)
+}
 
 func (o *ours) forbid(context.Context) error        { return o.cluster.Master().Uninstall("haproxy") }
 func (o *ours) permit(context.Context) error        { return o.cluster.Master().Install("haproxy") }
@@ -119,10 +131,12 @@ func (o *ours) settled(ctx context.Context) error {
 	return err
 }
 
+// repair heals what a measurement may have left: its daemons are the agents' to start.
+func (o *ours) repair(ctx context.Context) error {
+	return errors.Join(heal(ctx, o), plug(ctx, o))
+}
+
 func (o *ours) well(ctx context.Context) error {
-	if err := errors.Join(heal(ctx, o), plug(ctx, o)); err != nil { // a measurement may have been cut off
-		return err
-	}
 	if err := o.settled(ctx); err != nil {
 		return err
 	}

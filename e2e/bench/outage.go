@@ -15,7 +15,11 @@ import (
 )
 
 // step does something to a side's master that clients may notice.
-type step func(ctx context.Context, s side) error
+type step struct {
+	do func(ctx context.Context, s side) error
+	// to is where the guide's VIP is once that has shown in full; none: where it was.
+	to string
+}
 
 func killProxy(ctx context.Context, s side) error { return atMaster(s).KillAll(ctx, "haproxy") }
 func killVRRP(ctx context.Context, s side) error  { return atMaster(s).KillAll(ctx, "keepalived") }
@@ -55,10 +59,10 @@ func outages(steps ...step) func(context.Context, *runner, side) ([]float64, err
 		}
 		var begun []time.Time
 		var failure error
-		for _, do := range steps {
+		for _, step := range steps {
 			begun = append(begun, time.Now())
-			if failure = do(ctx, s); failure == nil {
-				failure = watch(ctx, s)
+			if failure = step.do(ctx, s); failure == nil {
+				failure = watch(ctx, s, step.to)
 			}
 			if failure != nil {
 				break
@@ -101,28 +105,35 @@ func longestGap(report *probe.Report, from, to time.Time) float64 {
 	return float64(min(longest, patience).Microseconds()) / 1000
 }
 
-// watch lets a failure show and waits until the VIP answers, or until patience
+// afterwards is how long a VIP that answers again is watched on.
+const afterwards = 500 * time.Millisecond
+
+// watch lets a step show and waits until the VIP answers again, or until patience
 // ends.
-func watch(ctx context.Context, s side) error {
-	if err := wait(ctx, s.settles()); err != nil {
-		return err
-	}
-	bounded, cancel := context.WithTimeout(ctx, patience-s.settles())
+func watch(ctx context.Context, s side, to string) error {
+	bounded, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	inRow := 0
-	if err := lab.Until(bounded, "answers of the VIP", func(context.Context) error {
-		if err := ask(bounded, s.network().Host("client")); err != nil {
-			inRow = 0
-			return err
-		}
-		if inRow++; inRow < 20 {
-			return errors.New("it answers now and then")
-		}
-		return nil
-	}); err != nil {
+	err := s.shown(bounded, to)
+	if err == nil {
+		err = lab.Until(bounded, "answers of the VIP", func(context.Context) error {
+			if err := ask(bounded, s.network().Host("client")); err != nil {
+				inRow = 0
+				return err
+			}
+			if inRow++; inRow < 20 {
+				return errors.New("it answers now and then")
+			}
+			return nil
+		})
+	}
+	if err == nil {
+		err = wait(bounded, afterwards)
+	}
+	if bounded.Err() != nil {
 		return ctx.Err() // an outage without an end is a figure like another
 	}
-	return nil
+	return err
 }
 
 // ask makes one request to the VIP.
@@ -157,7 +168,7 @@ func gone(ctx context.Context, r *runner, s side) ([]float64, error) {
 	if err := s.forbid(ctx); err != nil {
 		return nil, err
 	}
-	figures, err := outages(killProxy)(ctx, r, s)
+	figures, err := outages(step{do: killProxy})(ctx, r, s)
 	return figures, errors.Join(err, s.permit(context.WithoutCancel(ctx)))
 }
 
@@ -165,10 +176,10 @@ func gone(ctx context.Context, r *runner, s side) ([]float64, error) {
 // killed meanwhile does not.
 func frozen(ctx context.Context, r *runner, s side) ([]float64, error) {
 	var pids []int
-	figures, err := outages(func(context.Context, side) (err error) {
+	figures, err := outages(step{do: func(context.Context, side) (err error) {
 		pids, err = atMaster(s).SignalAll("haproxy", syscall.SIGSTOP)
 		return err
-	})(ctx, r, s)
+	}})(ctx, r, s)
 	for _, pid := range pids {
 		_ = syscall.Kill(pid, syscall.SIGCONT)
 	}

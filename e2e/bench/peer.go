@@ -4,9 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"regexp"
-	"time"
+	"slices"
 
 	"github.com/tandem-lb/tandem/e2e/bench/guide"
 	"github.com/tandem-lb/tandem/e2e/lab"
@@ -43,9 +44,22 @@ func (p *peer) network() *lab.Lab { return p.lab }
 // port is that of the VIP: the guide's HAProxy binds every address.
 func (p *peer) port() uint16 { return port }
 
-// settles is longer than three advertisements of a second and the check script's
-// two.
-func (p *peer) settles() time.Duration { return 5 * time.Second }
+// shown takes the kernels' word: a master that was cut off goes on with the VIP.
+func (p *peer) shown(ctx context.Context, to string) error {
+	switch to {
+	case "":
+		return nil
+	case master:
+		return held(ctx, p.lab, master)
+	}
+	return lab.Until(ctx, "the VIP on "+to, func(ctx context.Context) error {
+		addresses, err := p.lab.Host(to).Addresses(ctx)
+		if err == nil && !slices.ContainsFunc(addresses, func(a netip.Prefix) bool { return a.Addr() == lab.VIP.Addr() }) {
+			err = fmt.Errorf("%s has %v", to, addresses)
+		}
+		return err
+	})
+}
 
 func (p *peer) forbid(context.Context) error        { return p.pair.Master.Break() }
 func (p *peer) permit(ctx context.Context) error    { return p.pair.Master.Mend(ctx) }
@@ -88,14 +102,12 @@ func (p *peer) weigh(ctx context.Context, weight uint32) error {
 	return p.reload(ctx, 0)
 }
 
-func (p *peer) well(ctx context.Context) error {
-	if err := errors.Join(heal(ctx, p), plug(ctx, p)); err != nil { // a measurement may have been cut off
-		return err
-	}
+func (p *peer) repair(ctx context.Context) error {
+	errs := []error{heal(ctx, p), plug(ctx, p)} // a measurement may have been cut off
 	for _, n := range p.nodes() {
-		if err := n.Repair(ctx); err != nil {
-			return err
-		}
+		errs = append(errs, n.Repair(ctx))
 	}
-	return held(ctx, p.lab, master)
+	return errors.Join(errs...)
 }
+
+func (p *peer) well(ctx context.Context) error { return held(ctx, p.lab, master) }

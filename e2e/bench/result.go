@@ -5,6 +5,7 @@ package bench
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -14,6 +15,10 @@ import (
 
 // PeerName is what Tandem is measured against.
 const PeerName = "the guide's files"
+
+// Unmeasured stands for the figure of a round of ours that gave none: more than any
+// round can give, in milliseconds as in requests.
+const Unmeasured = 1e9
 
 // Result is one measurement, as results.json has it. Figures are medians of
 // the rounds; less is better.
@@ -25,11 +30,11 @@ type Result struct {
 	PeerName string  `json:"peer_name"`
 	// Ratio is ours / peer; 0 when the peer's figure is 0.
 	Ratio float64 `json:"ratio"`
-	// Worst is the worst round of ours.
+	// Worst is the worst round of ours. One without a figure counts as Unmeasured.
 	Worst float64 `json:"worst"`
 	// Goal of the worst round of ours; none: it is only told.
 	Goal *float64 `json:"goal,omitempty"`
-	// PeerWorst is the worst round of the peer.
+	// PeerWorst is the worst round of the peer, of those that gave a figure.
 	PeerWorst float64 `json:"peer_worst"`
 	// Runs is how many rounds of ours gave a figure.
 	Runs int `json:"runs"`
@@ -70,11 +75,11 @@ func (t *table) add(m measurement, side int, figures []float64) {
 	}
 }
 
-// results summarizes the rows of which both sides have figures.
+// results summarizes the rows that were taken.
 func (t *table) results() []Result {
 	var all []Result
 	for _, l := range t.lines {
-		if len(l.figures[0]) > 0 && len(l.figures[1]) > 0 {
+		if len(l.figures[0])+l.missing[0] > 0 {
 			all = append(all, l.summarize())
 		}
 	}
@@ -82,10 +87,13 @@ func (t *table) results() []Result {
 }
 
 func (l *line) summarize() Result {
-	ours, peer := l.figures[0], l.figures[1]
+	ours := slices.Concat(l.figures[0], slices.Repeat([]float64{Unmeasured}, l.missing[0]))
 	r := Result{
-		Name: l.name, Unit: l.unit, PeerName: PeerName, Note: l.note, Runs: len(ours),
-		Ours: median(ours), Peer: median(peer), Worst: slices.Max(ours), PeerWorst: slices.Max(peer),
+		Name: l.name, Unit: l.unit, PeerName: PeerName, Note: l.note, Runs: len(l.figures[0]),
+		Ours: median(ours), Worst: slices.Max(ours),
+	}
+	if peer := l.figures[1]; len(peer) > 0 {
+		r.Peer, r.PeerWorst = median(peer), slices.Max(peer)
 	}
 	if r.Peer != 0 {
 		r.Ratio = r.Ours / r.Peer
@@ -100,6 +108,22 @@ func (l *line) summarize() Result {
 	}
 	return r
 }
+
+// Judge returns what of ours missed its goal or lacks figures, of as many rounds as
+// there were to be; nil: nothing.
+func Judge(results []Result, rounds int) error {
+	var errs []error
+	for _, r := range results {
+		if r.Runs < rounds {
+			errs = append(errs, fmt.Errorf("%s: %d of %d rounds gave a figure", r.Name, r.Runs, rounds))
+		} else if r.missed() {
+			errs = append(errs, fmt.Errorf("%s: the worst round had %.0f %s, of at most %.0f", r.Name, r.Worst, r.Unit, *r.Goal))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (r Result) missed() bool { return r.Goal != nil && r.Worst > *r.Goal }
 
 func median(figures []float64) float64 {
 	sorted := slices.Sorted(slices.Values(figures))
@@ -121,8 +145,8 @@ func Print(w io.Writer, results []Result) error {
 		if r.Ratio != 0 {
 			ratio = fmt.Sprintf("%.2f", r.Ratio)
 		}
-		fmt.Fprintf(&b, "| %-*s | %-8s | %6.0f | %6.0f | %-6s | %*.0f | %6.0f | %5s | %4d |\n",
-			width, r.Name, r.Unit, r.Ours, r.Worst, r.kept(), len(PeerName), r.Peer, r.PeerWorst, ratio, r.Runs)
+		fmt.Fprintf(&b, "| %-*s | %-8s | %6s | %6s | %-6s | %*.0f | %6.0f | %5s | %4d |\n",
+			width, r.Name, r.Unit, figure(r.Ours), figure(r.Worst), r.kept(), len(PeerName), r.Peer, r.PeerWorst, ratio, r.Runs)
 	}
 	for _, r := range results {
 		if r.Note != "" {
@@ -133,12 +157,20 @@ func Print(w io.Writer, results []Result) error {
 	return err
 }
 
+// figure prints one of ours.
+func figure(f float64) string {
+	if f >= Unmeasured/2 { // a median may lie between one and a figure
+		return "none"
+	}
+	return fmt.Sprintf("%.0f", f)
+}
+
 // kept tells the goal, and whether it was missed.
 func (r Result) kept() string {
 	switch {
 	case r.Goal == nil:
 		return ""
-	case r.Worst > *r.Goal:
+	case r.missed():
 		return fmt.Sprintf("%.0f (!)", *r.Goal)
 	default:
 		return fmt.Sprintf("%.0f", *r.Goal)

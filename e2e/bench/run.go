@@ -88,14 +88,16 @@ func told(figures []float64, err error) string {
 	return fmt.Sprintf("%.1f", figures)
 }
 
-// take takes one measurement of a side that is well.
+// take takes one measurement of a side that is well, and leaves it in repair: by its
+// next turn, after that of the other side, it is mostly well again.
 func (r *runner) take(ctx context.Context, c *contender, m measurement) ([]float64, error) {
 	if err := c.ready(ctx, r.Out); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, longestTake)
+	bounded, cancel := context.WithTimeout(ctx, longestTake)
 	defer cancel()
-	figures, err := m.take(ctx, r, c.side)
+	figures, err := m.take(bounded, r, c.side)
+	_ = c.side.repair(ctx) // ready repairs what this could not, or says why not
 	if err == nil && len(figures) != len(m.rows) {
 		err = fmt.Errorf("%d figures, want %d", len(figures), len(m.rows))
 	}
@@ -107,7 +109,10 @@ func (c *contender) ready(ctx context.Context, out io.Writer) error {
 	if c.side != nil {
 		bounded, cancel := context.WithTimeout(ctx, longestRepair)
 		defer cancel()
-		err := c.side.well(bounded)
+		err := c.side.repair(bounded)
+		if err == nil {
+			err = c.side.well(bounded)
+		}
 		if err == nil {
 			return nil
 		}

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
-	"time"
 
 	"github.com/tandem-lb/tandem/e2e/internal/traffic"
 	"github.com/tandem-lb/tandem/e2e/lab"
@@ -23,9 +22,9 @@ type side interface {
 	network() *lab.Lab
 	// port of the web service on each node's own address.
 	port() uint16
-	// settles is how long the side may take until a failure shows in full, such as
-	// the time after which a silent holder is taken for dead.
-	settles() time.Duration
+	// shown waits until what was done to the master has shown in full, apart from
+	// what clients are answered: the VIP is on that node, if one is named.
+	shown(ctx context.Context, to string) error
 	// forbid keeps HAProxy on the master from being started, permit ends that.
 	forbid(ctx context.Context) error
 	permit(ctx context.Context) error
@@ -39,8 +38,10 @@ type side interface {
 	reload(ctx context.Context, n int) error
 	// weigh sets the weight of web1 on both nodes.
 	weigh(ctx context.Context, weight uint32) error
-	// well starts again what its operators would, and waits until both HAProxy run
-	// and the master holds the VIP.
+	// repair starts again what its operators would. It does not wait for what comes
+	// of it.
+	repair(ctx context.Context) error
+	// well waits until both HAProxy run and the master holds the VIP.
 	well(ctx context.Context) error
 	// close ends it with its lab.
 	close() error

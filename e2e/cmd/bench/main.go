@@ -61,6 +61,6 @@ func run(ctx context.Context, args []string) error {
 	if len(results) == 0 {
 		return err
 	}
-	// What was measured is worth having, whatever ended the run.
-	return errors.Join(err, bench.Print(os.Stdout, results), bench.Write(*out, results))
+	// What was measured is worth having, whatever ended the run or is wrong with it.
+	return errors.Join(err, bench.Print(os.Stdout, results), bench.Write(*out, results), bench.Judge(results, o.Rounds))
 }
