@@ -30,6 +30,8 @@ type Wire struct {
 	Asked bool
 	// Reach is what the interface carries.
 	Reach wire.Reach
+	// Jitter of the others' advertisements.
+	Jitter wire.Jitter
 }
 
 // Advertiser is a machine that advertises a virtual router.
@@ -148,7 +150,7 @@ func (o *observer) digest(i *instance, was *Wire, h wire.Heard) Wire {
 	if !h.Listens {
 		return Wire{}
 	}
-	d := Wire{Listens: true, MAC: h.MAC.String(), Gateway: h.Gateway, Asked: h.Asked, Reach: h.Reach}
+	d := Wire{Listens: true, MAC: h.MAC.String(), Gateway: h.Gateway, Asked: h.Asked, Reach: h.Reach, Jitter: h.Jitter}
 	switch h.Reach {
 	case wire.ReachUnknown, wire.ReachBoth:
 	case wire.ReachDeaf:

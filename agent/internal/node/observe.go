@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/tandem-lb/tandem/agent/internal/haproxy"
@@ -114,6 +115,9 @@ func networks(all []keepalived.NetworkStatus) *agentv1.NetworkSet {
 // fromWire fills in what reaches the interface.
 func fromWire(o *agentv1.InstanceObservation, w *keepalived.Wire) {
 	o.Listens, o.Mac, o.Gateway, o.Asked = w.Listens, w.MAC, gatewayStates[w.Gateway], w.Asked
+	if j := w.Jitter; j.Measured > 0 {
+		o.Jitter = &agentv1.Jitter{Mean: durationpb.New(j.Mean), Worst: durationpb.New(j.Worst), Measured: durationpb.New(j.Measured)}
+	}
 	for _, a := range w.Advertisers {
 		o.Advertisers = append(o.Advertisers, &agentv1.Advertiser{
 			Address: a.Address.String(), Mac: a.MAC, Node: a.Node, Priority: uint32(a.Priority),

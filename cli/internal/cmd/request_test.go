@@ -57,6 +57,8 @@ func TestRequests(t *testing.T) {
 		"vip set web --track 'gateway 192.168.1.1 weight=-30' --track 'ping 2001:db8::1 interval=500ms timeout=100ms rise=1'",
 		"vip set web --track 'network back weight=-12'",
 		"vip set web --unset track",
+		"vip profile",
+		"vip profile web",
 		"vip list",
 		"vip remove web",
 		"listener add web_frontend --vip web --port 80 --protocol http --pool web_servers",

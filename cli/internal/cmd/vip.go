@@ -55,6 +55,7 @@ never changes.`,
 		}),
 		a.vipSet(),
 		a.vipFailover(),
+		a.vipProfile(),
 		remove(a, vipKind, a.firstName(listVips), func(ctx context.Context, s *session, c *change, full string) error {
 			return send(ctx, s, c, name.ClusterOf(full), what("vip", full), "removed",
 				&tandemv1.DeleteVipRequest{Name: full, Etag: c.etag}, s.Config.DeleteVip)

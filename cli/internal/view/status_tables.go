@@ -15,14 +15,29 @@ import (
 func vips(status *tandemv1.ClusterStatus, clock Clock) output.Table {
 	ids := nodeIDs(status)
 	t := output.Table{Columns: append(output.Columns("VIP", "HOLDER", "SINCE"), output.Columns(ids...)...)}
+	t.Columns = append(t.Columns, output.Columns("+JITTER")...)
 	for _, vip := range status.GetVips() {
 		row := []output.Cell{output.Text(name.ID(vip.GetName())), holder(status, vip), output.Text(clock.Ago(vip.GetSince()))}
 		for _, id := range ids {
 			row = append(row, vipOnNode(vip, id))
 		}
-		t.Rows = append(t.Rows, row)
+		t.Rows = append(t.Rows, append(row, output.Text(jitter(vip))))
 	}
 	return t
+}
+
+// jitter is the worst that a node measures.
+func jitter(vip *tandemv1.VipStatus) string {
+	var worst *tandemv1.Jitter
+	for _, on := range vip.GetNodes() {
+		if j := on.GetJitter(); j != nil && (worst == nil || j.GetWorst().AsDuration() > worst.GetWorst().AsDuration()) {
+			worst = j
+		}
+	}
+	if worst == nil {
+		return none
+	}
+	return fmt.Sprintf("%s, at worst %s", duration(worst.GetMean()), duration(worst.GetWorst()))
 }
 
 func holder(status *tandemv1.ClusterStatus, vip *tandemv1.VipStatus) output.Cell {

@@ -69,6 +69,7 @@ func troubled() *tandemv1.ClusterStatus {
 	backup.Score = -100
 	vip := status.Vips[0]
 	vip.Notes = []string{"track \"ping 10.0.0.9\" is too light:\x1b[2J use -11 to -56"}
+	vip.ProposedProfile, vip.Nodes[1].Jitter = "normal", &tandemv1.Jitter{Mean: durationpb.New(300 * time.Microsecond), Worst: durationpb.New(31 * time.Millisecond), Measured: durationpb.New(10 * time.Minute)}
 	vip.Nodes[0].Tracks = []*tandemv1.TrackStatus{{Track: "gateway", Lost: true, Reason: "it does not answer"}, {Track: "ping 10.0.0.9"}}
 	vip.Holders = []string{"lb-backup", "lb-master"}
 	vip.Nodes[1].Holds = true
@@ -168,6 +169,15 @@ func TestStatus(t *testing.T) {
 			golden.Check(t, tt.name+".golden", out.Bytes())
 		})
 	}
+}
+
+func TestProfiles(t *testing.T) {
+	vips := troubled().GetVips()
+	var out bytes.Buffer
+	if err := Profiles(&out, vips, output.Style{}); err != nil {
+		t.Fatal(err)
+	}
+	golden.Check(t, "profiles.golden", out.Bytes())
 }
 
 func TestTables(t *testing.T) {

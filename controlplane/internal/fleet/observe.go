@@ -233,6 +233,9 @@ func boundedInstance(i *agentv1.InstanceObservation) *agentv1.InstanceObservatio
 			Kind: f.GetKind(), Who: bounded(f.GetWho(), maxWord), Text: bounded(f.GetText(), maxReason),
 		})
 	}
+	if j := i.GetJitter(); j != nil {
+		out.Jitter = &agentv1.Jitter{Mean: validDuration(j.GetMean()), Worst: validDuration(j.GetWorst()), Measured: validDuration(j.GetMeasured())}
+	}
 	for _, t := range i.GetTracks()[:min(len(i.GetTracks()), maxWire)] {
 		out.Tracks = append(out.Tracks, &agentv1.TrackObservation{
 			Track: bounded(t.GetTrack(), maxReason), Lost: t.GetLost(), Reason: bounded(t.GetReason(), maxReason), Since: validTime(t.GetSince()),

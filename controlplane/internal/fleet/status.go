@@ -161,6 +161,7 @@ func (c *cluster) vipStatus(v *tandemv1.Vip) *tandemv1.VipStatus {
 			s.Nodes = append(s.Nodes, vipNodeStatus(node, n.observed.instances[id]))
 		}
 	}
+	c.propose(s, v)
 	return s
 }
 
@@ -177,6 +178,7 @@ func vipNodeStatus(node string, instances []*agentv1.InstanceObservation) *tande
 		out.Fenced = out.Fenced || i.GetFenced()
 		out.Priority = min(out.Priority, i.GetPriority())
 		addTracks(out, i)
+		addJitter(out, i)
 	}
 	return out
 }

@@ -226,6 +226,18 @@ var profiles = map[string]time.Duration{
 	"wan":    time.Second,
 }
 
+// ProfileFor is the fastest profile that bears advertisements that come so late, and its
+// interval: they may be half of it too late. Empty: none does.
+func ProfileFor(c *Config, late time.Duration) (profile string, interval time.Duration) {
+	for _, name := range []string{"fast", "normal", "wan"} {
+		interval = profiles[name]
+		if late <= interval/2 && (EffectiveVrrpVersion(c) != 2 || interval%time.Second == 0) {
+			return name, interval
+		}
+	}
+	return "", 0
+}
+
 // EffectiveAdvertInterval is the time between a VIP's advertisements: what the VIP
 // says, by an interval or a profile, or else the cluster, or the default.
 func EffectiveAdvertInterval(c *Config, v *tandemv1.Vip) time.Duration {

@@ -9,6 +9,7 @@ package tandemv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -752,9 +753,13 @@ type VipStatus struct {
 	Since *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
 	// notes are what is odd about the VIP's settings though it is legal, in words, each
 	// with what would be right.
-	Notes         []string `protobuf:"bytes,5,rep,name=notes,proto3" json:"notes,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Notes []string `protobuf:"bytes,5,rep,name=notes,proto3" json:"notes,omitempty"`
+	// proposed_profile is the fastest profile ("fast", "normal" or "wan") in which the
+	// worst jitter that the nodes measure now is at most half an interval. Empty: none is
+	// known, or not even wan. Nothing follows it by itself.
+	ProposedProfile string `protobuf:"bytes,6,opt,name=proposed_profile,json=proposedProfile,proto3" json:"proposed_profile,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *VipStatus) Reset() {
@@ -822,6 +827,13 @@ func (x *VipStatus) GetNotes() []string {
 	return nil
 }
 
+func (x *VipStatus) GetProposedProfile() string {
+	if x != nil {
+		return x.ProposedProfile
+	}
+	return ""
+}
+
 // VipNodeStatus is one VIP on one node.
 type VipNodeStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -837,7 +849,10 @@ type VipNodeStatus struct {
 	// another one holds it and they do not hear each other.
 	Fenced bool `protobuf:"varint,10,opt,name=fenced,proto3" json:"fenced,omitempty"`
 	// tracks are what the VIP needs beside the node, as the node finds it.
-	Tracks        []*TrackStatus `protobuf:"bytes,11,rep,name=tracks,proto3" json:"tracks,omitempty"`
+	Tracks []*TrackStatus `protobuf:"bytes,11,rep,name=tracks,proto3" json:"tracks,omitempty"`
+	// jitter of the advertisements that reach the node; unset: none was measured, as on
+	// the node that holds the VIP.
+	Jitter        *Jitter `protobuf:"bytes,12,opt,name=jitter,proto3" json:"jitter,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -914,6 +929,77 @@ func (x *VipNodeStatus) GetTracks() []*TrackStatus {
 	return nil
 }
 
+func (x *VipNodeStatus) GetJitter() *Jitter {
+	if x != nil {
+		return x.Jitter
+	}
+	return nil
+}
+
+// Jitter is how punctual the advertisements of a VIP are that reach a node.
+type Jitter struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// mean of how far the time between two of them is from their interval.
+	Mean *durationpb.Duration `protobuf:"bytes,1,opt,name=mean,proto3" json:"mean,omitempty"`
+	// worst is by how much the latest one came too late.
+	Worst *durationpb.Duration `protobuf:"bytes,2,opt,name=worst,proto3" json:"worst,omitempty"`
+	// measured is for how long, at most 10m.
+	Measured      *durationpb.Duration `protobuf:"bytes,3,opt,name=measured,proto3" json:"measured,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Jitter) Reset() {
+	*x = Jitter{}
+	mi := &file_tandem_v1_status_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Jitter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Jitter) ProtoMessage() {}
+
+func (x *Jitter) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_v1_status_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Jitter.ProtoReflect.Descriptor instead.
+func (*Jitter) Descriptor() ([]byte, []int) {
+	return file_tandem_v1_status_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Jitter) GetMean() *durationpb.Duration {
+	if x != nil {
+		return x.Mean
+	}
+	return nil
+}
+
+func (x *Jitter) GetWorst() *durationpb.Duration {
+	if x != nil {
+		return x.Worst
+	}
+	return nil
+}
+
+func (x *Jitter) GetMeasured() *durationpb.Duration {
+	if x != nil {
+		return x.Measured
+	}
+	return nil
+}
+
 // TrackStatus is something that a VIP needs, on one node.
 type TrackStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -931,7 +1017,7 @@ type TrackStatus struct {
 
 func (x *TrackStatus) Reset() {
 	*x = TrackStatus{}
-	mi := &file_tandem_v1_status_proto_msgTypes[7]
+	mi := &file_tandem_v1_status_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -943,7 +1029,7 @@ func (x *TrackStatus) String() string {
 func (*TrackStatus) ProtoMessage() {}
 
 func (x *TrackStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_v1_status_proto_msgTypes[7]
+	mi := &file_tandem_v1_status_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -956,7 +1042,7 @@ func (x *TrackStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrackStatus.ProtoReflect.Descriptor instead.
 func (*TrackStatus) Descriptor() ([]byte, []int) {
-	return file_tandem_v1_status_proto_rawDescGZIP(), []int{7}
+	return file_tandem_v1_status_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *TrackStatus) GetTrack() string {
@@ -1000,7 +1086,7 @@ type PoolStatus struct {
 
 func (x *PoolStatus) Reset() {
 	*x = PoolStatus{}
-	mi := &file_tandem_v1_status_proto_msgTypes[8]
+	mi := &file_tandem_v1_status_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1012,7 +1098,7 @@ func (x *PoolStatus) String() string {
 func (*PoolStatus) ProtoMessage() {}
 
 func (x *PoolStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_v1_status_proto_msgTypes[8]
+	mi := &file_tandem_v1_status_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1025,7 +1111,7 @@ func (x *PoolStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoolStatus.ProtoReflect.Descriptor instead.
 func (*PoolStatus) Descriptor() ([]byte, []int) {
-	return file_tandem_v1_status_proto_rawDescGZIP(), []int{8}
+	return file_tandem_v1_status_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PoolStatus) GetName() string {
@@ -1057,7 +1143,7 @@ type BackendStatus struct {
 
 func (x *BackendStatus) Reset() {
 	*x = BackendStatus{}
-	mi := &file_tandem_v1_status_proto_msgTypes[9]
+	mi := &file_tandem_v1_status_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1069,7 +1155,7 @@ func (x *BackendStatus) String() string {
 func (*BackendStatus) ProtoMessage() {}
 
 func (x *BackendStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_v1_status_proto_msgTypes[9]
+	mi := &file_tandem_v1_status_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1082,7 +1168,7 @@ func (x *BackendStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackendStatus.ProtoReflect.Descriptor instead.
 func (*BackendStatus) Descriptor() ([]byte, []int) {
-	return file_tandem_v1_status_proto_rawDescGZIP(), []int{9}
+	return file_tandem_v1_status_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *BackendStatus) GetName() string {
@@ -1125,7 +1211,7 @@ type BackendNodeStatus struct {
 
 func (x *BackendNodeStatus) Reset() {
 	*x = BackendNodeStatus{}
-	mi := &file_tandem_v1_status_proto_msgTypes[10]
+	mi := &file_tandem_v1_status_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1137,7 +1223,7 @@ func (x *BackendNodeStatus) String() string {
 func (*BackendNodeStatus) ProtoMessage() {}
 
 func (x *BackendNodeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_v1_status_proto_msgTypes[10]
+	mi := &file_tandem_v1_status_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1150,7 +1236,7 @@ func (x *BackendNodeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackendNodeStatus.ProtoReflect.Descriptor instead.
 func (*BackendNodeStatus) Descriptor() ([]byte, []int) {
-	return file_tandem_v1_status_proto_rawDescGZIP(), []int{10}
+	return file_tandem_v1_status_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *BackendNodeStatus) GetNode() string {
@@ -1209,7 +1295,7 @@ type Alarm struct {
 
 func (x *Alarm) Reset() {
 	*x = Alarm{}
-	mi := &file_tandem_v1_status_proto_msgTypes[11]
+	mi := &file_tandem_v1_status_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1221,7 +1307,7 @@ func (x *Alarm) String() string {
 func (*Alarm) ProtoMessage() {}
 
 func (x *Alarm) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_v1_status_proto_msgTypes[11]
+	mi := &file_tandem_v1_status_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1234,7 +1320,7 @@ func (x *Alarm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Alarm.ProtoReflect.Descriptor instead.
 func (*Alarm) Descriptor() ([]byte, []int) {
-	return file_tandem_v1_status_proto_rawDescGZIP(), []int{11}
+	return file_tandem_v1_status_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Alarm) GetKey() string {
@@ -1283,7 +1369,7 @@ var File_tandem_v1_status_proto protoreflect.FileDescriptor
 
 const file_tandem_v1_status_proto_rawDesc = "" +
 	"\n" +
-	"\x16tandem/v1/status.proto\x12\ttandem.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x81\x02\n" +
+	"\x16tandem/v1/status.proto\x12\ttandem.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x81\x02\n" +
 	"\rClusterStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\tR\x05epoch\x12\x18\n" +
@@ -1338,13 +1424,14 @@ const file_tandem_v1_status_proto_rawDesc = "" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x129\n" +
 	"\n" +
 	"start_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12\x18\n" +
-	"\amessage\x18\x04 \x01(\tR\amessage\"\xb1\x01\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\"\xdc\x01\n" +
 	"\tVipStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aholders\x18\x02 \x03(\tR\aholders\x12.\n" +
 	"\x05nodes\x18\x03 \x03(\v2\x18.tandem.v1.VipNodeStatusR\x05nodes\x120\n" +
 	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x14\n" +
-	"\x05notes\x18\x05 \x03(\tR\x05notes\"\xc9\x01\n" +
+	"\x05notes\x18\x05 \x03(\tR\x05notes\x12)\n" +
+	"\x10proposed_profile\x18\x06 \x01(\tR\x0fproposedProfile\"\xf4\x01\n" +
 	"\rVipNodeStatus\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12*\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x14.tandem.v1.VrrpStateR\x05state\x12\x14\n" +
@@ -1352,7 +1439,12 @@ const file_tandem_v1_status_proto_rawDesc = "" +
 	"\bpriority\x18\x04 \x01(\rR\bpriority\x12\x16\n" +
 	"\x06fenced\x18\n" +
 	" \x01(\bR\x06fenced\x12.\n" +
-	"\x06tracks\x18\v \x03(\v2\x16.tandem.v1.TrackStatusR\x06tracks\"\x81\x01\n" +
+	"\x06tracks\x18\v \x03(\v2\x16.tandem.v1.TrackStatusR\x06tracks\x12)\n" +
+	"\x06jitter\x18\f \x01(\v2\x11.tandem.v1.JitterR\x06jitter\"\x9f\x01\n" +
+	"\x06Jitter\x12-\n" +
+	"\x04mean\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x04mean\x12/\n" +
+	"\x05worst\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05worst\x125\n" +
+	"\bmeasured\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\bmeasured\"\x81\x01\n" +
 	"\vTrackStatus\x12\x14\n" +
 	"\x05track\x18\x01 \x01(\tR\x05track\x12\x12\n" +
 	"\x04lost\x18\x02 \x01(\bR\x04lost\x12\x16\n" +
@@ -1414,7 +1506,7 @@ func file_tandem_v1_status_proto_rawDescGZIP() []byte {
 }
 
 var file_tandem_v1_status_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_tandem_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_tandem_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
 var file_tandem_v1_status_proto_goTypes = []any{
 	(DaemonState)(0),              // 0: tandem.v1.DaemonState
 	(VrrpState)(0),                // 1: tandem.v1.VrrpState
@@ -1426,45 +1518,51 @@ var file_tandem_v1_status_proto_goTypes = []any{
 	(*DaemonStatus)(nil),          // 7: tandem.v1.DaemonStatus
 	(*VipStatus)(nil),             // 8: tandem.v1.VipStatus
 	(*VipNodeStatus)(nil),         // 9: tandem.v1.VipNodeStatus
-	(*TrackStatus)(nil),           // 10: tandem.v1.TrackStatus
-	(*PoolStatus)(nil),            // 11: tandem.v1.PoolStatus
-	(*BackendStatus)(nil),         // 12: tandem.v1.BackendStatus
-	(*BackendNodeStatus)(nil),     // 13: tandem.v1.BackendNodeStatus
-	(*Alarm)(nil),                 // 14: tandem.v1.Alarm
-	nil,                           // 15: tandem.v1.NodeStatus.InterfacesEntry
-	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
+	(*Jitter)(nil),                // 10: tandem.v1.Jitter
+	(*TrackStatus)(nil),           // 11: tandem.v1.TrackStatus
+	(*PoolStatus)(nil),            // 12: tandem.v1.PoolStatus
+	(*BackendStatus)(nil),         // 13: tandem.v1.BackendStatus
+	(*BackendNodeStatus)(nil),     // 14: tandem.v1.BackendNodeStatus
+	(*Alarm)(nil),                 // 15: tandem.v1.Alarm
+	nil,                           // 16: tandem.v1.NodeStatus.InterfacesEntry
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 18: google.protobuf.Duration
 }
 var file_tandem_v1_status_proto_depIdxs = []int32{
 	4,  // 0: tandem.v1.ClusterStatus.nodes:type_name -> tandem.v1.NodeStatus
 	8,  // 1: tandem.v1.ClusterStatus.vips:type_name -> tandem.v1.VipStatus
-	11, // 2: tandem.v1.ClusterStatus.pools:type_name -> tandem.v1.PoolStatus
-	14, // 3: tandem.v1.ClusterStatus.alarms:type_name -> tandem.v1.Alarm
-	16, // 4: tandem.v1.NodeStatus.last_seen:type_name -> google.protobuf.Timestamp
+	12, // 2: tandem.v1.ClusterStatus.pools:type_name -> tandem.v1.PoolStatus
+	15, // 3: tandem.v1.ClusterStatus.alarms:type_name -> tandem.v1.Alarm
+	17, // 4: tandem.v1.NodeStatus.last_seen:type_name -> google.protobuf.Timestamp
 	7,  // 5: tandem.v1.NodeStatus.haproxy:type_name -> tandem.v1.DaemonStatus
 	7,  // 6: tandem.v1.NodeStatus.keepalived:type_name -> tandem.v1.DaemonStatus
-	15, // 7: tandem.v1.NodeStatus.interfaces:type_name -> tandem.v1.NodeStatus.InterfacesEntry
+	16, // 7: tandem.v1.NodeStatus.interfaces:type_name -> tandem.v1.NodeStatus.InterfacesEntry
 	5,  // 8: tandem.v1.NodeStatus.drift:type_name -> tandem.v1.Drift
 	6,  // 9: tandem.v1.Drift.desired:type_name -> tandem.v1.DriftState
 	6,  // 10: tandem.v1.Drift.local:type_name -> tandem.v1.DriftState
-	16, // 11: tandem.v1.Drift.create_time:type_name -> google.protobuf.Timestamp
+	17, // 11: tandem.v1.Drift.create_time:type_name -> google.protobuf.Timestamp
 	0,  // 12: tandem.v1.DaemonStatus.state:type_name -> tandem.v1.DaemonState
-	16, // 13: tandem.v1.DaemonStatus.start_time:type_name -> google.protobuf.Timestamp
+	17, // 13: tandem.v1.DaemonStatus.start_time:type_name -> google.protobuf.Timestamp
 	9,  // 14: tandem.v1.VipStatus.nodes:type_name -> tandem.v1.VipNodeStatus
-	16, // 15: tandem.v1.VipStatus.since:type_name -> google.protobuf.Timestamp
+	17, // 15: tandem.v1.VipStatus.since:type_name -> google.protobuf.Timestamp
 	1,  // 16: tandem.v1.VipNodeStatus.state:type_name -> tandem.v1.VrrpState
-	10, // 17: tandem.v1.VipNodeStatus.tracks:type_name -> tandem.v1.TrackStatus
-	16, // 18: tandem.v1.TrackStatus.since:type_name -> google.protobuf.Timestamp
-	12, // 19: tandem.v1.PoolStatus.backends:type_name -> tandem.v1.BackendStatus
-	2,  // 20: tandem.v1.BackendStatus.state:type_name -> tandem.v1.BackendState
-	13, // 21: tandem.v1.BackendStatus.nodes:type_name -> tandem.v1.BackendNodeStatus
-	2,  // 22: tandem.v1.BackendNodeStatus.state:type_name -> tandem.v1.BackendState
-	16, // 23: tandem.v1.BackendNodeStatus.since:type_name -> google.protobuf.Timestamp
-	16, // 24: tandem.v1.Alarm.since:type_name -> google.protobuf.Timestamp
-	25, // [25:25] is the sub-list for method output_type
-	25, // [25:25] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	11, // 17: tandem.v1.VipNodeStatus.tracks:type_name -> tandem.v1.TrackStatus
+	10, // 18: tandem.v1.VipNodeStatus.jitter:type_name -> tandem.v1.Jitter
+	18, // 19: tandem.v1.Jitter.mean:type_name -> google.protobuf.Duration
+	18, // 20: tandem.v1.Jitter.worst:type_name -> google.protobuf.Duration
+	18, // 21: tandem.v1.Jitter.measured:type_name -> google.protobuf.Duration
+	17, // 22: tandem.v1.TrackStatus.since:type_name -> google.protobuf.Timestamp
+	13, // 23: tandem.v1.PoolStatus.backends:type_name -> tandem.v1.BackendStatus
+	2,  // 24: tandem.v1.BackendStatus.state:type_name -> tandem.v1.BackendState
+	14, // 25: tandem.v1.BackendStatus.nodes:type_name -> tandem.v1.BackendNodeStatus
+	2,  // 26: tandem.v1.BackendNodeStatus.state:type_name -> tandem.v1.BackendState
+	17, // 27: tandem.v1.BackendNodeStatus.since:type_name -> google.protobuf.Timestamp
+	17, // 28: tandem.v1.Alarm.since:type_name -> google.protobuf.Timestamp
+	29, // [29:29] is the sub-list for method output_type
+	29, // [29:29] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_tandem_v1_status_proto_init() }
@@ -1479,7 +1577,7 @@ func file_tandem_v1_status_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tandem_v1_status_proto_rawDesc), len(file_tandem_v1_status_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   13,
+			NumMessages:   14,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -151,6 +152,10 @@ func (s *Socket) prepare(program Filter, groups []net.HardwareAddr) error {
 			return err
 		}
 	}
+	// Without it a packet is as late as this process is.
+	if err := unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1); err != nil {
+		return err
+	}
 	return unix.Bind(s.fd, &unix.SockaddrLinklayer{Protocol: s.proto, Ifindex: s.ifindex})
 }
 
@@ -194,12 +199,13 @@ func (s *Socket) Send(packet []byte, to net.HardwareAddr) error {
 // on its way: the transmit queue is full.
 func Lost(err error) bool { return errors.Is(err, unix.ENOBUFS) || errors.Is(err, unix.EAGAIN) }
 
-// Receive hands over packets for this machine that wait, each with its sender, and
-// returns how many waited: at most limit. The packet is valid during the call only.
-func (s *Socket) Receive(limit int, take func(packet []byte, from MAC)) (count int, err error) {
-	buffer := make([]byte, 2048)
+// Receive hands over packets for this machine that wait, each with its sender and the
+// time at which the kernel received it, by the wall clock, and returns how many waited: at
+// most limit. The packet is valid during the call only.
+func (s *Socket) Receive(limit int, take func(packet []byte, from MAC, at time.Time)) (count int, err error) {
+	buffer, control := make([]byte, 2048), make([]byte, 128)
 	for count < limit {
-		n, from, err := unix.Recvfrom(s.fd, buffer, 0)
+		n, length, _, from, err := unix.Recvmsg(s.fd, buffer, control, 0)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
@@ -211,10 +217,25 @@ func (s *Socket) Receive(limit int, take func(packet []byte, from MAC)) (count i
 		count++
 		a, ok := from.(*unix.SockaddrLinklayer)
 		if ok && a.Halen == 6 && forUs(a.Pkttype) {
-			take(buffer[:n], MAC(a.Addr[:6]))
+			take(buffer[:n], MAC(a.Addr[:6]), stamp(control[:length]))
 		}
 	}
 	return count, nil
+}
+
+// stamp is the kernel's time of a packet (socket(7), SO_TIMESTAMPNS), or else now.
+func stamp(control []byte) time.Time {
+	all, err := unix.ParseSocketControlMessage(control)
+	if err != nil {
+		return time.Now()
+	}
+	for _, m := range all {
+		if m.Header.Level == unix.SOL_SOCKET && m.Header.Type == unix.SCM_TIMESTAMPNS && len(m.Data) >= int(unsafe.Sizeof(unix.Timespec{})) {
+			t := *(*unix.Timespec)(unsafe.Pointer(unsafe.SliceData(m.Data)))
+			return time.Unix(t.Unix())
+		}
+	}
+	return time.Now()
 }
 
 // forUs tells whether a packet of that kind is this machine's. That of a VLAN that it

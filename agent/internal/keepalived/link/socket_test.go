@@ -6,6 +6,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -13,16 +14,7 @@ import (
 // A frame of a VLAN that this machine does not have is no word of its own network,
 // whoever it is for.
 func TestOtherVLANsAreNotHeard(t *testing.T) {
-	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Skipf("needs network namespaces (root): %v", err)
-	}
-	for _, command := range []string{"link add eth0 type veth peer name eth1", "link set eth0 up", "link set eth1 up"} {
-		if said, err := exec.Command("ip", strings.Fields(command)...).CombinedOutput(); err != nil {
-			t.Fatalf("ip %s: %v: %s", command, err, said)
-		}
-	}
-	here, there := named(t, "eth0"), named(t, "eth1")
+	here, there := cable(t)
 	ears, err := Open(here.Index, unix.ETH_P_ARP, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -52,12 +44,60 @@ func TestOtherVLANsAreNotHeard(t *testing.T) {
 		if n, err := unix.Poll(fds, 5000); err != nil || n == 0 {
 			t.Fatalf("%d frames are heard, want 2: %v", heard, err)
 		}
-		if _, err := ears.Receive(10, func(packet []byte, from MAC) {
+		if _, err := ears.Receive(10, func(packet []byte, from MAC, _ time.Time) {
 			if heard++; from != MAC(there.HardwareAddr) || packet[len(packet)-1] == 77 {
 				t.Errorf("heard %x from %s", packet, from)
 			}
 		}); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// cable puts the test's thread into a network namespace with a cable from here to there.
+func cable(t *testing.T) (here, there *net.Interface) {
+	t.Helper()
+	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Skipf("needs network namespaces (root): %v", err)
+	}
+	for _, command := range []string{"link add eth0 type veth peer name eth1", "link set eth0 up", "link set eth1 up"} {
+		if said, err := exec.Command("ip", strings.Fields(command)...).CombinedOutput(); err != nil {
+			t.Fatalf("ip %s: %v: %s", command, err, said)
+		}
+	}
+	return named(t, "eth0"), named(t, "eth1")
+}
+
+// A packet's time is when the kernel received it, however late this process looks. (The
+// kernel begins with that a moment after it was asked to.)
+func TestPacketsHaveTheKernelsTime(t *testing.T) {
+	here, there := cable(t)
+	ears, err := Open(here.Index, unix.ETH_P_ARP, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ears.Close()
+	mouth, err := Open(there.Index, unix.ETH_P_ARP, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mouth.Close()
+	for due, stamped := time.Now().Add(5*time.Second), false; !stamped; {
+		began := time.Now()
+		if err := mouth.Send(unhex(t, arpReply), Everyone); err != nil {
+			t.Fatal(err)
+		}
+		fds := []unix.PollFd{{Fd: ears.FD(), Events: unix.POLLIN}}
+		if n, err := unix.Poll(fds, 5000); err != nil || n == 0 {
+			t.Fatalf("nothing is heard: %v", err)
+		}
+		looked := time.Now()
+		if _, err := ears.Receive(10, func(_ []byte, _ MAC, at time.Time) { stamped = at.After(began) && at.Before(looked) }); err != nil {
+			t.Fatal(err)
+		}
+		if looked.After(due) {
+			t.Fatal("no packet has the kernel's time")
 		}
 	}
 }

@@ -229,7 +229,7 @@ func (r *round) listen(ctx context.Context, limit time.Duration) error {
 		return fmt.Errorf("packet sockets: %w", err)
 	}
 	for _, s := range r.sockets {
-		take := func(packet []byte, from link.MAC) { r.heard.packet(packet, from, s == r.arp, time.Now()) }
+		take := func(packet []byte, from link.MAC, _ time.Time) { r.heard.packet(packet, from, s == r.arp, time.Now()) }
 		if _, err := s.Receive(atOnce, take); err != nil {
 			return err
 		}

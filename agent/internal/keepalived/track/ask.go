@@ -169,7 +169,7 @@ func (q *question) ask(ctx context.Context) error {
 			return fmt.Errorf("packet socket: %w", err)
 		}
 		const atOnce = 100
-		if _, err := q.socket.Receive(atOnce, func(p []byte, from link.MAC) { answered = answered || q.answers(p, from) }); err != nil {
+		if _, err := q.socket.Receive(atOnce, func(p []byte, from link.MAC, _ time.Time) { answered = answered || q.answers(p, from) }); err != nil {
 			return err
 		}
 	}

@@ -321,7 +321,7 @@ func (e *ear) poll(ctx context.Context, limit time.Duration) (now time.Time, err
 	flood := false
 	for _, s := range sockets {
 		isARP := s == e.arp
-		count, err := s.Receive(atOnce, func(p []byte, from link.MAC) { e.packet(p, from, isARP, time.Now()) })
+		count, err := s.Receive(atOnce, func(p []byte, from link.MAC, at time.Time) { e.packet(p, from, isARP, time.Now(), at) })
 		if err != nil {
 			return now, err
 		}
@@ -336,8 +336,8 @@ func (e *ear) poll(ctx context.Context, limit time.Duration) (now time.Time, err
 	return now, nil
 }
 
-// packet takes one packet.
-func (e *ear) packet(p []byte, from link.MAC, isARP bool, now time.Time) {
+// packet takes one packet, which the kernel has received at a time.
+func (e *ear) packet(p []byte, from link.MAC, isARP bool, now, at time.Time) {
 	if e.table.own[from] {
 		return
 	}
@@ -345,6 +345,7 @@ func (e *ear) packet(p []byte, from link.MAC, isARP bool, now time.Time) {
 	if !isARP {
 		if a, err := vrrp.Parse(p); err == nil {
 			e.table.advert(&a, from, now)
+			e.table.arrived(&a, from, at)
 		} else if claimed, ok := link.ParseAdvertisement(p); ok {
 			e.table.claim(claimed, from, now)
 		}

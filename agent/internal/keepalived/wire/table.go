@@ -47,6 +47,7 @@ type router struct {
 	claims   []claim
 	asked    time.Time
 	since    time.Time // listened to
+	punctual punctuality
 }
 
 // speaker is one who advertises or has lately done so.
@@ -78,7 +79,7 @@ func (t *table) watch(routers []Router, now time.Time) {
 			}
 			next.claims, next.asked = was.claims, was.asked
 			if was.Interval == r.Interval {
-				next.speakers, next.since = was.speakers, was.since
+				next.speakers, next.since, next.punctual = was.speakers, was.since, was.punctual
 			}
 		}
 		t.routers = append(t.routers, next)
@@ -92,6 +93,15 @@ func (t *table) watch(routers []Router, now time.Time) {
 func (t *table) begin(now time.Time) {
 	for _, r := range t.routers {
 		r.since = now
+	}
+}
+
+// arrived measures an advertisement, which the kernel has received at a time.
+func (t *table) arrived(a *vrrp.Advert, from link.MAC, at time.Time) {
+	for _, r := range t.routers {
+		if !t.own[from] && r.VRID == a.VRID && r.six() == a.Source.Is6() && a.Interval == r.Interval {
+			r.punctual.arrive(a, from, at, r.patience())
+		}
 	}
 }
 
@@ -245,6 +255,7 @@ func (r *router) heard(now time.Time) Heard {
 		return cmp.Or(a.Address.Compare(b.Address), slices.Compare(a.MAC[:], b.MAC[:]))
 	})
 	h.Asked = !r.asked.IsZero() && now.Before(r.asked.Add(askedLife))
+	h.Jitter = r.punctual.jitter(now)
 	h.Listens = len(h.Speakers) > 0 || !now.Before(r.since.Add(r.patience()))
 	return h
 }

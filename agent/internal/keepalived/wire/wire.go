@@ -86,6 +86,8 @@ type Heard struct {
 	Claims []Claim
 	// Gateway of the interface, by IPv4.
 	Gateway Gateway
+	// Jitter of the advertisements of others.
+	Jitter Jitter
 	// Asked tells that a host has lately asked for an address of the router, by
 	// ARP.
 	Asked bool

@@ -9,6 +9,7 @@ package agentv1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -1164,7 +1165,9 @@ type InstanceObservation struct {
 	Fenced bool `protobuf:"varint,16,opt,name=fenced,proto3" json:"fenced,omitempty"`
 	// tracks are what the VIP needs beside the node, as the node finds it, in the
 	// order of the configuration.
-	Tracks        []*TrackObservation `protobuf:"bytes,25,rep,name=tracks,proto3" json:"tracks,omitempty"`
+	Tracks []*TrackObservation `protobuf:"bytes,25,rep,name=tracks,proto3" json:"tracks,omitempty"`
+	// jitter of the advertisements that reach this node; unset: none was measured.
+	Jitter        *Jitter `protobuf:"bytes,26,opt,name=jitter,proto3" json:"jitter,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1290,6 +1293,78 @@ func (x *InstanceObservation) GetTracks() []*TrackObservation {
 	return nil
 }
 
+func (x *InstanceObservation) GetJitter() *Jitter {
+	if x != nil {
+		return x.Jitter
+	}
+	return nil
+}
+
+// Jitter is how punctual the advertisements of a virtual router are, by the times at
+// which the kernel received them.
+type Jitter struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// mean of how far the time between two of them is from their interval.
+	Mean *durationpb.Duration `protobuf:"bytes,1,opt,name=mean,proto3" json:"mean,omitempty"`
+	// worst is by how much the latest one came too late.
+	Worst *durationpb.Duration `protobuf:"bytes,2,opt,name=worst,proto3" json:"worst,omitempty"`
+	// measured is for how long, at most 10m.
+	Measured      *durationpb.Duration `protobuf:"bytes,3,opt,name=measured,proto3" json:"measured,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Jitter) Reset() {
+	*x = Jitter{}
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Jitter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Jitter) ProtoMessage() {}
+
+func (x *Jitter) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Jitter.ProtoReflect.Descriptor instead.
+func (*Jitter) Descriptor() ([]byte, []int) {
+	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Jitter) GetMean() *durationpb.Duration {
+	if x != nil {
+		return x.Mean
+	}
+	return nil
+}
+
+func (x *Jitter) GetWorst() *durationpb.Duration {
+	if x != nil {
+		return x.Worst
+	}
+	return nil
+}
+
+func (x *Jitter) GetMeasured() *durationpb.Duration {
+	if x != nil {
+		return x.Measured
+	}
+	return nil
+}
+
 // TrackObservation is something that a VIP needs and the node may lose.
 type TrackObservation struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1307,7 +1382,7 @@ type TrackObservation struct {
 
 func (x *TrackObservation) Reset() {
 	*x = TrackObservation{}
-	mi := &file_tandem_agent_v1_observation_proto_msgTypes[11]
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1319,7 +1394,7 @@ func (x *TrackObservation) String() string {
 func (*TrackObservation) ProtoMessage() {}
 
 func (x *TrackObservation) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_observation_proto_msgTypes[11]
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1332,7 +1407,7 @@ func (x *TrackObservation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrackObservation.ProtoReflect.Descriptor instead.
 func (*TrackObservation) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{11}
+	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *TrackObservation) GetTrack() string {
@@ -1380,7 +1455,7 @@ type Advertiser struct {
 
 func (x *Advertiser) Reset() {
 	*x = Advertiser{}
-	mi := &file_tandem_agent_v1_observation_proto_msgTypes[12]
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1392,7 +1467,7 @@ func (x *Advertiser) String() string {
 func (*Advertiser) ProtoMessage() {}
 
 func (x *Advertiser) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_observation_proto_msgTypes[12]
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1405,7 +1480,7 @@ func (x *Advertiser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Advertiser.ProtoReflect.Descriptor instead.
 func (*Advertiser) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{12}
+	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Advertiser) GetAddress() string {
@@ -1452,7 +1527,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_tandem_agent_v1_observation_proto_msgTypes[13]
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1464,7 +1539,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_observation_proto_msgTypes[13]
+	mi := &file_tandem_agent_v1_observation_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1477,7 +1552,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{13}
+	return file_tandem_agent_v1_observation_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Finding) GetKind() FindingKind {
@@ -1505,7 +1580,7 @@ var File_tandem_agent_v1_observation_proto protoreflect.FileDescriptor
 
 const file_tandem_agent_v1_observation_proto_rawDesc = "" +
 	"\n" +
-	"!tandem/agent/v1/observation.proto\x12\x0ftandem.agent.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x94\x05\n" +
+	"!tandem/agent/v1/observation.proto\x12\x0ftandem.agent.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x94\x05\n" +
 	"\vObservation\x12\x14\n" +
 	"\x05whole\x18\x01 \x01(\bR\x05whole\x12<\n" +
 	"\ahaproxy\x18\x02 \x01(\v2\".tandem.agent.v1.DaemonObservationR\ahaproxy\x12B\n" +
@@ -1564,7 +1639,7 @@ const file_tandem_agent_v1_observation_proto_rawDesc = "" +
 	"\x05state\x18\x03 \x01(\x0e2\x1c.tandem.agent.v1.ServerStateR\x05state\x12\x16\n" +
 	"\x06weight\x18\x04 \x01(\rR\x06weight\x12\x16\n" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x120\n" +
-	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xe2\x03\n" +
+	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\x93\x04\n" +
 	"\x13InstanceObservation\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03vip\x18\x02 \x01(\tR\x03vip\x120\n" +
@@ -1579,7 +1654,12 @@ const file_tandem_agent_v1_observation_proto_rawDesc = "" +
 	"\agateway\x18\x0e \x01(\x0e2\x1d.tandem.agent.v1.GatewayStateR\agateway\x12\x14\n" +
 	"\x05asked\x18\x0f \x01(\bR\x05asked\x12\x16\n" +
 	"\x06fenced\x18\x10 \x01(\bR\x06fenced\x129\n" +
-	"\x06tracks\x18\x19 \x03(\v2!.tandem.agent.v1.TrackObservationR\x06tracks\"\x86\x01\n" +
+	"\x06tracks\x18\x19 \x03(\v2!.tandem.agent.v1.TrackObservationR\x06tracks\x12/\n" +
+	"\x06jitter\x18\x1a \x01(\v2\x17.tandem.agent.v1.JitterR\x06jitter\"\x9f\x01\n" +
+	"\x06Jitter\x12-\n" +
+	"\x04mean\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x04mean\x12/\n" +
+	"\x05worst\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05worst\x125\n" +
+	"\bmeasured\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\bmeasured\"\x86\x01\n" +
 	"\x10TrackObservation\x12\x14\n" +
 	"\x05track\x18\x01 \x01(\tR\x05track\x12\x12\n" +
 	"\x04lost\x18\x02 \x01(\bR\x04lost\x12\x16\n" +
@@ -1646,7 +1726,7 @@ func file_tandem_agent_v1_observation_proto_rawDescGZIP() []byte {
 }
 
 var file_tandem_agent_v1_observation_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_tandem_agent_v1_observation_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_tandem_agent_v1_observation_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_tandem_agent_v1_observation_proto_goTypes = []any{
 	(AdminState)(0),               // 0: tandem.agent.v1.AdminState
 	(DaemonState)(0),              // 1: tandem.agent.v1.DaemonState
@@ -1665,10 +1745,12 @@ var file_tandem_agent_v1_observation_proto_goTypes = []any{
 	(*DaemonObservation)(nil),     // 14: tandem.agent.v1.DaemonObservation
 	(*BackendObservation)(nil),    // 15: tandem.agent.v1.BackendObservation
 	(*InstanceObservation)(nil),   // 16: tandem.agent.v1.InstanceObservation
-	(*TrackObservation)(nil),      // 17: tandem.agent.v1.TrackObservation
-	(*Advertiser)(nil),            // 18: tandem.agent.v1.Advertiser
-	(*Finding)(nil),               // 19: tandem.agent.v1.Finding
-	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(*Jitter)(nil),                // 17: tandem.agent.v1.Jitter
+	(*TrackObservation)(nil),      // 18: tandem.agent.v1.TrackObservation
+	(*Advertiser)(nil),            // 19: tandem.agent.v1.Advertiser
+	(*Finding)(nil),               // 20: tandem.agent.v1.Finding
+	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 22: google.protobuf.Duration
 }
 var file_tandem_agent_v1_observation_proto_depIdxs = []int32{
 	14, // 0: tandem.agent.v1.Observation.haproxy:type_name -> tandem.agent.v1.DaemonObservation
@@ -1681,25 +1763,29 @@ var file_tandem_agent_v1_observation_proto_depIdxs = []int32{
 	8,  // 7: tandem.agent.v1.NetworkSet.networks:type_name -> tandem.agent.v1.NetworkObservation
 	16, // 8: tandem.agent.v1.InstanceSet.instances:type_name -> tandem.agent.v1.InstanceObservation
 	12, // 9: tandem.agent.v1.LocalChangeSet.changes:type_name -> tandem.agent.v1.LocalChange
-	20, // 10: tandem.agent.v1.LocalChange.time:type_name -> google.protobuf.Timestamp
+	21, // 10: tandem.agent.v1.LocalChange.time:type_name -> google.protobuf.Timestamp
 	13, // 11: tandem.agent.v1.LocalChange.backend:type_name -> tandem.agent.v1.LocalBackend
 	0,  // 12: tandem.agent.v1.LocalBackend.state:type_name -> tandem.agent.v1.AdminState
 	1,  // 13: tandem.agent.v1.DaemonObservation.state:type_name -> tandem.agent.v1.DaemonState
-	20, // 14: tandem.agent.v1.DaemonObservation.start_time:type_name -> google.protobuf.Timestamp
+	21, // 14: tandem.agent.v1.DaemonObservation.start_time:type_name -> google.protobuf.Timestamp
 	2,  // 15: tandem.agent.v1.BackendObservation.state:type_name -> tandem.agent.v1.ServerState
-	20, // 16: tandem.agent.v1.BackendObservation.since:type_name -> google.protobuf.Timestamp
+	21, // 16: tandem.agent.v1.BackendObservation.since:type_name -> google.protobuf.Timestamp
 	5,  // 17: tandem.agent.v1.InstanceObservation.state:type_name -> tandem.agent.v1.VrrpState
-	18, // 18: tandem.agent.v1.InstanceObservation.advertisers:type_name -> tandem.agent.v1.Advertiser
-	19, // 19: tandem.agent.v1.InstanceObservation.findings:type_name -> tandem.agent.v1.Finding
+	19, // 18: tandem.agent.v1.InstanceObservation.advertisers:type_name -> tandem.agent.v1.Advertiser
+	20, // 19: tandem.agent.v1.InstanceObservation.findings:type_name -> tandem.agent.v1.Finding
 	4,  // 20: tandem.agent.v1.InstanceObservation.gateway:type_name -> tandem.agent.v1.GatewayState
-	17, // 21: tandem.agent.v1.InstanceObservation.tracks:type_name -> tandem.agent.v1.TrackObservation
-	20, // 22: tandem.agent.v1.TrackObservation.since:type_name -> google.protobuf.Timestamp
-	3,  // 23: tandem.agent.v1.Finding.kind:type_name -> tandem.agent.v1.FindingKind
-	24, // [24:24] is the sub-list for method output_type
-	24, // [24:24] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	18, // 21: tandem.agent.v1.InstanceObservation.tracks:type_name -> tandem.agent.v1.TrackObservation
+	17, // 22: tandem.agent.v1.InstanceObservation.jitter:type_name -> tandem.agent.v1.Jitter
+	22, // 23: tandem.agent.v1.Jitter.mean:type_name -> google.protobuf.Duration
+	22, // 24: tandem.agent.v1.Jitter.worst:type_name -> google.protobuf.Duration
+	22, // 25: tandem.agent.v1.Jitter.measured:type_name -> google.protobuf.Duration
+	21, // 26: tandem.agent.v1.TrackObservation.since:type_name -> google.protobuf.Timestamp
+	3,  // 27: tandem.agent.v1.Finding.kind:type_name -> tandem.agent.v1.FindingKind
+	28, // [28:28] is the sub-list for method output_type
+	28, // [28:28] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_tandem_agent_v1_observation_proto_init() }
@@ -1719,7 +1805,7 @@ func file_tandem_agent_v1_observation_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tandem_agent_v1_observation_proto_rawDesc), len(file_tandem_agent_v1_observation_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
