@@ -59,9 +59,9 @@ func TestI7AlarmsOfTheWire(t *testing.T) {
 			},
 			local: "nothing that is sent on eth0 arrives",
 		},
-		otherVIP(ctx, t, "a stranger with the VRID", stranger,
+		otherVIP(ctx, t, "a stranger with the VRID", stranger, "192.168.1.51 (100)",
 			alarmed("FOREIGN_VRRP_SPEAKER", "192.168.1.51 (MAC address "+mac+")", "seen by lb-master and lb-backup")),
-		otherVIP(ctx, t, "another keepalived on a node", backup,
+		otherVIP(ctx, t, "another keepalived on a node", backup, "lb-backup (100)",
 			alarmed("ADVERT_MISMATCH", "lb-backup (192.168.1.11)", "with interval 50ms and not 100ms, with addresses [192.168.1.200] and not [192.168.1.100]", "seen by lb-master")),
 		{
 			name: "a host with the VIP", make: address("add"), end: address("delete"),
@@ -115,12 +115,12 @@ func alarmed(reason string, words ...string) cluster.Condition {
 	}
 }
 
-// otherVIP is a keepalived that has the VIP's virtual router and another address. It
-// advertises more often than the holder: keepalived 2.2.7 puts its next
-// advertisement off with each one that it refuses.
-func otherVIP(ctx context.Context, t *testing.T, name string, on *lab.Host, condition cluster.Condition) wireFault {
+// otherVIP is a keepalived that has the VIP's virtual router and another address, which
+// lb-master hears. It advertises more often than the holder: keepalived 2.2.7 puts its
+// next advertisement off with each one that it refuses.
+func otherVIP(ctx context.Context, t *testing.T, name string, on *lab.Host, heard string, condition cluster.Condition) wireFault {
 	var process *lab.Process
-	f := wireFault{name: name, conditions: []cluster.Condition{condition}}
+	f := wireFault{name: name, conditions: []cluster.Condition{condition}, local: heard}
 	f.make = func() (err error) {
 		dir := t.TempDir()
 		file := filepath.Join(dir, "keepalived.conf")

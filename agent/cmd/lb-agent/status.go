@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -53,11 +54,11 @@ func writeStatus(out io.Writer, s *localv1.GetStatusResponse, now time.Time) err
 	row("Score", score(s.GetScore()))
 	if len(s.GetVips()) > 0 {
 		row()
-		row("VIP", "STATE", "HOLDS", "PRIORITY", "NOTE")
+		row("VIP", "STATE", "HOLDS", "PRIORITY", "HEARS", "NOTE")
 	}
 	for _, v := range s.GetVips() {
 		row(v.GetInstance(), vrrpState(v.GetState()), yesNo(v.GetHolds()),
-			strconv.Itoa(int(v.GetPriority())), vipNote(v, now))
+			strconv.Itoa(int(v.GetPriority())), heard(v), vipNote(v, now))
 	}
 	if len(s.GetBackends()) > 0 {
 		row()
@@ -155,6 +156,19 @@ func score(s *localv1.Score) string {
 		text += ": " + strings.Join(parts, ", ")
 	}
 	return text
+}
+
+// heard are those who advertise a VIP's virtual router here: a node by its name, and
+// anybody else by the address.
+func heard(v *localv1.VipStatus) string {
+	if !v.GetListens() {
+		return "unknown"
+	}
+	var all []string
+	for _, a := range v.GetHeard() {
+		all = append(all, fmt.Sprintf("%s (%d)", cmp.Or(a.GetNode(), a.GetAddress()), a.GetPriority()))
+	}
+	return cmp.Or(strings.Join(all, ", "), "-")
 }
 
 func vipNote(v *localv1.VipStatus, now time.Time) string {

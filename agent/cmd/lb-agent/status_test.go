@@ -38,9 +38,10 @@ func TestWriteStatus(t *testing.T) {
 		Score: &localv1.Score{Total: -150, Health: -100, Drain: -50},
 		Vips: []*localv1.VipStatus{
 			{Vip: "web", Instance: "web", State: agentv1.VrrpState_VRRP_STATE_BACKUP, Priority: 58, FailBack: -22,
-				Failover: -22, FailoverEnd: timestamppb.New(now.Add(40 * time.Second))},
+				Failover: -22, FailoverEnd: timestamppb.New(now.Add(40 * time.Second)), Listens: true,
+				Heard: []*agentv1.Advertiser{{Node: "lb-backup", Address: "192.168.1.11", Priority: 220}, {Address: "192.168.1.9", Priority: 1}}},
 			{Vip: "hand", Instance: "hand", Holds: true},
-			{Vip: "mail", Instance: "mail", State: agentv1.VrrpState_VRRP_STATE_MASTER, Holds: true, Priority: 80},
+			{Vip: "mail", Instance: "mail", State: agentv1.VrrpState_VRRP_STATE_MASTER, Holds: true, Priority: 80, Listens: true},
 		},
 		Backends: []*agentv1.BackendObservation{
 			{Pool: "web_servers", Backend: "web1", State: agentv1.ServerState_SERVER_STATE_DRAIN, Since: ago(time.Hour), Reason: "Layer7 check passed"},

@@ -52,7 +52,7 @@ func session(s uplink.Status) *localv1.Session {
 func vipStatus(i *agentv1.InstanceObservation, vrrp keepalived.Snapshot) *localv1.VipStatus {
 	v := &localv1.VipStatus{
 		Vip: i.GetVip(), Instance: i.GetName(), State: i.GetState(), Holds: i.GetHolds(), Priority: i.GetPriority(),
-		Fenced: i.GetFenced(),
+		Fenced: i.GetFenced(), Listens: i.GetListens(), Heard: i.GetAdvertisers(),
 	}
 	for _, parts := range vrrp.Instances {
 		if parts.Name != i.GetName() {

@@ -460,7 +460,11 @@ type VipStatus struct {
 	// tracks is what is taken off while the node does not have what the VIP needs.
 	Tracks int32 `protobuf:"varint,10,opt,name=tracks,proto3" json:"tracks,omitempty"`
 	// lost says what it does not have, and why.
-	Lost          []string `protobuf:"bytes,11,rep,name=lost,proto3" json:"lost,omitempty"`
+	Lost []string `protobuf:"bytes,11,rep,name=lost,proto3" json:"lost,omitempty"`
+	// listens tells that the interface is listened on, for long enough to hear a holder.
+	Listens bool `protobuf:"varint,12,opt,name=listens,proto3" json:"listens,omitempty"`
+	// heard are the other machines whose advertisements of it reach the interface.
+	Heard         []*v1.Advertiser `protobuf:"bytes,13,rep,name=heard,proto3" json:"heard,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -568,6 +572,20 @@ func (x *VipStatus) GetTracks() int32 {
 func (x *VipStatus) GetLost() []string {
 	if x != nil {
 		return x.Lost
+	}
+	return nil
+}
+
+func (x *VipStatus) GetListens() bool {
+	if x != nil {
+		return x.Listens
+	}
+	return false
+}
+
+func (x *VipStatus) GetHeard() []*v1.Advertiser {
+	if x != nil {
+		return x.Heard
 	}
 	return nil
 }
@@ -1103,7 +1121,7 @@ const file_tandem_agent_local_v1_local_service_proto_rawDesc = "" +
 	"\x05Score\x12\x14\n" +
 	"\x05total\x18\x01 \x01(\x05R\x05total\x12\x16\n" +
 	"\x06health\x18\x02 \x01(\x05R\x06health\x12\x14\n" +
-	"\x05drain\x18\x03 \x01(\x05R\x05drain\"\xd9\x02\n" +
+	"\x05drain\x18\x03 \x01(\x05R\x05drain\"\xa6\x03\n" +
 	"\tVipStatus\x12\x10\n" +
 	"\x03vip\x18\x01 \x01(\tR\x03vip\x12\x1a\n" +
 	"\binstance\x18\x02 \x01(\tR\binstance\x120\n" +
@@ -1116,7 +1134,9 @@ const file_tandem_agent_local_v1_local_service_proto_rawDesc = "" +
 	"\x06fenced\x18\t \x01(\bR\x06fenced\x12\x16\n" +
 	"\x06tracks\x18\n" +
 	" \x01(\x05R\x06tracks\x12\x12\n" +
-	"\x04lost\x18\v \x03(\tR\x04lost\"?\n" +
+	"\x04lost\x18\v \x03(\tR\x04lost\x12\x18\n" +
+	"\alistens\x18\f \x01(\bR\alistens\x121\n" +
+	"\x05heard\x18\r \x03(\v2\x1b.tandem.agent.v1.AdvertiserR\x05heard\"?\n" +
 	"\x0fSetDrainRequest\x12\x14\n" +
 	"\x05drain\x18\x01 \x01(\bR\x05drain\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"v\n" +
@@ -1190,8 +1210,9 @@ var file_tandem_agent_local_v1_local_service_proto_goTypes = []any{
 	(*v1.LocalChange)(nil),        // 17: tandem.agent.v1.LocalChange
 	(*timestamppb.Timestamp)(nil), // 18: google.protobuf.Timestamp
 	(v1.VrrpState)(0),             // 19: tandem.agent.v1.VrrpState
-	(v1.AdminState)(0),            // 20: tandem.agent.v1.AdminState
-	(*durationpb.Duration)(nil),   // 21: google.protobuf.Duration
+	(*v1.Advertiser)(nil),         // 20: tandem.agent.v1.Advertiser
+	(v1.AdminState)(0),            // 21: tandem.agent.v1.AdminState
+	(*durationpb.Duration)(nil),   // 22: google.protobuf.Duration
 }
 var file_tandem_agent_local_v1_local_service_proto_depIdxs = []int32{
 	3,  // 0: tandem.agent.local.v1.GetStatusResponse.session:type_name -> tandem.agent.local.v1.Session
@@ -1206,27 +1227,28 @@ var file_tandem_agent_local_v1_local_service_proto_depIdxs = []int32{
 	18, // 9: tandem.agent.local.v1.Session.since:type_name -> google.protobuf.Timestamp
 	19, // 10: tandem.agent.local.v1.VipStatus.state:type_name -> tandem.agent.v1.VrrpState
 	18, // 11: tandem.agent.local.v1.VipStatus.failover_end:type_name -> google.protobuf.Timestamp
-	17, // 12: tandem.agent.local.v1.SetDrainResponse.change:type_name -> tandem.agent.v1.LocalChange
-	20, // 13: tandem.agent.local.v1.SetBackendRequest.state:type_name -> tandem.agent.v1.AdminState
-	17, // 14: tandem.agent.local.v1.SetBackendResponse.change:type_name -> tandem.agent.v1.LocalChange
-	21, // 15: tandem.agent.local.v1.FailoverRequest.lease:type_name -> google.protobuf.Duration
-	21, // 16: tandem.agent.local.v1.FailoverResponse.lease:type_name -> google.protobuf.Duration
-	17, // 17: tandem.agent.local.v1.DiscardResponse.changes:type_name -> tandem.agent.v1.LocalChange
-	0,  // 18: tandem.agent.local.v1.LocalService.GetStatus:input_type -> tandem.agent.local.v1.GetStatusRequest
-	6,  // 19: tandem.agent.local.v1.LocalService.SetDrain:input_type -> tandem.agent.local.v1.SetDrainRequest
-	8,  // 20: tandem.agent.local.v1.LocalService.SetBackend:input_type -> tandem.agent.local.v1.SetBackendRequest
-	10, // 21: tandem.agent.local.v1.LocalService.Failover:input_type -> tandem.agent.local.v1.FailoverRequest
-	12, // 22: tandem.agent.local.v1.LocalService.Discard:input_type -> tandem.agent.local.v1.DiscardRequest
-	1,  // 23: tandem.agent.local.v1.LocalService.GetStatus:output_type -> tandem.agent.local.v1.GetStatusResponse
-	7,  // 24: tandem.agent.local.v1.LocalService.SetDrain:output_type -> tandem.agent.local.v1.SetDrainResponse
-	9,  // 25: tandem.agent.local.v1.LocalService.SetBackend:output_type -> tandem.agent.local.v1.SetBackendResponse
-	11, // 26: tandem.agent.local.v1.LocalService.Failover:output_type -> tandem.agent.local.v1.FailoverResponse
-	13, // 27: tandem.agent.local.v1.LocalService.Discard:output_type -> tandem.agent.local.v1.DiscardResponse
-	23, // [23:28] is the sub-list for method output_type
-	18, // [18:23] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	20, // 12: tandem.agent.local.v1.VipStatus.heard:type_name -> tandem.agent.v1.Advertiser
+	17, // 13: tandem.agent.local.v1.SetDrainResponse.change:type_name -> tandem.agent.v1.LocalChange
+	21, // 14: tandem.agent.local.v1.SetBackendRequest.state:type_name -> tandem.agent.v1.AdminState
+	17, // 15: tandem.agent.local.v1.SetBackendResponse.change:type_name -> tandem.agent.v1.LocalChange
+	22, // 16: tandem.agent.local.v1.FailoverRequest.lease:type_name -> google.protobuf.Duration
+	22, // 17: tandem.agent.local.v1.FailoverResponse.lease:type_name -> google.protobuf.Duration
+	17, // 18: tandem.agent.local.v1.DiscardResponse.changes:type_name -> tandem.agent.v1.LocalChange
+	0,  // 19: tandem.agent.local.v1.LocalService.GetStatus:input_type -> tandem.agent.local.v1.GetStatusRequest
+	6,  // 20: tandem.agent.local.v1.LocalService.SetDrain:input_type -> tandem.agent.local.v1.SetDrainRequest
+	8,  // 21: tandem.agent.local.v1.LocalService.SetBackend:input_type -> tandem.agent.local.v1.SetBackendRequest
+	10, // 22: tandem.agent.local.v1.LocalService.Failover:input_type -> tandem.agent.local.v1.FailoverRequest
+	12, // 23: tandem.agent.local.v1.LocalService.Discard:input_type -> tandem.agent.local.v1.DiscardRequest
+	1,  // 24: tandem.agent.local.v1.LocalService.GetStatus:output_type -> tandem.agent.local.v1.GetStatusResponse
+	7,  // 25: tandem.agent.local.v1.LocalService.SetDrain:output_type -> tandem.agent.local.v1.SetDrainResponse
+	9,  // 26: tandem.agent.local.v1.LocalService.SetBackend:output_type -> tandem.agent.local.v1.SetBackendResponse
+	11, // 27: tandem.agent.local.v1.LocalService.Failover:output_type -> tandem.agent.local.v1.FailoverResponse
+	13, // 28: tandem.agent.local.v1.LocalService.Discard:output_type -> tandem.agent.local.v1.DiscardResponse
+	24, // [24:29] is the sub-list for method output_type
+	19, // [19:24] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_tandem_agent_local_v1_local_service_proto_init() }
