@@ -99,7 +99,7 @@ func sameAddresses(lines []string, on string, want []netip.Prefix) bool {
 	got := make([]netip.Prefix, 0, len(lines))
 	for _, line := range lines {
 		text, rest, _ := strings.Cut(line, " ")
-		if words := strings.Fields(rest); len(words) > 1 && words[0] == "dev" && words[1] != on {
+		if words := strings.Fields(rest); len(words) > 1 && words[0] == "dev" && !isNamed(words[1], on) {
 			return false
 		}
 		address, err := netip.ParsePrefix(text)
@@ -114,6 +114,13 @@ func sameAddresses(lines []string, on string, want []netip.Prefix) bool {
 	}
 	order := func(a, b netip.Prefix) int { return a.Compare(b) }
 	return slices.Equal(slices.SortedFunc(slices.Values(got), order), slices.SortedFunc(slices.Values(want), order))
+}
+
+// isNamed tells whether the dump means an interface: one on top of another it writes as
+// "name@other".
+func isNamed(dumped, name string) bool {
+	own, _, _ := strings.Cut(dumped, "@")
+	return own == name
 }
 
 // dumper asks keepalived for its dump. One caller at a time.

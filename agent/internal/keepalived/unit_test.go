@@ -116,6 +116,11 @@ func TestDumpDiffers(t *testing.T) {
 	if d := same(); d.differs(i) != "" {
 		t.Errorf("the same differs: %s", d.differs(i))
 	}
+	on := same()
+	on.Anchors[0] = "10.9.0.100/24 dev eth0@eth1 scope global"
+	if said := on.differs(i); said != "" {
+		t.Errorf("an interface on top of another differs: %s", said)
+	}
 	for name, change := range map[string]func(*dumped){
 		"interface": func(d *dumped) { d.Interface = "eth1" },
 		"version":   func(d *dumped) { d.Version = 2 },
