@@ -137,6 +137,18 @@ func TestDoctorFindsWhatKeepsAVIPFromMoving(t *testing.T) {
 	} {
 		t.Run(ill.name, func(t *testing.T) { s.in(t).isFound(ctx, ill) })
 	}
+	t.Run("by unicast", func(t *testing.T) {
+		s := s.in(t)
+		s.lbctl(ctx, "vip", "set", "web", "--unicast")
+		s.healthy(ctx)
+		s.findsNothing(ctx, "a pair that advertises by unicast")
+		s.isFound(ctx, illness{
+			make:   on(backup, fmt.Sprintf(site, "input", "ip saddr 192.168.1.10 ip daddr 192.168.1.11 meta l4proto vrrp drop"), "nft", "-f", "-"),
+			reason: "VRRP_DROPPED",
+			says:   []string{"the firewall of lb-backup drops the advertisements of the other nodes"},
+			cure:   on(backup, "", "nft", "insert", "rule", "inet", "site", "input", "meta", "l4proto", "vrrp", "accept"),
+		})
+	})
 }
 
 // A drill moves the VIP and brings it back, and measures both, while clients of every

@@ -5,6 +5,7 @@
 package examine
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -133,9 +134,8 @@ func (e *examination) adverts(ctx context.Context) {
 // front is the network of an instance that names none.
 const front = "front"
 
-func networkOf(i *keepalivedv1.Instance) string {
-	if name := i.GetNetwork(); name != "" {
-		return name
-	}
-	return front
-}
+// networkOf is the network of an instance's addresses, vrrpNetworkOf the one that it is
+// advertised over.
+func networkOf(i *keepalivedv1.Instance) string { return cmp.Or(i.GetNetwork(), front) }
+
+func vrrpNetworkOf(i *keepalivedv1.Instance) string { return cmp.Or(i.GetVrrpNetwork(), networkOf(i)) }

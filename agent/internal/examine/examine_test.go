@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -18,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/tandem-lb/tandem/agent/internal/firewall"
 	"github.com/tandem-lb/tandem/agent/internal/keepalived"
 	"github.com/tandem-lb/tandem/agent/internal/target"
 	haproxyv1 "github.com/tandem-lb/tandem/gen/tandem/agent/haproxy/v1"
@@ -154,6 +156,22 @@ func TestServersWithoutACheckAreTried(t *testing.T) {
 	found = Node(t.Context(), options(&is{all, agentv1.DaemonState_DAEMON_STATE_STOPPED, noCounts}))
 	if s := found.GetServers(); len(s) != 3 {
 		t.Errorf("without a HAProxy the servers are %v", s)
+	}
+}
+
+// Advertisements by unicast are between the nodes' addresses, and may be on a network of
+// their own.
+func TestAdvertisementsByUnicast(t *testing.T) {
+	e := &examination{found: &agentv1.Diagnosis{}, vrrp: &keepalivedv1.Config{}, Options: Options{Networks: map[string]string{"back": "eth2"}}}
+	all := e.advertsOf(&keepalivedv1.Instance{Name: "web", Anchor: "192.0.2.100/24", VrrpNetwork: "back", UnicastSource: "10.0.0.10", Speakers: []*keepalivedv1.Speaker{
+		{Id: "1", Addresses: []string{"10.0.0.10", "fd00::10"}}, {Id: "2", Addresses: []string{"10.0.0.11", "fd00::11"}}}})
+	own, peer := netip.MustParseAddr("10.0.0.10"), netip.MustParseAddr("10.0.0.11")
+	want := []firewall.Advert{
+		{Outgoing: true, Interface: "eth2", Source: own, Destination: peer},
+		{Interface: "eth2", Source: peer, Destination: own},
+	}
+	if !slices.Equal(all, want) {
+		t.Errorf("they are %+v, want %+v", all, want)
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/tandem-lb/tandem/agent/internal/firewall"
+	keepalivedv1 "github.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1"
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 )
 
@@ -97,14 +98,10 @@ func (e *examination) firewalls() {
 			errors.New("lb-agent cannot read them: see that iptables-legacy -S lets protocol 112 through"))
 	}
 	for _, i := range e.vrrp.GetInstances() {
-		anchor, err := netip.ParsePrefix(i.GetAnchor())
-		if err != nil {
-			continue // refused before it came here
-		}
-		for _, a := range e.advertsOf(networkOf(i), anchor.Addr().Is6()) {
+		for _, a := range e.advertsOf(i) {
 			for _, d := range rules.Drops(a) {
 				e.drop(&agentv1.FirewallDrop{
-					Network: networkOf(i), Outgoing: a.Outgoing, Ipv6: a.Destination.Is6(), Certain: d.Certain,
+					Network: vrrpNetworkOf(i), Outgoing: a.Outgoing, Ipv6: a.Destination.Is6(), Certain: d.Certain,
 					Family: d.Family, Table: d.Table, Base: d.Base, Chain: d.Chain, Handle: d.Handle, Packets: d.Packets, Owner: d.Owner,
 				})
 			}
@@ -122,15 +119,24 @@ func (e *examination) drop(d *agentv1.FirewallDrop) {
 	}
 }
 
-// advertsOf are the advertisements that there are on a network: the node's own, and
+// advertsOf are the advertisements that there are of an instance: the node's own, and
 // those of each other node.
-func (e *examination) advertsOf(network string, v6 bool) []firewall.Advert {
-	a := firewall.Advert{Interface: e.Networks[network], Destination: routers4}
-	if v6 {
-		a.Destination = routers6
+func (e *examination) advertsOf(i *keepalivedv1.Instance) []firewall.Advert {
+	anchor, err := netip.ParsePrefix(i.GetAnchor())
+	if err != nil {
+		return nil // refused before it came here
 	}
+	network, v6 := vrrpNetworkOf(i), anchor.Addr().Is6()
+	a := firewall.Advert{Interface: e.Networks[network]}
 	if link, err := netlink.LinkByName(a.Interface); err == nil {
 		a.Index = link.Attrs().Index
+	}
+	if own, err := netip.ParseAddr(i.GetUnicastSource()); err == nil {
+		return between(a, own, i.GetSpeakers())
+	}
+	a.Destination = routers4
+	if v6 {
+		a.Destination = routers6
 	}
 	out := a
 	out.Outgoing, out.Source = true, e.ownOf(network, v6)
@@ -144,6 +150,25 @@ func (e *examination) advertsOf(network string, v6 bool) []firewall.Advert {
 	}
 	if len(all) == 1 {
 		all = append(all, a) // of whoever may come
+	}
+	return all
+}
+
+// between are those of an instance that is advertised by unicast, to each other node and
+// from it.
+func between(a firewall.Advert, own netip.Addr, speakers []*keepalivedv1.Speaker) []firewall.Advert {
+	var all []firewall.Advert
+	for _, s := range speakers {
+		for _, text := range s.GetAddresses() {
+			peer, err := netip.ParseAddr(text)
+			if err != nil || peer == own || peer.Is6() != own.Is6() {
+				continue
+			}
+			out, in := a, a
+			out.Outgoing, out.Source, out.Destination = true, own, peer
+			in.Source, in.Destination = peer, own
+			all = append(all, out, in)
+		}
 	}
 	return all
 }

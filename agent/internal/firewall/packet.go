@@ -51,7 +51,10 @@ func packetOf(a Advert) *packet {
 	p := &packet{Advert: a}
 	if a.Destination.Is6() { // RFC 8200, section 3
 		p.header = unknown(40)
-		p.header.put(6, protocol, hops)
+		p.header.put(6, protocol)
+		if a.Destination.IsMulticast() {
+			p.header.put(7, hops) // else keepalived sends 64
+		}
 		if a.Source.IsValid() {
 			p.header.put(8, a.Source.AsSlice()...)
 		}

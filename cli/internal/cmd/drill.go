@@ -122,6 +122,12 @@ func (s *session) preflight(ctx context.Context, vip, to string) (from, taker st
 	case slices.ContainsFunc(v.GetStandbys(), func(s *tandemv1.StandbyDiagnosis) bool { return s.GetNode() == to && s.GetReady() }):
 		return v.GetHolder(), to, nil
 	}
+	if to != "" && !slices.ContainsFunc(v.GetStandbys(), func(s *tandemv1.StandbyDiagnosis) bool { return s.GetNode() == to }) {
+		// Only a node of which nothing is known is none of them: this says so.
+		if _, err := s.Fleet.GetNode(ctx, &tandemv1.GetNodeRequest{Name: name.ClusterOf(vip) + "/nodes/" + to}); err != nil {
+			return "", "", err
+		}
+	}
 	lines := []string{fmt.Sprintf("VIP %s is not moved: the failover would not work (see \"lbctl doctor %[1]s\")", name.Short(vip))}
 	for _, f := range d.GetFindings() {
 		if f.GetStops() {

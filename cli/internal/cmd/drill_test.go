@@ -105,7 +105,7 @@ func TestADrillThatFails(t *testing.T) {
 		"it would not work there": {recorder: standing(t, port, "PROXY_DEAD"), args: []string{"--yes", "--to", "lb-backup"}, code: 1, says: "PROXY_DEAD"},
 		"nobody to ask":           {recorder: standing(t, port), code: failure.ExitUsage, says: "give --yes to go on"},
 		"where it is":             {recorder: standing(t, port), args: []string{"--yes", "--to", "lb-master"}, code: failure.ExitUsage, says: "holds VIP web already"},
-		"to nobody":               {recorder: standing(t, port), args: []string{"--yes", "--to", "nobody"}, code: 1, says: "is not moved"},
+		"to nobody":               {recorder: standing(t, port), spoil: func(r *recorder) { r.refusals["GetNode"] = status.Error(codes.NotFound, "node nobody does not exist") }, args: []string{"--yes", "--to", "nobody"}, code: failure.ExitNotFound, says: "nobody does not exist"},
 		"the move fails": {recorder: standing(t, port), spoil: func(r *recorder) {
 			r.refusals["FailoverVip"] = status.Error(codes.FailedPrecondition, "VIP web: it stays")
 		}, args: []string{"--yes"}, code: failure.ExitConflict, says: "it stays", moves: 1},

@@ -30,7 +30,7 @@ func (j *judgement) drops(n *Node) {
 		}
 		var f *finding
 		for _, v := range j.vips {
-			if state.EffectiveNetwork(v) != d.GetNetwork() || !slices.ContainsFunc(prefixes(v.GetAddresses()), isFamily(d.GetIpv6())) {
+			if state.EffectiveVrrpNetwork(v) != d.GetNetwork() || !slices.ContainsFunc(prefixes(v.GetAddresses()), isFamily(d.GetIpv6())) {
 				continue
 			}
 			if f == nil {
@@ -209,18 +209,26 @@ func (j *judgement) hears(v *tandemv1.Vip, h, n *Node) {
 		if sent.GetWindow() != nil {
 			evidence = fmt.Sprintf("%s sent %d in %s by its keepalived's count", h.ID, sent.GetSent(), round(sent))
 		}
-		iface := n.Interfaces[state.EffectiveNetwork(v)]
+		iface := n.Interfaces[state.EffectiveVrrpNetwork(v)]
 		switch arrives := heardFrom(i, h.ID); {
 		case i.GetListens() && !arrives:
 			j.on(n, adverts, "ADVERTS_NOT_SEEN", fmt.Sprintf("%s does not hear %s advertise VIP %s", n.ID, h.ID, id(v.GetName())),
 				fmt.Sprintf("%s; none of them reaches interface %s of %s%s", evidence, iface, n.ID, n.doubts(v)),
-				fmt.Sprintf("let protocol 112 to 224.0.0.18 or ff02::12 through: cables, VLANs, the switch's multicast snooping; on %s: tcpdump -ni %s proto 112", n.ID, iface)).stops(v, n.ID)
+				fmt.Sprintf("let protocol 112%s through: cables, VLANs, firewalls on the way; on %s: tcpdump -ni %s proto 112", j.means(v), n.ID, iface)).stops(v, n.ID)
 		case arrives && got.GetWindow() != nil && got.GetReceived() == 0 && !j.dropsIn(n, v):
 			j.on(n, adverts, "ADVERTS_LOST", fmt.Sprintf("the advertisements of %s for VIP %s reach %s, and keepalived there gets none of them", h.ID, id(v.GetName()), n.ID),
 				fmt.Sprintf("%s; they are seen at interface %s, and keepalived on %s counted 0%s", evidence, iface, n.ID, n.doubts(v)),
 				fmt.Sprintf("on %s: systemctl restart keepalived, which is deaf when the interface was made anew under it; else something drops protocol 112 behind the interface: nft list ruleset, iptables-legacy -S, eBPF programs", n.ID)).stops(v, n.ID)
 		}
 	}
+}
+
+// means says where advertisements of a VIP are sent to.
+func (j *judgement) means(v *tandemv1.Vip) string {
+	if state.EffectiveUnicast(j.Config, v) {
+		return ", between the nodes' own addresses,"
+	}
+	return " to 224.0.0.18 or ff02::12 (see the switch's multicast snooping, or lbctl vip set " + id(v.GetName()) + " --unicast)"
 }
 
 // heardFrom tells whether a node's advertisements reach the interface of an instance. Of
@@ -245,7 +253,7 @@ func advertises(n *Node, vip, instance string) bool {
 // dropsIn tells whether it is known which rule drops what comes in for a VIP.
 func (j *judgement) dropsIn(n *Node, v *tandemv1.Vip) bool {
 	return slices.ContainsFunc(n.Diagnosis.GetDrops(), func(d *agentv1.FirewallDrop) bool {
-		return d.GetCertain() && !d.GetOutgoing() && d.GetNetwork() == state.EffectiveNetwork(v)
+		return d.GetCertain() && !d.GetOutgoing() && d.GetNetwork() == state.EffectiveVrrpNetwork(v)
 	})
 }
 
@@ -253,7 +261,7 @@ func (j *judgement) dropsIn(n *Node, v *tandemv1.Vip) bool {
 func (n *Node) doubts(v *tandemv1.Vip) string {
 	text := ""
 	for _, d := range n.Diagnosis.GetDrops() {
-		if !d.GetCertain() && !d.GetOutgoing() && d.GetNetwork() == state.EffectiveNetwork(v) {
+		if !d.GetCertain() && !d.GetOutgoing() && d.GetNetwork() == state.EffectiveVrrpNetwork(v) {
 			text += "; it may be the " + place(d)
 		}
 	}

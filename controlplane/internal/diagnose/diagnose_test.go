@@ -1,6 +1,7 @@
 package diagnose
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -8,6 +9,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	"github.com/tandem-lb/tandem/controlplane/internal/state"
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
@@ -280,6 +282,43 @@ func TestWhatBothHaveLostStopsNobody(t *testing.T) {
 	d := Judge(facts)
 	if len(d.GetFindings()) != 2 || d.GetFindings()[0].GetStops() || d.GetVips()[0].GetTaker() != "lb-backup" {
 		t.Errorf("found %v, taker %q", d.GetFindings(), d.GetVips()[0].GetTaker())
+	}
+}
+
+// A VIP that is advertised over another network needs both: an interface to be on, and
+// an address to advertise from on the other one alone.
+func TestBothNetworksOfAVIPAreLookedAt(t *testing.T) {
+	for name, test := range map[string]struct {
+		spoil  func(front, back *agentv1.NetworkFacts)
+		reason string
+	}{
+		"well":                {func(_, _ *agentv1.NetworkFacts) {}, ""},
+		"back is down":        {func(_, back *agentv1.NetworkFacts) { back.Up = false }, "INTERFACE_DOWN"},
+		"front is gone":       {func(front, _ *agentv1.NetworkFacts) { front.Exists = false }, "INTERFACE_MISSING"},
+		"nothing to say from": {func(_, back *agentv1.NetworkFacts) { back.Addresses = nil }, "NO_ADDRESS"},
+		"dropped on front":    {func(_, back *agentv1.NetworkFacts) { back.Network, back.Interface = "back", "eth2" }, ""},
+	} {
+		facts := well(t)
+		next, _, err := facts.Config.Apply(state.UpdateVip(&tandemv1.Vip{Name: "clusters/default/vips/web", VrrpNetwork: "back"},
+			&fieldmaskpb.FieldMask{Paths: []string{"vrrp_network"}}), state.Env{Author: "test"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		facts.Config = next
+		for n := range facts.Nodes {
+			d := facts.Nodes[n].Diagnosis
+			d.Networks = append(d.Networks, &agentv1.NetworkFacts{Network: "back", Interface: "eth2", Exists: true, Up: true, Carrier: true, Addresses: []string{fmt.Sprintf("10.0.0.%d/24", n+1)}})
+			if name == "dropped on front" {
+				d.Drops = []*agentv1.FirewallDrop{{Network: "front", Certain: true}}
+			}
+		}
+		facts.Nodes[1].Instances["web"][0].Advertisers[0].Address = "10.0.0.1"
+		d := facts.Nodes[1].Diagnosis
+		test.spoil(d.Networks[0], d.Networks[1])
+		got := Judge(facts)
+		if reasons := got.GetVips()[0].GetStandbys()[0].GetObstacles(); strings.Join(reasons, " ") != test.reason || len(got.GetFindings()) != len(reasons) {
+			t.Errorf("%s: found %v, want %q", name, got.GetFindings(), test.reason)
+		}
 	}
 }
 

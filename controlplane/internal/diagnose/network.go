@@ -12,25 +12,27 @@ import (
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
 )
 
-// networks judges a node's interfaces, network by network.
+// networks judges a node's interfaces: those that the VIPs are on, and those that they
+// are advertised over.
 func (j *judgement) networks(n *Node) {
-	byNetwork := make(map[string][]*tandemv1.Vip)
-	var order []string
-	for _, v := range j.vips {
-		network := state.EffectiveNetwork(v)
-		if byNetwork[network] == nil {
-			order = append(order, network)
+	ill := make(map[string]*finding) // by network; nil: it is well
+	lacks := func(network string, v *tandemv1.Vip) bool {
+		f, known := ill[network]
+		if !known {
+			f = j.network(n, network)
+			ill[network] = f
 		}
-		byNetwork[network] = append(byNetwork[network], v)
+		if f != nil {
+			j.stopsPair(f, v, n)
+		}
+		return f != nil
 	}
-	for _, network := range order {
-		f := j.network(n, network)
-		for _, v := range byNetwork[network] {
-			if f != nil {
-				j.stopsPair(f, v, n)
-			} else {
-				j.addresses(n, v)
-			}
+	for _, v := range j.vips {
+		if !lacks(state.EffectiveNetwork(v), v) {
+			j.clients(n, v)
+		}
+		if !lacks(state.EffectiveVrrpNetwork(v), v) {
+			j.speaks(n, v)
 		}
 	}
 }
@@ -80,44 +82,57 @@ func (n *Node) known() []string {
 	return all
 }
 
-// addresses judges what a node has on a VIP's network, and what it makes of ARP.
-func (j *judgement) addresses(n *Node, v *tandemv1.Vip) {
+// clients judges whether clients on a VIP's network would find it on a node.
+func (j *judgement) clients(n *Node, v *tandemv1.Vip) {
 	facts := n.network(state.EffectiveNetwork(v))
-	name := facts.GetInterface()
+	name, vip := facts.GetInterface(), id(v.GetName())
 	virtual := prefixes(v.GetAddresses())
-	own := slices.DeleteFunc(prefixes(facts.GetAddresses()), func(p netip.Prefix) bool { return j.isVirtual(p.Addr()) })
-	for _, six := range []bool{false, true} {
-		if !slices.ContainsFunc(virtual, func(p netip.Prefix) bool { return p.Addr().Is6() == six }) {
-			continue
-		}
-		has := slices.ContainsFunc(own, func(p netip.Prefix) bool { return p.Addr().Is6() == six && (!six || p.Addr().IsLinkLocalUnicast()) })
-		switch {
-		case six && facts.GetIpv6Disabled():
-			j.stopsPair(j.on(n, interfaces, "IPV6_DISABLED", fmt.Sprintf("interface %s of %s takes no IPv6, which VIP %s needs", name, n.ID, id(v.GetName())),
-				fmt.Sprintf("net.ipv6.conf.%s.disable_ipv6 is 1", name), fmt.Sprintf("on %s: sysctl -w net.ipv6.conf.%s.disable_ipv6=0", n.ID, name)), v, n)
-		case !has && six:
-			j.stopsPair(j.on(n, interfaces, "NO_ADDRESS", fmt.Sprintf("interface %s of %s has no link-local address to advertise VIP %s from", name, n.ID, id(v.GetName())),
-				"its addresses: "+list(facts.GetAddresses()), fmt.Sprintf("on %s: ip link set %s addrgenmode eui64, down and up again", n.ID, name)), v, n)
-		case !has:
-			j.stopsPair(j.on(n, interfaces, "NO_ADDRESS", fmt.Sprintf("interface %s of %s has no IPv4 address of its own to advertise VIP %s from", name, n.ID, id(v.GetName())),
-				"its addresses: "+list(facts.GetAddresses()), fmt.Sprintf("on %s: ip address add ADDRESS/LENGTH dev %s", n.ID, name)), v, n)
-		}
+	if slices.ContainsFunc(virtual, isFamily(true)) && facts.GetIpv6Disabled() {
+		j.stopsPair(j.on(n, interfaces, "IPV6_DISABLED", fmt.Sprintf("interface %s of %s takes no IPv6, which VIP %s needs", name, n.ID, vip),
+			fmt.Sprintf("net.ipv6.conf.%s.disable_ipv6 is 1", name), fmt.Sprintf("on %s: sysctl -w net.ipv6.conf.%s.disable_ipv6=0", n.ID, name)), v, n)
 	}
-	if p := strange(virtual, own); p.IsValid() {
-		j.on(n, interfaces, "VIP_OUTSIDE_SUBNET", fmt.Sprintf("%s of VIP %s is in no subnet that interface %s of %s has: only hosts that are told the way to it reach it there", p, id(v.GetName()), name, n.ID),
+	if p := strange(virtual, j.own(facts)); p.IsValid() {
+		j.on(n, interfaces, "VIP_OUTSIDE_SUBNET", fmt.Sprintf("%s of VIP %s is in no subnet that interface %s of %s has: only hosts that are told the way to it reach it there", p, vip, name, n.ID),
 			"its addresses: "+list(facts.GetAddresses()), fmt.Sprintf("map the network to the right interface in agent.yaml of %s, or give the VIP an address of the subnet; nothing to do if it is routed there", n.ID)).about(v)
 	}
 	if facts.GetArpIgnore() == 8 {
-		j.stopsPair(j.on(n, interfaces, "ARP_IGNORED", fmt.Sprintf("%s answers nobody who asks for an address of interface %s: clients could not find VIP %s there", n.ID, name, id(v.GetName())),
+		j.stopsPair(j.on(n, interfaces, "ARP_IGNORED", fmt.Sprintf("%s answers nobody who asks for an address of interface %s: clients could not find VIP %s there", n.ID, name, vip),
 			"net.ipv4.conf: arp_ignore is 8", fmt.Sprintf("on %s: sysctl -w net.ipv4.conf.%s.arp_ignore=0 net.ipv4.conf.all.arp_ignore=0", n.ID, name)), v, n)
 	}
+}
+
+// speaks judges whether a node has addresses to advertise a VIP from, and takes the
+// other nodes' advertisements. Those of IPv6 come from link-local addresses, but for
+// unicast (RFC 9568, section 5.1.2.1).
+func (j *judgement) speaks(n *Node, v *tandemv1.Vip) {
+	facts := n.network(state.EffectiveVrrpNetwork(v))
+	own := j.own(facts)
+	for _, six := range []bool{false, true} {
+		speaks := func(p netip.Prefix) bool {
+			return p.Addr().Is6() == six && (!six || p.Addr().IsLinkLocalUnicast() || state.EffectiveUnicast(j.Config, v))
+		}
+		if facts.GetIpv6Disabled() && six || !slices.ContainsFunc(prefixes(v.GetAddresses()), isFamily(six)) || slices.ContainsFunc(own, speaks) {
+			continue
+		}
+		family, cure := "IPv4", "ip address add ADDRESS/LENGTH dev "+facts.GetInterface()
+		if six {
+			family, cure = "link-local IPv6", fmt.Sprintf("ip link set %s addrgenmode eui64, down and up again", facts.GetInterface())
+		}
+		j.stopsPair(j.on(n, interfaces, "NO_ADDRESS", fmt.Sprintf("interface %s of %s has no %s address of its own to advertise VIP %s from", facts.GetInterface(), n.ID, family, id(v.GetName())),
+			"its addresses: "+list(facts.GetAddresses()), fmt.Sprintf("on %s: %s", n.ID, cure)), v, n)
+	}
 	j.reverse(n, v, own)
+}
+
+// own are the addresses of an interface that are no VIP's.
+func (j *judgement) own(facts *agentv1.NetworkFacts) []netip.Prefix {
+	return slices.DeleteFunc(prefixes(facts.GetAddresses()), func(p netip.Prefix) bool { return j.isVirtual(p.Addr()) })
 }
 
 // reverse judges whether strict reverse path filtering drops the advertisements of
 // another node: it does when its address is no neighbour of this one.
 func (j *judgement) reverse(n *Node, v *tandemv1.Vip, own []netip.Prefix) {
-	facts := n.network(state.EffectiveNetwork(v))
+	facts := n.network(state.EffectiveVrrpNetwork(v))
 	if facts.GetReversePathFilter() != 1 {
 		return
 	}
