@@ -28,9 +28,9 @@ const (
 // cutOff keeps an instance off its VIP.
 type cutOff struct {
 	until time.Time
-	// deaf: nothing is received. Else the one that is heard to hold the VIP must be
-	// heard still.
-	deaf bool
+	// firm: it lasts until the interface carries both ways. Else it ends as well when
+	// the one that is heard to hold the VIP is heard no longer.
+	firm bool
 }
 
 // rouse wakes the goroutine that does for the observer what takes long.
@@ -43,15 +43,18 @@ func (o *observer) rouse() {
 
 // useless tells whether an instance is to be kept off, since another node is better in
 // any case.
-func (o *observer) useless(w *watched) (deaf, useless bool) {
+func (o *observer) useless(w *watched) (firm, useless bool) {
 	c := o.scores.cuts[w.name]
-	switch w.Wire.Reach {
-	case wire.ReachDeaf:
-		return true, w.peered
-	case wire.ReachMute:
-		// A stray packet does not make a deaf one useful.
-		deaf := c != nil && c.deaf
-		return deaf, deaf || w.peered && w.Wire.hearsNode() && (c != nil || w.State == InstanceMaster)
+	switch {
+	case !w.peered:
+		return false, false
+	case w.Wire.Reach == wire.ReachDeaf:
+		return true, true
+	case w.Wire.Reach == wire.ReachMute:
+		// A stray packet does not make a deaf one useful. Where the advertisements go
+		// elsewhere its peer hears them still, and stands by.
+		firm = w.apart() || c != nil && c.firm
+		return firm, firm || w.Wire.hearsNode() && (c != nil || w.State == InstanceMaster)
 	default:
 		return false, false
 	}
@@ -62,12 +65,12 @@ func (o *observer) judgeReach(now time.Time) {
 	for n := range o.watched {
 		w := &o.watched[n]
 		c := o.scores.cuts[w.name]
-		deaf, useless := o.useless(w)
+		firm, useless := o.useless(w)
 		switch {
 		case useless && c == nil:
 			o.rouse()
 		case useless:
-			c.deaf = deaf
+			c.firm = firm
 		case c != nil:
 			o.rejoin(w, "its interface carries both ways, or nobody else holds the VIP", now)
 		}
@@ -109,19 +112,19 @@ func (o *observer) uselessFiles() map[string][]string {
 func (o *observer) keepOff(vip string, now time.Time) error {
 	for n := range o.watched {
 		w := &o.watched[n]
-		deaf, useless := o.useless(w)
+		firm, useless := o.useless(w)
 		if w.vip != vip || !useless {
 			continue
 		}
 		c := o.scores.cuts[w.name]
 		if c == nil {
 			why := w.iface + " carries nothing out"
-			if deaf {
+			if w.Wire.Reach == wire.ReachDeaf {
 				why = w.iface + " carries nothing in"
 			}
 			o.log.Warn("keeping off a VIP", "vip", w.vip, "instance", w.name, "reason", why)
 			o.notes = append(o.notes, fmt.Sprintf("VIP %s: kept off, since %s: another node is to hold it", w.vip, why))
-			c = &cutOff{deaf: deaf}
+			c = &cutOff{firm: firm}
 			o.scores.cuts[w.name] = c
 		}
 		c.until = now.Add(cutLease)

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/wire"
 )
 
 // newSwitched is a cluster whose nodes are on a switch with their gateway.
@@ -35,16 +37,21 @@ func newSwitched(t *testing.T) (a, b *node, middle string) {
 		n.mustApply(web(n.name, priority))
 	}
 	waitMaster(t, 5*time.Second, "web", "10.9.0.100", a, b)
+	allAsked(t, a, b)
+	return a, b, middle
+}
+
+// allAsked waits until the nodes have asked everybody by turns.
+func allAsked(t *testing.T, nodes ...*node) {
+	t.Helper()
 	for _, n := range nodes {
 		within(t, 5*time.Second, n.name+" has asked who is there", func() bool {
 			w := n.instance("web").Wire
-			return w.Listens && len(w.Findings) == 0 && w.Reach != 0
+			return w.Listens && len(w.Findings) == 0 && w.Reach == wire.ReachBoth
 		})
 	}
-	// Everybody has been asked by turns.
 	began := time.Now()
 	within(t, 5*time.Second, "a second", func() bool { return time.Since(began) > time.Second })
-	return a, b, middle
 }
 
 // lose has a node's interface lose all packets of directions: "ingress", "egress".
@@ -105,6 +112,32 @@ func TestI7ANodeThatIsCutOffHoldsNothing(t *testing.T) {
 				return time.Since(began) > cutLease+guardSlack+time.Second
 			})
 			lost.losesNothing()
+			took = waitMaster(t, 10*time.Second, "web", "10.9.0.100", a, b)
+			t.Logf("all was well %v after its end", took)
+		})
+	}
+}
+
+// The same where the advertisements go over another network, and are heard still.
+func TestI7AHolderWhoseAddressesAreCutOffHoldsNothing(t *testing.T) {
+	t.Parallel()
+	for name, direction := range map[string]string{"deaf": "ingress", "mute": "egress"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			sw, a, b := newApart(t)
+			ip(t, "-n", sw, "address", "add", "10.9.0.9/24", "dev", "br0")
+			for n, priority := range map[*node]uint32{a: 230, b: 220} {
+				ip(t, "-n", n.namespace, "route", "add", "default", "via", "10.9.0.9")
+				n.mustApply(overVRRP(web(n.name, priority)))
+			}
+			waitMaster(t, 5*time.Second, "web", "10.9.0.100", a, b)
+			allAsked(t, a, b)
+			a.lose(direction)
+			took := within(t, 10*time.Second, "the other one holds the VIP alone", func() bool {
+				return b.has("10.9.0.100") && !a.has("10.9.0.100") && b.instance("web").State == InstanceMaster
+			})
+			t.Logf("the other one held it alone after %v", took)
+			a.losesNothing()
 			took = waitMaster(t, 10*time.Second, "web", "10.9.0.100", a, b)
 			t.Logf("all was well %v after its end", took)
 		})
