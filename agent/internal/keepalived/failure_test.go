@@ -243,6 +243,7 @@ func TestShortFreezeMovesNothing(t *testing.T) {
 	t.Parallel()
 	a, b := newCluster(t)
 	for interval, freeze := range map[time.Duration]time.Duration{
+		50 * time.Millisecond:  50 * time.Millisecond,
 		100 * time.Millisecond: 100 * time.Millisecond,
 		time.Second:            1500 * time.Millisecond,
 	} {

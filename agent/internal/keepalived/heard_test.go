@@ -113,6 +113,26 @@ func TestAdvertMismatch(t *testing.T) {
 	}
 }
 
+// A node and an old keepalived with VRRPv2, its password and the profile wan are a pair:
+// the better one holds the VIP alone, and the other one takes over.
+func TestAnOldPeerWithAPassword(t *testing.T) {
+	t.Parallel()
+	c := web("lb-master", 230)
+	c.Instances[0].Version, c.Instances[0].AdvertInterval, c.Instances[0].AuthPassword = 2, durationpb.New(time.Second), "secret12"
+	a, second := alone(t, beside(c, "10.9.0.2"))
+	peer := &node{t: t, namespace: second}
+	t.Run("while it runs", func(t *testing.T) {
+		startByHand(t, second, "10.9.0.100/24", "version 2\n advert_int 1\n authentication {\n auth_type PASS\n auth_pass secret12\n }")
+		within(t, 10*time.Second, "the better one holds it alone", func() bool {
+			return peer.has("10.9.0.100") && !a.has("10.9.0.100") && a.instance("web").State == InstanceBackup
+		})
+	})
+	within(t, 10*time.Second, "the other one has taken over", func() bool { return a.has("10.9.0.100") && !peer.has("10.9.0.100") })
+	if got := a.found("web", FindingMismatch); got != "" {
+		t.Errorf("found %q", got)
+	}
+}
+
 // A keepalived on a machine that is no node is a stranger, whether it sends to the
 // group or to this node, from its own link-layer address or the router's.
 func TestForeignSpeaker(t *testing.T) {

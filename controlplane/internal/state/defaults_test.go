@@ -53,6 +53,23 @@ func TestDefaults(t *testing.T) {
 	}
 }
 
+// VRRPv2 counts in seconds: wan is its profile, and the only one to be proposed.
+func TestTheProfileOfVRRPv2(t *testing.T) {
+	c := guide(t)
+	if name, _ := ProfileFor(c, 0); name != "fast" {
+		t.Errorf("VRRPv3 gets %q", name)
+	}
+	c = apply(t, c, UpdateCluster(&tandemv1.Cluster{Name: "default", Vrrp: &tandemv1.Vrrp{Version: proto.Uint32(2), AuthPassword: "secret12", Profile: "wan"}}, nil))
+	if d := EffectiveAdvertInterval(c, c.Vip("web")); d != time.Second {
+		t.Errorf("the interval is %v", d)
+	}
+	for late, want := range map[time.Duration]string{0: "wan", 500 * time.Millisecond: "wan", 501 * time.Millisecond: ""} {
+		if name, _ := ProfileFor(c, late); name != want {
+			t.Errorf("%v late: %q, want %q", late, name, want)
+		}
+	}
+}
+
 // TestInheritance goes from default over cluster to listener, pool and VIP.
 func TestInheritance(t *testing.T) {
 	c := apply(t, guide(t), UpdateCluster(&tandemv1.Cluster{Name: "default",

@@ -99,10 +99,10 @@ func TestWatcherAsksForWhatIsWatched(t *testing.T) {
 // A question that took longer than it may says nothing: the agent had no turn.
 func TestAPauseOfTheAgentLosesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var pause time.Duration
+		var pause atomic.Int64
 		w := newWatcher(func(ctx context.Context, _ Spec) error {
-			if pause > 0 {
-				<-time.After(pause)
+			if d := time.Duration(pause.Load()); d > 0 {
+				<-time.After(d)
 				return context.DeadlineExceeded
 			}
 			return nil
@@ -116,7 +116,7 @@ func TestAPauseOfTheAgentLosesNothing(t *testing.T) {
 			pause time.Duration
 			lost  bool
 		}{{0, false}, {s.Timeout + 2*paused, false}, {s.Timeout, true}} {
-			pause = test.pause
+			pause.Store(int64(test.pause))
 			<-time.After(5 * time.Second)
 			synctest.Wait()
 			if v := w.Verdict(s); v.Lost != test.lost {
