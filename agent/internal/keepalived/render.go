@@ -142,7 +142,7 @@ vrrp_instance %s {
 	}
 	if links := i.links(); len(links) > 0 || i.apart() {
 		w.WriteString("    track_interface {\n")
-		if i.apart() {
+		if i.apart() { // newer keepalived tracks the interface of an address by itself (no_track)
 			fmt.Fprintf(w, "        %s\n", i.iface)
 		}
 		for _, l := range links {

@@ -56,16 +56,31 @@ func Nodes(nodes []*tandemv1.Node, clock Clock) output.Table {
 
 // Vips is a table of VIPs.
 func Vips(vips []*tandemv1.Vip) output.Table {
-	t := output.Table{Columns: output.Columns("NAME", "ADDRESSES", "VRID", "NETWORK", "FAIL BACK", "PRIORITIES", "+ADVERT", "+HANDOVER", "+TRACKS", "+ETAG")}
+	t := output.Table{Columns: output.Columns("NAME", "ADDRESSES", "VRID", "NETWORK", "FAIL BACK", "PRIORITIES", "+ADVERT", "+OVER", "+HANDOVER", "+TRACKS", "+ETAG")}
 	for _, v := range vips {
 		failBack := or(v.GetFailBack(), "automatic")
 		if v.GetFailBackDelay() != nil {
 			failBack += " " + duration(v.GetFailBackDelay())
 		}
 		t.Rows = append(t.Rows, cells(name.ID(v.GetName()), strings.Join(v.GetAddresses(), ", "), strconv.Itoa(int(v.GetVrid())),
-			or(v.GetNetwork(), "front"), failBack, priorities(v.GetPriorities()), duration(v.GetAdvertInterval()), duration(v.GetHandoverTimeout()), tracks(v.GetTracks()), v.GetEtag()))
+			or(v.GetNetwork(), "front"), failBack, priorities(v.GetPriorities()), duration(v.GetAdvertInterval()), over(v), duration(v.GetHandoverTimeout()), tracks(v.GetTracks()), v.GetEtag()))
 	}
 	return t
+}
+
+// over is what a VIP's advertisements go over, where it says that.
+func over(v *tandemv1.Vip) string {
+	var parts []string
+	if v.GetVrrpNetwork() != "" {
+		parts = append(parts, v.GetVrrpNetwork())
+	}
+	switch {
+	case v.GetUnicast():
+		parts = append(parts, "unicast")
+	case v.Unicast != nil:
+		parts = append(parts, "multicast")
+	}
+	return or(strings.Join(parts, ", "), "-")
 }
 
 func tracks(all []*tandemv1.Track) string {

@@ -207,7 +207,7 @@ func TestTables(t *testing.T) {
 		{"nodes", Nodes([]*tandemv1.Node{{Name: id("nodes", "lb-master"), Number: 1, Uid: "u1", JoinTime: ago(time.Hour), Drain: true}, {Name: id("nodes", "lb-backup"), Number: 2}}, clock)},
 		{"vips", Vips([]*tandemv1.Vip{
 			{Name: id("vips", "web"), Addresses: []string{"192.168.1.100/24", "2001:db8::1/64"}, Vrid: 51},
-			{Name: id("vips", "db"), Addresses: []string{"10.0.0.1/8"}, Vrid: 52, Network: "back", FailBack: "delayed", FailBackDelay: durationpb.New(time.Minute), HandoverTimeout: durationpb.New(time.Hour), Tracks: []*tandemv1.Track{{Kind: "gateway"}, {Kind: "ping", Target: "10.0.0.9", Weight: proto.Int32(-20)}}, Priorities: map[string]uint32{"b": 100, "a": 200}},
+			{Name: id("vips", "db"), Addresses: []string{"10.0.0.1/8"}, Vrid: 52, Network: "back", VrrpNetwork: "vrrp", Unicast: proto.Bool(true), FailBack: "delayed", FailBackDelay: durationpb.New(time.Minute), HandoverTimeout: durationpb.New(time.Hour), Tracks: []*tandemv1.Track{{Kind: "gateway"}, {Kind: "ping", Target: "10.0.0.9", Weight: proto.Int32(-20)}}, Priorities: map[string]uint32{"b": 100, "a": 200}},
 		})},
 		{"listeners", Listeners([]*tandemv1.Listener{{
 			Name: id("listeners", "web_frontend"), Pool: "web_servers", Effective: settings,
