@@ -118,6 +118,20 @@ func TestI7ANodeThatIsCutOffHoldsNothing(t *testing.T) {
 	}
 }
 
+// talk has a host send to a node all the time, whether or not that answers.
+func talk(t *testing.T, from string, to *node) {
+	t.Helper()
+	ip(t, "-n", from, "neighbor", "replace", "10.9.0.1", "lladdr", macOf(t, to.namespace), "dev", "br0", "nud", "permanent")
+	cmd := exec.Command("ip", "netns", "exec", from, "timeout", "30", "bash", "-c", "while sleep 0.1; do echo >/dev/udp/10.9.0.1/9; done")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Signal(unix.SIGTERM) // timeout passes it on
+		_ = cmd.Wait()
+	})
+}
+
 // The same where the advertisements go over another network, and are heard still.
 func TestI7AHolderWhoseAddressesAreCutOffHoldsNothing(t *testing.T) {
 	t.Parallel()
@@ -132,6 +146,7 @@ func TestI7AHolderWhoseAddressesAreCutOffHoldsNothing(t *testing.T) {
 			}
 			waitMaster(t, 5*time.Second, "web", "10.9.0.100", a, b)
 			allAsked(t, a, b)
+			talk(t, sw, a)
 			a.lose(direction)
 			took := within(t, 10*time.Second, "the other one holds the VIP alone", func() bool {
 				return b.has("10.9.0.100") && !a.has("10.9.0.100") && b.instance("web").State == InstanceMaster
