@@ -160,9 +160,13 @@ func TestAGuardWaitsForTheAgent(t *testing.T) {
 	if r.called() {
 		t.Error("called beside an agent")
 	}
+	if err := os.Remove(filepath.Join(r.runDir, "released")); err != nil {
+		t.Fatal(err)
+	}
 	p = r.start()
 	r.kill(p)
-	release()
+	eventually(t, "the release is ended again", r.released)
+	release() // and it dies only then
 	eventually(t, "it is called", r.called)
 }
 

@@ -109,5 +109,10 @@ func TestAPoolThatIsDownIsTold(t *testing.T) {
 		state(a, maintenance, maintenance)
 		pass(checking)
 		l.wantAlarms()
+		// What a dead HAProxy found last is no reason.
+		a.observe(&agentv1.Observation{Haproxy: stopped})
+		state(a, down, down)
+		pass(checking)
+		l.wantAlarms("PROXY_DEAD lb-master")
 	})
 }
