@@ -133,7 +133,10 @@ func (p pastFault) isTold(events []*tandemv1.Event) error {
 		wanted := p.told
 		for _, e := range events {
 			at := e.GetTime().AsTime()
-			if len(wanted) > 0 && e.GetNode() == node && e.GetReason() == wanted[0] && !at.Before(p.begun) && !at.After(p.mended) {
+			if len(wanted) == 0 || e.GetNode() != node || at.Before(p.begun) || at.After(p.mended) {
+				continue
+			}
+			if reason, words, _ := strings.Cut(wanted[0], " "); e.GetReason() == reason && strings.Contains(e.GetMessage(), words) {
 				wanted = wanted[1:]
 			}
 		}

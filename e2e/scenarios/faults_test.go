@@ -32,7 +32,8 @@ type fault struct {
 	// absent says that the agents do not run meanwhile, so that nobody can tell
 	// what happens to the nodes.
 	absent bool
-	// told are reasons of events that the agents must log, in this order.
+	// told are events that the agents must log, in this order: a reason, and perhaps
+	// words of the message after it.
 	told []string
 }
 
@@ -237,7 +238,7 @@ func (s *site) failover(*rand.Rand) kind {
 	return func(node string) fault {
 		vip := activeVIPs[slices.IndexFunc(activeVIPs, func(v activeVIP) bool { return v.home == node })]
 		return fault{
-			kind: "failover of " + vip.id,
+			kind: "failover of " + vip.id, told: []string{"NODE_NOTE was moved to another node"},
 			begin: func(ctx context.Context) error {
 				_, err := s.Nodes[node].LbAgent(ctx, "failover", vip.id, "--for", "1s")
 				return err
