@@ -16,6 +16,7 @@ import (
 // I3: at start, after each apply and after a kill at any point in it, file =
 // runtime = target.
 func TestI3FileRuntimeAndTargetAgree(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	ctx := labtest.Deadline(t, 3*time.Minute)
 	d := &drawn{site: s, random: rand.New(rand.NewPCG(3, 3)), extra: map[string]netip.AddrPort{}}

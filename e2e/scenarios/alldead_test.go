@@ -87,8 +87,10 @@ func TestI1WithoutAgentsADeadHAProxyMovesTheVIP(t *testing.T) {
 // I8: whatever is dead everywhere, one node holds the VIP, and the status says what is
 // wrong.
 func TestI8AllDead(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	ctx := labtest.Deadline(t, 2*time.Minute)
+	s.lbctl(ctx, "pool", "set", "web_servers", "--interval", "250ms")
 	for _, tt := range []struct {
 		name       string
 		begin, end func() error

@@ -24,6 +24,7 @@ import (
 // the reload gets one more answer from it and is closed with that; nothing else
 // reaches a backend in maintenance.
 func TestI5AppliedIsInEffectOnEveryWorker(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	ctx := labtest.Deadline(t, 2*time.Minute)
 	s.lbctl(ctx, "cluster", "set", "--http-keep-alive-timeout", "50s")

@@ -25,6 +25,7 @@ const (
 // Bad input gets one clear error that names the field and what would be right,
 // the same by lbctl, curl and grpcurl, and nothing changes.
 func TestBadInputIsRefusedAlikeAtEveryDoor(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	ctx := labtest.Deadline(t, 2*time.Minute)
 	s.lbctl(ctx, "cluster", "add", "staging")
@@ -244,6 +245,7 @@ func large(t *testing.T) string {
 // The first steps work as typed, at every door, from nothing but the
 // defaults.
 func TestFirstStepsAtEveryDoor(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	ctx := labtest.Deadline(t, time.Minute)
 	d := openDoors(ctx, s)

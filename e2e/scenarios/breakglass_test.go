@@ -82,6 +82,7 @@ func (s *site) wait(ctx context.Context, what string, conditions ...cluster.Cond
 // Without the controller a node does what its operator says, keeps it, and shows
 // it as drift when the controller is back.
 func TestBreakGlass(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	ctx := labtest.Deadline(t, 3*time.Minute)
 	master := s.Master()

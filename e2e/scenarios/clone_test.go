@@ -19,6 +19,7 @@ import (
 // A second machine with the identity of a node is noticed within seconds, costs
 // no client anything, and is forgotten when it is gone.
 func TestClonedNodeIsNoticed(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	ctx := labtest.Deadline(t, 3*time.Minute)
 	original, host := s.Backup(), s.Controller.Host

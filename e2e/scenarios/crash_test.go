@@ -190,6 +190,7 @@ func (c *crashSite) controllerAt(ctx context.Context, point string) {
 // I2, I3: an agent and a controller that end at a step of a change lose nothing.
 // TestRandomCrashPoints goes through all steps.
 func TestI3CrashInAChange(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	s.Use(crashPrograms(t))
 	whileHammered(t, s, 1, func(ctx context.Context, c *crashSite) {

@@ -20,6 +20,7 @@ import (
 // A node that cannot write goes on with servers and says so, refuses a new
 // structure in plain words, and recovers by itself.
 func TestDiskThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	ctx := labtest.Deadline(t, 3*time.Minute)
 	n := s.Backup()

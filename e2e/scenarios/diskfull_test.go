@@ -19,6 +19,7 @@ import (
 // changes are refused with a reason, reads and sessions go on, a controller even
 // starts, events wait, and all goes on once there is space again.
 func TestControllerDiskFull(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	ctx := labtest.Deadline(t, 3*time.Minute)
 	s.under(ctx, steady, func() {

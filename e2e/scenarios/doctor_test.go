@@ -62,6 +62,7 @@ type illness struct {
 // What keeps a VIP from moving is found on both nodes at once, each time with what
 // was seen and the cure, which cures it; and of a pair that is well nothing is said.
 func TestDoctorFindsWhatKeepsAVIPFromMoving(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	ctx := labtest.Deadline(t, 4*time.Minute)
 	master, backup := s.Master(), s.Backup()
@@ -251,6 +252,7 @@ func has(d *tandemv1.Diagnosis, ill illness) error {
 // A second network's interface is looked at on both nodes, too: one that is down, and
 // one that is gone.
 func TestDoctorLooksAtEachInterface(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	ctx := labtest.Deadline(t, 3*time.Minute)
 	for number, name := range clustertest.Both {

@@ -143,6 +143,7 @@ func TestI7OneOfTwoHoldersIsFencedOff(t *testing.T) {
 // The node is fenced off that the gateway does not answer, though its priority is
 // the higher one.
 func TestI7TheOneThatIsCutOffIsFencedOff(t *testing.T) {
+	t.Parallel()
 	g := newTorn(t)
 	ctx := labtest.Deadline(t, 2*time.Minute)
 	master := g.Lab.Host(cluster.Master)
@@ -166,6 +167,7 @@ func TestI7TheOneThatIsCutOffIsFencedOff(t *testing.T) {
 
 // A node that has lost only the controller never gives a VIP up.
 func TestI7LosingTheControllerMovesNoVIP(t *testing.T) {
+	t.Parallel()
 	g := newTorn(t)
 	ctx := labtest.Deadline(t, 2*time.Minute)
 	if err := g.Lab.Host(cluster.Master).Drop(ctx, lab.In, "tcp sport 9443"); err != nil {

@@ -45,6 +45,7 @@ var partitions = []partition{
 // I7: after each of ten heals, of ten kinds of partitions, all clients reach the VIP, and
 // the one with an ARP entry that was in use has the holder's.
 func TestI7HealsLeaveNoStaleEntry(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	clients := s.startFaultClients(t.Context(), t, lab.VIP.Addr())
 	s.healthy(labtest.Deadline(t, repair))

@@ -131,6 +131,7 @@ var textFields = []textField{
 // with the name of its field, alike at each door, or it is a value in the files
 // and nothing else in them changes.
 func TestI6NoTextBecomesADirective(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	ctx := labtest.Deadline(t, 2*time.Minute)
 	d := openDoors(ctx, s)

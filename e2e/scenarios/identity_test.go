@@ -112,6 +112,7 @@ func healthyPairOn(holder string) cluster.Condition {
 // Another machine, under a hostname of its own, takes the place of the VIP's
 // holder, while that one runs.
 func TestAMachineTakesANodesPlace(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	ctx := labtest.Deadline(t, time.Minute)
 	old := s.Master()

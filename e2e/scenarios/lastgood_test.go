@@ -20,6 +20,7 @@ import (
 // I4: a refused or failed apply leaves the last good configuration serving, is
 // reported with the daemon's own words, and ends by itself with its cause.
 func TestI4LastGoodConfigurationServes(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	ctx := labtest.Deadline(t, 2*time.Minute)
 	for _, tt := range []struct {

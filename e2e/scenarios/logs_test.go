@@ -21,6 +21,7 @@ import (
 // A session that uses every kind of secret leaves none in any log: of requests,
 // of VIPs, of the agents, of the controller and of the daemons.
 func TestI10NoSecretIsInAnyLog(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	ctx := labtest.Deadline(t, 2*time.Minute)
 	const password, bearer, cookie, query, wrong = "canary-password", "canary-bearer", "canary-cookie", "canary-query", "canary-operator"

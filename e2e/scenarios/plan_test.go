@@ -14,6 +14,7 @@ import (
 // A plan shows what a file would change and what each node's own HAProxy and
 // keepalived say to it, and changes nothing.
 func TestPlanAsksTheNodes(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	ctx := labtest.Deadline(t, 2*time.Minute)
 	text, err := os.ReadFile(guideFile(t))

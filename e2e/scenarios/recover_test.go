@@ -15,6 +15,7 @@ import (
 
 // A bind that a node cannot have holds back nothing that needs no reload.
 func TestRuntimeFollowsThoughTheStructureFails(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	ctx := labtest.Deadline(t, time.Minute)
 	n := s.Backup()
@@ -58,6 +59,7 @@ func TestRuntimeFollowsThoughTheStructureFails(t *testing.T) {
 
 // A node that was removed comes back with a new join token, and nothing else.
 func TestRemovedNodeJoinsAnew(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	ctx := labtest.Deadline(t, time.Minute)
 	s.under(ctx, steady, func() {

@@ -23,6 +23,7 @@ import (
 // controller waits for an operator while the nodes serve, and then brings them
 // to the backup. No client notices any of it.
 func TestRestoredControllerWaitsForAnOperator(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	ctx := labtest.Deadline(t, 2*time.Minute)
 	dir := s.Controller.Host.Dir()
@@ -84,6 +85,7 @@ func TestRestoredControllerWaitsForAnOperator(t *testing.T) {
 // An older copy of the data directory is noticed: the nodes are ahead of it,
 // get nothing from it, and the controller says how to go on.
 func TestOlderCopyOfTheDataIsNoticed(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	ctx := labtest.Deadline(t, 2*time.Minute)
 	s.under(ctx, steady, func() {

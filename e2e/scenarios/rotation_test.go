@@ -25,6 +25,7 @@ import (
 // needs more than a reconnect, a controller killed on the way goes on where it
 // was, and in the end nobody trusts the old CA.
 func TestTheCAIsRotatedUnderLoad(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	ctx := labtest.Deadline(t, 2*time.Minute)
 	before := s.identities()

@@ -69,6 +69,7 @@ func inTheClear(path, secret string) bool {
 // recognised, and all that people and programs can see is looked through for it
 // while everything is done that has to do with secrets, rightly and wrongly.
 func TestI10SecretsStayWhereTheyAre(t *testing.T) {
+	t.Parallel()
 	everySecretFieldIsKnown(t)
 	s := newSite(t)
 	ctx := labtest.Deadline(t, 4*time.Minute)

@@ -40,6 +40,7 @@ listen byhand
 // The secrets of hand-written files go with the files: to those that the daemons
 // read, and nowhere else.
 func TestI10SecretsOfHandWrittenFilesStay(t *testing.T) {
+	t.Parallel()
 	secrets := map[string][]string{"hand-written VRRP password": {canary(13)}}
 	vrrp := secrets["hand-written VRRP password"][0]
 	secrets["hand-written VRRP password"] = append(secrets["hand-written VRRP password"], vrrp[:8]) // as keepalived cuts it

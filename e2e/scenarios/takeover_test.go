@@ -135,6 +135,7 @@ func (p *pair) release(ctx context.Context) {
 }
 
 func TestTakeoverOfTheGuidesPair(t *testing.T) {
+	t.Parallel()
 	p := newPair(t, guide.Spec(), func(ctx context.Context, l *lab.Lab) error {
 		_, err := guide.Start(ctx, l)
 		return err
@@ -144,6 +145,7 @@ func TestTakeoverOfTheGuidesPair(t *testing.T) {
 }
 
 func TestTakeoverOfAHandmadePair(t *testing.T) {
+	t.Parallel()
 	p := newPair(t, handmade.Spec(), handmade.Start, handmade.Addresses...)
 	p.backend = "web/web1"
 	ctx := labtest.Deadline(t, 2*time.Minute)
@@ -171,6 +173,7 @@ func TestTakeoverOfAHandmadePair(t *testing.T) {
 // What is asked for too early waits, says what is missing, and can be called
 // off. A keepalived that has died since is started as it was found.
 func TestTakeoverCalledOffAndAfterADeath(t *testing.T) {
+	t.Parallel()
 	p := newPair(t, guide.Spec(), func(ctx context.Context, l *lab.Lab) error {
 		_, err := guide.Start(ctx, l)
 		return err

@@ -47,6 +47,7 @@ func mustLbctl(ctx context.Context, t *testing.T, g *clustertest.Guide, args ...
 // of them holds it and an alarm tells. A killed agent's score ends, and nobody is left
 // without a holder.
 func TestI8ATrackMovesTheVIPAndNeverTakesItAway(t *testing.T) {
+	t.Parallel()
 	g := newTorn(t)
 	ctx := labtest.Deadline(t, 3*time.Minute)
 	const track, promised = "gateway 192.168.1.51", 4 * time.Second // 3 questions, a second apart, and a second
@@ -132,6 +133,7 @@ func sameAgain(ctx context.Context, t *testing.T, g *clustertest.Guide) {
 // A network beside the VIP's own that loses its carrier on the holder moves the VIP; lost
 // on both, one of them holds it.
 func TestI8ANetworkThatAVIPNeeds(t *testing.T) {
+	t.Parallel()
 	g := newTorn(t)
 	ctx := labtest.Deadline(t, 2*time.Minute)
 	must := func(err error) {

@@ -23,6 +23,7 @@ import (
 // What is wrong with a node is in lbctl status with the cure, costs no client a
 // request, and ends by itself with its cause.
 func TestTroubleOfANodeIsToldAndEnds(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	ctx := labtest.Deadline(t, 2*time.Minute)
 	n := s.Backup()
@@ -152,6 +153,7 @@ func (s *site) withInterface(ctx context.Context, n *cluster.Node, from, to stri
 // A damaged last good configuration is told, ignored and fetched anew, and
 // HAProxy serves on.
 func TestDamagedLastGoodConfigurationIsFetchedAnew(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	ctx := labtest.Deadline(t, time.Minute)
 	n := s.Master()
@@ -202,6 +204,7 @@ func TestDamagedLastGoodConfigurationIsFetchedAnew(t *testing.T) {
 // the controller sends the others anew. What runs already is not moved back
 // meanwhile, however long the controller is away.
 func TestDamagedJournalIsMadeGood(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	ctx := labtest.Deadline(t, time.Minute)
 	n := s.Master()

@@ -29,6 +29,7 @@ type wireFault struct {
 // I7: each alarm about who holds a VIP is raised by its fault, made for real, with
 // what the nodes have seen, and is over with it.
 func TestI7AlarmsOfTheWire(t *testing.T) {
+	t.Parallel()
 	g := clustertest.Start(t)
 	ctx := labtest.Deadline(t, 4*time.Minute)
 	master, backup, stranger := g.Lab.Host(cluster.Master), g.Lab.Host(cluster.Backup), g.Lab.Host("client2")

@@ -63,6 +63,7 @@ func stop(t *testing.T, p *traffic.Probe) *probe.Report {
 var sample = probe.Config{Interval: 10 * time.Millisecond}
 
 func TestGuideServes(t *testing.T) {
+	t.Parallel()
 	r := start(t)
 	client := r.lab.Host("client")
 	t.Run("requests are spread", func(t *testing.T) {
@@ -95,6 +96,7 @@ func TestGuideServes(t *testing.T) {
 
 // The guide's own words: "when the master fails, the backup takes over".
 func TestGuideSurvivesCutMaster(t *testing.T) {
+	t.Parallel()
 	r := start(t)
 	p := r.probe(t, sample)
 	if err := r.Master.Host.Cut(t.Context()); err != nil {
@@ -112,6 +114,7 @@ func TestGuideSurvivesCutMaster(t *testing.T) {
 }
 
 func TestGuideRestartsKilledHAProxy(t *testing.T) {
+	t.Parallel()
 	r := start(t)
 	p := r.probe(t, sample)
 	if err := r.Master.KillHAProxy(labtest.Deadline(t, 5*time.Second)); err != nil {
@@ -130,6 +133,7 @@ func TestGuideRestartsKilledHAProxy(t *testing.T) {
 
 // The priorities 100 and 90 with weight -2 never let the backup take over.
 func TestGuideNeverMovesFromDeadHAProxy(t *testing.T) {
+	t.Parallel()
 	r := start(t)
 	p := r.probe(t, sample)
 	if err := errors.Join(r.Master.Break(), r.Master.KillHAProxy(labtest.Deadline(t, 5*time.Second))); err != nil {

@@ -3,10 +3,12 @@ package labtest
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -49,21 +51,28 @@ func Start(t testing.TB, spec lab.Spec) *lab.Lab {
 	return l
 }
 
-// Labhost builds the program that runs in the hosts of labs and returns its
-// path.
+// Labhost builds the program that runs in the hosts of labs, once for all tests of a
+// package, and returns its path.
 func Labhost(t testing.TB) string {
 	t.Helper()
-	mod, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", "github.com/tandem-lb/tandem/e2e").Output()
+	path, err := labhost()
 	if err != nil {
-		t.Fatalf("find the module: %v", err)
-	}
-	path := filepath.Join(filepath.Dir(strings.TrimSpace(string(mod))), "bin", "labhost")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", path, "github.com/tandem-lb/tandem/e2e/cmd/labhost")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build labhost: %v\n%s", err, out)
+		t.Fatal(err)
 	}
 	return path
 }
+
+var labhost = sync.OnceValues(func() (string, error) {
+	mod, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/tandem-lb/tandem/e2e").Output()
+	if err != nil {
+		return "", fmt.Errorf("find the module: %w", err)
+	}
+	path := filepath.Join(filepath.Dir(strings.TrimSpace(string(mod))), "bin", "labhost")
+	if out, err := exec.Command("go", "build", "-o", path, "github.com/tandem-lb/tandem/e2e/cmd/labhost").CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build labhost: %w\n%s", err, out)
+	}
+	return path, nil
+})
 
 // Deadline returns a context that ends with the test or after d.
 func Deadline(t testing.TB, d time.Duration) context.Context {

@@ -2,10 +2,12 @@
 package clustertest
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -102,9 +104,17 @@ func Programs(t testing.TB) cluster.Programs {
 // Root returns the root of the project.
 func Root(t testing.TB) string {
 	t.Helper()
-	mod, err := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{.Dir}}", "github.com/tandem-lb/tandem/e2e").Output()
+	path, err := root()
 	if err != nil {
-		t.Fatalf("find the module: %v", err)
+		t.Fatal(err)
 	}
-	return filepath.Dir(strings.TrimSpace(string(mod)))
+	return path
 }
+
+var root = sync.OnceValues(func() (string, error) {
+	mod, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/tandem-lb/tandem/e2e").Output()
+	if err != nil {
+		return "", fmt.Errorf("find the module: %w", err)
+	}
+	return filepath.Dir(strings.TrimSpace(string(mod))), nil
+})
