@@ -317,12 +317,13 @@ func TestConnectionsThatWereHandedOverEndWithTheirNode(t *testing.T) {
 		end     func()
 		repair  func()
 		within  float64 // ms
+		silent  bool    // nobody can tell those who wait for an answer
 	}{
 		"its proxy dies": {"5m", func() {
 			if err := s.Master().Host.KillAll(ctx, "haproxy"); err != nil {
 				t.Fatal(err)
 			}
-		}, func() {}, 2000},
+		}, func() {}, 2000, false},
 		"its cable is cut": {"5m", func() {
 			if err := s.Master().Host.Cut(ctx); err != nil {
 				t.Fatal(err)
@@ -331,8 +332,8 @@ func TestConnectionsThatWereHandedOverEndWithTheirNode(t *testing.T) {
 			if err := s.Master().Host.Plug(ctx); err != nil {
 				t.Fatal(err)
 			}
-		}, 5000},
-		"its time is over": {"2s", func() { s.served(ctx, 2*time.Second) }, func() {}, 2000},
+		}, 5000, true},
+		"its time is over": {"2s", func() { s.served(ctx, 2*time.Second) }, func() {}, 2000, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := s.in(t)
@@ -341,12 +342,13 @@ func TestConnectionsThatWereHandedOverEndWithTheirNode(t *testing.T) {
 			s.holds(ctx, cluster.Backup)
 			s.lbctl(ctx, "node", "undrain", cluster.Master)
 			s.holds(ctx, cluster.Master)
-			var ended time.Time
+			var ended, over time.Time
 			report := s.during(ctx, waiting, func() {
 				s.lbctl(ctx, "node", "drain", cluster.Master)
 				s.holds(ctx, cluster.Backup)
 				ended = time.Now()
 				test.end()
+				over = time.Now()
 				s.served(ctx, 3*time.Second)
 			})
 			test.repair()
@@ -355,6 +357,9 @@ func TestConnectionsThatWereHandedOverEndWithTheirNode(t *testing.T) {
 				t.Error("nothing has failed")
 			}
 			for _, f := range report.Failures {
+				if test.silent && f.At.Before(over) {
+					continue // its answer may be lost with the cable: it has nothing more to send, and hears nothing
+				}
 				if f.At.Before(ended) && f.At.Add(time.Duration(f.AfterMS*1e6)).Before(ended) || f.AfterMS > test.within {
 					t.Errorf("%+v, want it after %v and within %.0f ms", f, ended, test.within)
 				}
