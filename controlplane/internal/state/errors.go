@@ -64,6 +64,7 @@ const (
 	ReasonTrackTwice        = "TRACK_TWICE"
 	ReasonTrackTimeout      = "TRACK_TIMEOUT"
 	ReasonTrackNetwork      = "TRACK_NETWORK"
+	ReasonTrackOwnAddress   = "TRACK_OWN_ADDRESS"
 	ReasonAuthNeedsV2       = "AUTH_NEEDS_VRRP2"
 	ReasonFailBackDelay     = "FAIL_BACK_DELAY"
 	ReasonUserTwice         = "USER_TWICE"

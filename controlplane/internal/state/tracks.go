@@ -70,6 +70,10 @@ func (r *rules) tracks(id string, v *tandemv1.Vip) {
 			}
 			continue
 		}
+		if owner := r.owner(t, id); owner != "" {
+			r.refuse(ReasonTrackOwnAddress, []place{r.vip(id, fmt.Sprintf("tracks[%d].target", n)), r.vip(owner, "addresses")},
+				"%s is an address of VIP %q, which moves between the nodes, so it tells nothing of a node's network: name a machine that is no node of the cluster", t.GetTarget(), owner)
+		}
 		if e.GetTimeout().AsDuration() > e.GetInterval().AsDuration() {
 			r.refuse(ReasonTrackTimeout, at("timeout"), "%v is longer than the interval between two questions: must be 10ms to %v",
 				e.GetTimeout().AsDuration(), e.GetInterval().AsDuration())
@@ -78,6 +82,28 @@ func (r *rules) tracks(id string, v *tandemv1.Vip) {
 			r.refuse(ReasonStatusRange, at("expected_status"), "%s-%s is no range: must be lowest-highest, such as 200-399", lo, hi)
 		}
 	}
+}
+
+// owner is the VIP of the cluster at whose address a track asks; empty if there is none,
+// and when neither was touched: a configuration of before stays one that can be changed.
+// Of a gateway the holder itself gets no answer, so the VIP would move for ever.
+func (r *rules) owner(t *tandemv1.Track, id string) string {
+	if t.GetKind() != "gateway" && t.GetKind() != "ping" || t.GetTarget() == "" {
+		return ""
+	}
+	target := addr(t.GetTarget())
+	for i, v := range r.next.vips.values {
+		other := r.next.vips.keys[i]
+		if !r.draft.touched[VipName(r.next.id, id)] && !r.draft.touched[VipName(r.next.id, other)] {
+			continue
+		}
+		for _, a := range v.GetAddresses() {
+			if prefix(a).Addr() == target {
+				return other
+			}
+		}
+	}
+	return ""
 }
 
 // Notes tell what of a VIP is odd though it is legal, each with what would be right.
