@@ -20,7 +20,7 @@ const (
 )
 
 // Announce has everybody on the network know that this node has a VIP's addresses,
-// those that it has. It takes 0.1 s.
+// those that it has. It takes 0.1 s. ErrNotHeld: it has none, or has lost them meanwhile.
 func (d *Driver) Announce(ctx context.Context, vip string) error {
 	var all []netip.Addr
 	if err := d.do(ctx, func(o *observer) {
@@ -37,13 +37,6 @@ func (d *Driver) Announce(ctx context.Context, vip string) error {
 	if len(all) == 0 {
 		return fmt.Errorf("VIP %s: %w", vip, ErrNoVIP)
 	}
-	held, err := interfacesOf(all)
-	if err != nil {
-		return err
-	}
-	if len(held) == 0 {
-		return fmt.Errorf("VIP %s: %w", vip, ErrNotHeld)
-	}
 	for n := range announcements {
 		if n > 0 {
 			select {
@@ -52,14 +45,31 @@ func (d *Driver) Announce(ctx context.Context, vip string) error {
 				return ctx.Err()
 			}
 		}
-		for index, addresses := range held {
-			on, err := net.InterfaceByIndex(index)
-			if err == nil {
-				err = link.Announce(on, addresses)
-			}
-			if err != nil {
-				return fmt.Errorf("VIP %s: %w", vip, err)
-			}
+		// It may have lost them since the last one, and would draw clients from who has
+		// them now.
+		held, err := interfacesOf(all)
+		if err != nil {
+			return err
+		}
+		if len(held) == 0 {
+			return fmt.Errorf("VIP %s: %w", vip, ErrNotHeld)
+		}
+		if err := announce(held); err != nil {
+			return fmt.Errorf("VIP %s: %w", vip, err)
+		}
+	}
+	return nil
+}
+
+// announce announces addresses on their interfaces.
+func announce(held map[int][]netip.Addr) error {
+	for index, addresses := range held {
+		on, err := net.InterfaceByIndex(index)
+		if err == nil {
+			err = link.Announce(on, addresses)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil

@@ -161,7 +161,7 @@ func (d *Driver) attendReach(ctx context.Context) error {
 			again.Reset(cutEvery)
 		}
 		for _, vip := range unrivaled {
-			if err := d.Announce(ctx, vip); err != nil && ctx.Err() == nil {
+			if err := d.Announce(ctx, vip); err != nil && !errors.Is(err, ErrNotHeld) && ctx.Err() == nil {
 				d.log.Warn("cannot announce a VIP that another node has held, too", "vip", vip, "error", err)
 			}
 		}

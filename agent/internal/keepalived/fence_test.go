@@ -225,3 +225,32 @@ func TestAnnounce(t *testing.T) {
 		})
 	}
 }
+
+// I7: a node that loses a VIP while it announces it does not draw clients from who has
+// it then.
+func TestI7AnAnnouncementEndsWithTheVIP(t *testing.T) {
+	t.Parallel()
+	a, second := alone(t, web("lb-master", 230))
+	a.signal(unix.SIGSTOP) // or it would take the address back
+	t.Cleanup(func() { a.signal(unix.SIGCONT) })
+	believes := func(mac string) bool {
+		said, err := exec.Command("ip", "-n", second, "neighbor", "show", "10.9.0.100").CombinedOutput()
+		return err == nil && strings.Contains(string(said), mac)
+	}
+	const elsewhere = "02:00:00:00:00:99"
+	move := func() {
+		ip(t, "-n", second, "neighbor", "replace", "10.9.0.100", "lladdr", elsewhere, "dev", "eth0", "nud", "stale")
+	}
+	move()
+	answered := make(chan reply, 1)
+	go func() { answered <- a.ask(request{Announce: "web"}) }()
+	within(t, 5*time.Second, "the first announcement", func() bool { return believes(macOf(t, a.namespace)) })
+	ip(t, "-n", a.namespace, "address", "delete", "10.9.0.100/24", "dev", "eth0")
+	move()
+	if r := <-answered; !strings.Contains(r.Error, ErrNotHeld.Error()) {
+		t.Errorf("it says %q", r.Error)
+	}
+	if !believes(elsewhere) {
+		t.Error("it has drawn clients to itself without the VIP")
+	}
+}
