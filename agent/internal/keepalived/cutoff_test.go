@@ -118,6 +118,61 @@ func TestI7ANodeThatIsCutOffHoldsNothing(t *testing.T) {
 	}
 }
 
+// I8: a network that fails for less than the time in which a standby takes over moves
+// nothing, and leaves nobody without the VIP.
+func TestI8AShortFailureOfTheNetworkMovesNothing(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct{ fail, heal string }{
+		"of the switch": {"link set br0 down", "link set br0 up"},
+		"of its port":   {"link set port1 nomaster", "link set port1 master br0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a, b, middle := newSwitched(t)
+			for n, priority := range map[*node]uint32{a: 230, b: 220} {
+				n.mustApply(webOf(n.name, priority, time.Second))
+			}
+			waitMaster(t, 20*time.Second, "web", "10.9.0.100", a, b)
+			allAsked(t, a, b)
+			in := func(args string) { ip(t, append([]string{"-n", middle}, strings.Fields(args)...)...) }
+			stays := func(limit time.Duration) {
+				t.Helper()
+				began := time.Now()
+				within(t, 20*time.Second, "a while", func() bool {
+					if !a.has("10.9.0.100") || b.has("10.9.0.100") {
+						t.Fatalf("it has moved: %+v, %+v", a.instance("web"), b.instance("web"))
+					}
+					return time.Since(began) > limit
+				})
+			}
+			in(test.fail)
+			stays(1500 * time.Millisecond)
+			in(test.heal)
+			stays(5 * time.Second)
+		})
+	}
+}
+
+// I7: a standby that hears nothing is kept off before it would take over, however long it
+// would wait.
+func TestI7ADeafStandbyTakesNothingOver(t *testing.T) {
+	t.Parallel()
+	a, b, _ := newSwitched(t)
+	for n, priority := range map[*node]uint32{a: 230, b: 220} {
+		n.mustApply(webOf(n.name, priority, time.Second))
+	}
+	waitMaster(t, 20*time.Second, "web", "10.9.0.100", a, b)
+	allAsked(t, a, b)
+	b.lose("ingress")
+	began := time.Now()
+	within(t, 20*time.Second, "longer than it waits", func() bool {
+		if b.has("10.9.0.100") {
+			t.Fatalf("it has taken over after %v", time.Since(began))
+		}
+		return time.Since(began) > 6*time.Second
+	})
+}
+
 // talk has a host send to a node all the time, whether or not that answers.
 func talk(t *testing.T, from string, to *node) {
 	t.Helper()

@@ -380,7 +380,7 @@ func (e *ear) publish(now time.Time) (due time.Time) {
 	heard := make(map[string]Heard)
 	for _, r := range e.table.routers {
 		h := r.heard(now)
-		h.MAC, h.Gateway, h.Reach = link.MAC(e.on.HardwareAddr), gateway, e.reach.state(now)
+		h.MAC, h.Gateway, h.Reach = link.MAC(e.on.HardwareAddr), gateway, e.reach.state(now, r.bears())
 		heard[r.Name] = h
 	}
 	if due := e.told.Add(calm); now.Before(due) {

@@ -133,9 +133,10 @@ func (r *reach) cut(now time.Time) bool {
 	return !r.opened.IsZero() && now.Sub(r.opened) >= cutAfter && r.rounds >= cutRounds
 }
 
-// state is what is known now.
-func (r *reach) state(now time.Time) Reach {
-	switch cut := r.cut(now); {
+// state is what is known now, for somebody to whom it is no news that nobody has
+// answered for less than a time.
+func (r *reach) state(now time.Time, patience time.Duration) Reach {
+	switch cut := r.cut(now) && now.Sub(r.opened) >= patience; {
 	case cut && !r.judges || !r.answers:
 		return ReachUnknown
 	case cut && now.Sub(r.heard) >= cutAfter:

@@ -39,7 +39,7 @@ func (r *reach) play(now *time.Time, length time.Duration, n network) (state Rea
 				}
 			}
 		}
-		if is := r.state(*now); is != state {
+		if is := r.state(*now, 0); is != state {
 			state, changed = is, *now
 		}
 	}
@@ -108,6 +108,26 @@ func TestANodesOtherAddressIsNoJudge(t *testing.T) {
 	}
 }
 
+// What another node does not take over for is no news; what it does is.
+func TestReachIsPatient(t *testing.T) {
+	const patience = 4 * time.Second
+	for name, lost := range map[string]network{"deaf": {cut: true}, "mute": {heard: true}} {
+		var r reach
+		r.set(gatewayWitness, []netip.Addr{gatewayAt})
+		r.set(nodeWitness, []netip.Addr{nodeAt})
+		now := start
+		r.play(&now, 5*time.Second, network{})
+		r.play(&now, patience-100*time.Millisecond, lost)
+		if got := r.state(now, patience); got != ReachBoth {
+			t.Errorf("%s: told %v before", name, got)
+		}
+		r.play(&now, witnessEvery+200*time.Millisecond, lost)
+		if got := r.state(now, patience); got != ReachDeaf && got != ReachMute {
+			t.Errorf("%s: told %v after", name, got)
+		}
+	}
+}
+
 // An agent that had no turn for a while has not missed an answer that waits.
 func TestReachIsNotJudgedByAPause(t *testing.T) {
 	var r reach
@@ -118,7 +138,7 @@ func TestReachIsNotJudgedByAPause(t *testing.T) {
 	for range 20 {
 		asked := r.ask(now, false)
 		now = now.Add(2 * time.Second) // with the answers in the socket
-		if got := r.state(now); got == ReachDeaf || got == ReachMute {
+		if got := r.state(now, 0); got == ReachDeaf || got == ReachMute {
 			t.Fatalf("told %v by a pause", got)
 		}
 		for _, w := range asked {

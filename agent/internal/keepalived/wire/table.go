@@ -225,6 +225,16 @@ func (r *router) patience() time.Duration {
 	return adverts*r.Interval + slack
 }
 
+// bears is how long an interface may carry nothing until that matters to the router. A
+// holder gives up no sooner than the others would take over: three intervals and the
+// skew (RFC 9568, 6.1). Whoever has no address has none to lose.
+func (r *router) bears() time.Duration {
+	if !r.Holds {
+		return 0
+	}
+	return (adverts + 1) * r.Interval
+}
+
 // present tells whether a speaker advertises still.
 func (s *speaker) present(now time.Time) bool {
 	return !s.gone && now.Before(s.end)

@@ -91,7 +91,8 @@ type Heard struct {
 	// Asked tells that a host has lately asked for an address of the router, by
 	// ARP.
 	Asked bool
-	// Reach of the interface, by IPv4.
+	// Reach of the interface, by IPv4. Where this node holds the addresses it is told
+	// no sooner than another one takes over that the interface carries nothing.
 	Reach Reach
 }
 
