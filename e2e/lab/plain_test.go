@@ -27,7 +27,7 @@ func TestPlainHostsOwnTheirDaemons(t *testing.T) {
 	daemons := map[string][]int{}
 	for _, h := range l.Hosts() {
 		// The pipe makes the daemon hold nothing of its parent's.
-		script := `setsid sh -c 'read -r line <&3' "$1" 3<>"$1" </dev/null >/dev/null 2>&1 &`
+		script := `setsid sh -c ': >"$0.up"; read -r line <&3' "$1" 3<>"$1" </dev/null >/dev/null 2>&1 &`
 		fifo := h.RunDir() + "/daemon"
 		p, err := h.Start(t.Context(), lab.ProcessSpec{
 			Name: "parent",
@@ -43,6 +43,9 @@ func TestPlainHostsOwnTheirDaemons(t *testing.T) {
 			pids, err := h.Pids("sh")
 			if err == nil && len(pids) != 1 {
 				err = errors.New("not there")
+			}
+			if err == nil {
+				_, err = os.Stat(fifo + ".up") // before, it is the shell that is to become it
 			}
 			daemons[h.Name] = pids
 			return err

@@ -120,8 +120,14 @@ func TestGuideRestartsKilledHAProxy(t *testing.T) {
 	if err := r.Master.KillHAProxy(labtest.Deadline(t, 5*time.Second)); err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the VIP to answer again", func(ctx context.Context) error {
+	answers := 0
+	until(t, "the VIP to answer again, the probe as well", func(ctx context.Context) error {
 		_, err := r.lab.Host("client").Output(ctx, "curl", "-sf", "-m", "1", "http://192.168.1.100/")
+		if answers++; err != nil {
+			answers = 0
+		} else if answers < 10 {
+			err = errors.New("the probe may not have asked since")
+		}
 		return err
 	})
 	report := stop(t, p)
