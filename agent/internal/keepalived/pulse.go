@@ -123,9 +123,11 @@ func (d *Driver) feel(ctx context.Context) error {
 		switch s.look(time.Now(), pulse, subject.patience) {
 		case alive:
 		case doubtful:
-			began := time.Now()
-			d.question(ctx, of)
-			s.ask(began, time.Now())
+			if began, asked := d.question(ctx, of); asked {
+				s.ask(began, time.Now())
+			} else {
+				s.looked = time.Now() // it is as doubtful as before
+			}
 		case hung:
 			killed = of
 			if err := d.replace(ctx, subject, pulse.Stopped); err != nil && ctx.Err() == nil {
@@ -135,21 +137,27 @@ func (d *Driver) feel(ctx context.Context) error {
 	}
 }
 
-// question asks keepalived for something, for answerTime: its process wakes for that.
-// Where somebody else has the control it is being asked.
-func (d *Driver) question(ctx context.Context, p *daemon.Process) {
-	ctx, cancel := context.WithTimeout(ctx, answerTime)
-	defer cancel()
-	c, err := d.acquire(ctx)
-	if err == nil {
-		if c.process == p && c.probed != nil {
-			err = d.answer(ctx, c)
-		}
-		d.release(c)
-	}
+// question asks keepalived for something, for answerTime: its process wakes for that. It
+// was not asked where somebody else has the control all the time, who may be waiting for
+// the network or the disk.
+func (d *Driver) question(ctx context.Context, p *daemon.Process) (began time.Time, asked bool) {
+	waiting, stop := context.WithTimeout(ctx, answerTime)
+	defer stop()
+	c, err := d.acquire(waiting)
 	if err != nil {
-		<-ctx.Done()
+		return time.Time{}, false
 	}
+	defer d.release(c)
+	if c.process != p || c.probed == nil {
+		return time.Time{}, false
+	}
+	asking, stop := context.WithTimeout(ctx, answerTime)
+	defer stop()
+	began = time.Now()
+	if err := d.answer(asking, c); err != nil {
+		<-asking.Done()
+	}
+	return began, true
 }
 
 // replace kills a keepalived that hangs. What it held is removed by whoever learns of

@@ -170,3 +170,29 @@ func TestALoneHungKeepalivedKeepsItsVIP(t *testing.T) {
 		return time.Since(stopped) > 1500*time.Millisecond
 	})
 }
+
+// Nobody can ask a keepalived while its next configuration is checked. One that has
+// nothing to do meanwhile does not hang.
+func TestAKeepalivedThatNobodyAsksIsNotKilled(t *testing.T) {
+	t.Parallel()
+	a, b := newCluster(t)
+	b.restartAgent(func(o *Options) {
+		o.Binary = executable(t, `case "$*" in *--config-test*) sleep 3;; esac; exec keepalived "$@"`)
+	})
+	b.setHealth(true)
+	for n, priority := range map[*node]uint32{a: 230, b: 220} {
+		n.mustApply(webOf(n.name, priority, 50*time.Millisecond))
+	}
+	old := b.keepalived()
+	ip(t, "-n", b.namespace, "link", "set", "eth0", "down")
+	within(t, 5*time.Second, "it has nothing to do", func() bool { return b.instance("web").State == InstanceFault })
+	for priority := range uint32(3) {
+		b.mustApply(webOf(b.name, 210+priority, 50*time.Millisecond))
+	}
+	if now := b.keepalived(); !slices.Equal(now, old) {
+		t.Errorf("its processes are %v, and were %v", now, old)
+	}
+	if slices.ContainsFunc(b.seen(), func(e Event) bool { return strings.Contains(e.Note, "keepalived hangs") }) {
+		t.Error("it is said to hang")
+	}
+}
