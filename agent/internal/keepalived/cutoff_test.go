@@ -173,6 +173,43 @@ func TestI7ADeafStandbyTakesNothingOver(t *testing.T) {
 	})
 }
 
+// I8: a network that lets no ARP probe through any more, to none of the nodes, has cut
+// off none of them.
+func TestI8ANetworkWithoutProbesCutsNobodyOff(t *testing.T) {
+	t.Parallel()
+	loses := func(t *testing.T, a, b *node) {
+		t.Helper()
+		for _, n := range []*node{a, b} {
+			n.nft("add table netdev cut; add chain netdev cut egress { type filter hook egress device eth0 priority 0; }; " +
+				"add rule netdev cut egress ether type arp arp saddr ip 0.0.0.0 counter drop")
+		}
+		began := time.Now()
+		within(t, 10*time.Second, "a while", func() bool {
+			if !a.has("10.9.0.100") || b.has("10.9.0.100") {
+				t.Fatalf("it has moved after %v: %+v, %+v", time.Since(began), a.instance("web").Wire, b.instance("web").Wire)
+			}
+			return time.Since(began) > 4*time.Second
+		})
+	}
+	t.Run("with the advertisements", func(t *testing.T) {
+		t.Parallel()
+		a, b, _ := newSwitched(t)
+		loses(t, a, b)
+	})
+	t.Run("beside them", func(t *testing.T) {
+		t.Parallel()
+		sw, a, b := newApart(t)
+		ip(t, "-n", sw, "address", "add", "10.9.0.9/24", "dev", "br0")
+		for n, priority := range map[*node]uint32{a: 230, b: 220} {
+			ip(t, "-n", n.namespace, "route", "add", "default", "via", "10.9.0.9")
+			n.mustApply(overVRRP(web(n.name, priority)))
+		}
+		waitMaster(t, 5*time.Second, "web", "10.9.0.100", a, b)
+		allAsked(t, a, b)
+		loses(t, a, b)
+	})
+}
+
 // talk has a host send to a node all the time, whether or not that answers.
 func talk(t *testing.T, from string, to *node) {
 	t.Helper()

@@ -23,12 +23,26 @@ const (
 // ARPProbe asks who has an IPv4 address without claiming it: the sender's
 // address is 0.0.0.0 (RFC 5227, 2.1.1).
 func ARPProbe(mac net.HardwareAddr, address netip.Addr) []byte {
+	return ARPRequest(mac, netip.IPv4Unspecified(), address)
+}
+
+// ARPRequest asks who has an IPv4 address, as somebody who has one (RFC 826).
+func ARPRequest(mac net.HardwareAddr, from, address netip.Addr) []byte {
 	p := make([]byte, 0, arpLength)
 	p = append(p, 0, 1, 8, 0, 6, 4, 0, 1) // Ethernet, IPv4, their lengths, request
 	p = append(p, mac...)
-	p = append(p, 0, 0, 0, 0)
+	p = append(p, from.AsSlice()...)
 	p = append(p, 0, 0, 0, 0, 0, 0)
 	return append(p, address.AsSlice()...)
+}
+
+// ParseSource returns the address that an IPv4 packet says it comes from.
+func ParseSource(p []byte) (from netip.Addr, ok bool) {
+	const header, sourceAt = 20, 12
+	if len(p) < header || p[0]>>4 != 4 {
+		return netip.Addr{}, false
+	}
+	return netip.AddrFrom4([4]byte(p[sourceAt : sourceAt+4])), true
 }
 
 // ParseARP returns the address that the sender of an ARP packet says it has,

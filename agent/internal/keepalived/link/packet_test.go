@@ -29,6 +29,10 @@ func TestProbes(t *testing.T) {
 	if got := ARPProbe(own, vip4); !bytes.Equal(got, unhex(t, want)) {
 		t.Errorf("ARP: %x", got)
 	}
+	want = "0001 0800 06 04 0001 020000000001 c0a8010b 000000000000 c0a80164"
+	if got := ARPRequest(own, netip.MustParseAddr("192.168.1.11"), vip4); !bytes.Equal(got, unhex(t, want)) {
+		t.Errorf("ARP request: %x", got)
+	}
 	want = "60000000 0018 3a ff 00000000000000000000000000000000 ff0200000000000000000001ff020064" +
 		"87 00 7cd1 00000000 fd090000000000000000000100020064"
 	if got := Solicitation(vip6); !bytes.Equal(got, unhex(t, want)) {

@@ -84,18 +84,14 @@ func (e *ear) question(now time.Time) (err error) {
 			return slices.ContainsFunc(r.speakers, func(s speaker) bool { return s.present(now) && slices.Contains(r.Peers, s.Source) })
 		})
 		for _, w := range e.reach.ask(now, nodes) {
-			to := link.Everyone
-			if w.at != (link.MAC{}) {
-				to = w.at[:]
-			}
-			if err := e.arp.Send(link.ARPProbe(e.on.HardwareAddr, w.address), to); err != nil && !link.Lost(err) {
+			if err := e.questionOne(&w, e.reach.doubt(now)); err != nil {
 				return err
 			}
 		}
 	}
 	switch doubt := e.reach.doubt(now); {
 	case doubt && e.broad == nil:
-		for _, ethertype := range []uint16{unix.ETH_P_IP, unix.ETH_P_IPV6} {
+		for _, ethertype := range []uint16{unix.ETH_P_ARP, unix.ETH_P_IP, unix.ETH_P_IPV6} {
 			s, err := link.Open(e.on.Index, ethertype, nil)
 			if err != nil {
 				return err
@@ -109,6 +105,50 @@ func (e *ear) question(now time.Time) (err error) {
 		e.broad = nil
 	}
 	return nil
+}
+
+// questionOne asks a witness. In doubt it is asked as the kernel asks, too: a network may
+// let through no question of somebody who has no address yet, to none of its nodes.
+func (e *ear) questionOne(w *witness, doubt bool) error {
+	to := link.Everyone
+	if w.at != (link.MAC{}) {
+		to = w.at[:]
+	}
+	questions := [][]byte{link.ARPProbe(e.on.HardwareAddr, w.address)}
+	if own := e.beside(w.address); doubt && own.IsValid() {
+		questions = append(questions, link.ARPRequest(e.on.HardwareAddr, own, w.address))
+	}
+	for _, q := range questions {
+		if err := e.arp.Send(q, to); err != nil && !link.Lost(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+// findOwn finds the interface's own addresses by IPv4, those of VIPs left out. An error
+// is as good as none.
+func (e *ear) findOwn() {
+	e.own = nil
+	addresses, err := e.on.Addrs()
+	if err != nil {
+		return
+	}
+	for _, a := range addresses {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() && !slices.Contains(e.addresses(false), p.Addr()) {
+			e.own = append(e.own, p)
+		}
+	}
+}
+
+// beside is the own address in the subnet of a host; invalid: there is none.
+func (e *ear) beside(host netip.Addr) netip.Addr {
+	for _, p := range e.own {
+		if p.Contains(host) && p.Addr() != host {
+			return p.Addr()
+		}
+	}
+	return netip.Addr{}
 }
 
 // askForOwn asks for the addresses that this node holds: nobody else has them.

@@ -60,15 +60,16 @@ type ear struct {
 	members []*link.Socket // that do not
 	broad   []*link.Socket // that receive everything, for as long as nobody answers
 
-	gateway  netip.Addr // zero: none
-	at       link.MAC   // the gateway's; zero: not known
-	answered time.Time  // last, or since when it has been asked
-	answers  bool       // it has answered since it was first asked
-	asked    time.Time  // when this node last asked for its own addresses
-	isDeaf   bool       // it could not listen a moment ago
-	why      string     // why it is deaf, as was told last
-	warned   time.Time  // when
-	told     time.Time  // when what is known changed for others
+	own      []netip.Prefix // addresses by IPv4 that are no VIP's
+	gateway  netip.Addr     // zero: none
+	at       link.MAC       // the gateway's; zero: not known
+	answered time.Time      // last, or since when it has been asked
+	answers  bool           // it has answered since it was first asked
+	asked    time.Time      // when this node last asked for its own addresses
+	isDeaf   bool           // it could not listen a moment ago
+	why      string         // why it is deaf, as was told last
+	warned   time.Time      // when
+	told     time.Time      // when what is known changed for others
 
 	reach    reach
 	reviewed time.Time // when the neighbours to be asked were looked for
@@ -297,6 +298,7 @@ func (e *ear) look() (err error) {
 		return err
 	}
 	e.findGateway()
+	e.findOwn()
 	e.table.own, err = link.Own()
 	return err
 }
@@ -320,7 +322,7 @@ func (e *ear) poll(ctx context.Context, limit time.Duration) (now time.Time, err
 	}
 	flood := false
 	for _, s := range sockets {
-		isARP := s == e.arp
+		isARP := s == e.arp || e.broad != nil && s == e.broad[0]
 		count, err := s.Receive(atOnce, func(p []byte, from link.MAC, at time.Time) { e.packet(p, from, isARP, time.Now(), at) })
 		if err != nil {
 			return now, err
@@ -343,6 +345,9 @@ func (e *ear) packet(p []byte, from link.MAC, isARP bool, now, at time.Time) {
 	}
 	e.reach.hear(now)
 	if !isARP {
+		if host, ok := link.ParseSource(p); ok && e.beside(host).IsValid() {
+			e.reach.meet(host, now)
+		}
 		if a, err := vrrp.Parse(p); err == nil {
 			e.table.advert(&a, from, now)
 			e.table.arrived(&a, from, at)
