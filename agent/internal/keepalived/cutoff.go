@@ -23,6 +23,9 @@ const (
 	// often it renews that.
 	cutLease = 3 * time.Second
 	cutEvery = time.Second
+	// aloneLimit is how long a node keeps itself off that hears hosts, and none of the
+	// others hold the VIP: then one whom nobody hears is better than nobody.
+	aloneLimit = 10 * time.Second
 )
 
 // cutOff keeps an instance off its VIP.
@@ -31,6 +34,13 @@ type cutOff struct {
 	// firm: it lasts until the interface carries both ways. Else it ends as well when
 	// the one that is heard to hold the VIP is heard no longer.
 	firm bool
+	// alone is since when hosts, and no other node, have been heard; zero: not so.
+	alone time.Time
+}
+
+// over tells whether nobody else has wanted the VIP for long enough.
+func (c *cutOff) over(now time.Time) bool {
+	return !c.alone.IsZero() && now.Sub(c.alone) >= aloneLimit
 }
 
 // rouse wakes the goroutine that does for the observer what takes long.
@@ -43,20 +53,45 @@ func (o *observer) rouse() {
 
 // useless tells whether an instance is to be kept off, since another node is better in
 // any case.
-func (o *observer) useless(w *watched) (firm, useless bool) {
-	c := o.scores.cuts[w.name]
+func (o *observer) useless(w *watched, now time.Time) (firm, useless bool) {
+	c, rival := o.scores.cuts[w.name], w.Wire.hearsNode()
 	switch {
-	case !w.peered:
+	case !w.peered || w.spent:
 		return false, false
 	case w.Wire.Reach == wire.ReachDeaf:
 		return true, true
-	case w.Wire.Reach == wire.ReachMute:
-		// A stray packet does not make a deaf one useful. Where the advertisements go
-		// elsewhere its peer hears them still, and stands by.
-		firm = w.apart() || c != nil && c.firm
-		return firm, firm || w.Wire.hearsNode() && (c != nil || w.State == InstanceMaster)
-	default:
+	case w.Wire.Reach != wire.ReachMute:
 		return false, false
+	case c == nil:
+		// Where the advertisements go elsewhere its peer hears them still, and stands by.
+		return w.apart(), w.State == InstanceMaster && (rival || w.apart())
+	default:
+		// A stray packet does not make a deaf one useful.
+		return c.firm, rival || c.firm && !c.over(now)
+	}
+}
+
+// rate notes for how long a node has been kept off for nobody, and whether it may be
+// again: once its interface has carried both ways, or another node that hears it would
+// have stepped back.
+func (o *observer) rate(w *watched, now time.Time) {
+	rival := w.Wire.hearsNode()
+	if !rival {
+		w.rival = time.Time{}
+	} else if w.rival.IsZero() {
+		w.rival = now
+	}
+	mute := w.Wire.Reach == wire.ReachMute
+	if !mute && w.Wire.Reach != wire.ReachDeaf || rival && now.Sub(w.rival) >= 8*w.advert {
+		w.spent = false
+	}
+	if c := o.scores.cuts[w.name]; c != nil {
+		switch {
+		case rival:
+			c.alone = time.Time{}
+		case mute && c.alone.IsZero():
+			c.alone = now
+		}
 	}
 }
 
@@ -64,14 +99,16 @@ func (o *observer) useless(w *watched) (firm, useless bool) {
 func (o *observer) judgeReach(now time.Time) {
 	for n := range o.watched {
 		w := &o.watched[n]
+		o.rate(w, now)
 		c := o.scores.cuts[w.name]
-		firm, useless := o.useless(w)
+		firm, useless := o.useless(w, now)
 		switch {
 		case useless && c == nil:
 			o.rouse()
 		case useless:
 			c.firm = firm
 		case c != nil:
+			w.spent = w.Wire.Reach == wire.ReachMute && c.firm && c.over(now)
 			o.rejoin(w, "its interface carries both ways, or nobody else holds the VIP", now)
 		}
 	}
@@ -96,11 +133,12 @@ func (o *observer) endCuts(now time.Time) {
 }
 
 // uselessFiles are the track files of the VIPs that this node is to be kept off.
-func (o *observer) uselessFiles() map[string][]string {
+func (o *observer) uselessFiles(now time.Time) map[string][]string {
+	o.judgeReach(now)
 	files := make(map[string][]string)
 	for n := range o.watched {
 		if w := &o.watched[n]; files[w.vip] == nil {
-			if _, useless := o.useless(w); useless {
+			if _, useless := o.useless(w, now); useless {
 				files[w.vip] = o.fenceFiles(w.vip) // as those of the controller's fence
 			}
 		}
@@ -112,7 +150,7 @@ func (o *observer) uselessFiles() map[string][]string {
 func (o *observer) keepOff(vip string, now time.Time) error {
 	for n := range o.watched {
 		w := &o.watched[n]
-		firm, useless := o.useless(w)
+		firm, useless := o.useless(w, now)
 		if w.vip != vip || !useless {
 			continue
 		}
@@ -150,7 +188,7 @@ func (d *Driver) attendReach(ctx context.Context) error {
 		var files map[string][]string
 		var unrivaled []string
 		if err := d.do(ctx, func(o *observer) {
-			files, unrivaled, o.unrivaled = o.uselessFiles(), slices.Compact(slices.Sorted(slices.Values(o.unrivaled))), nil
+			files, unrivaled, o.unrivaled = o.uselessFiles(time.Now()), slices.Compact(slices.Sorted(slices.Values(o.unrivaled))), nil
 		}); err != nil {
 			return err
 		}
@@ -158,8 +196,8 @@ func (d *Driver) attendReach(ctx context.Context) error {
 			if err := d.keepOff(ctx, vip, files); err != nil && ctx.Err() == nil {
 				d.log.Error("cannot keep off a VIP for which this node is useless", "vip", vip, "error", err)
 			}
-			again.Reset(cutEvery)
 		}
+		again.Reset(cutEvery)
 		for _, vip := range unrivaled {
 			if err := d.Announce(ctx, vip); err != nil && !errors.Is(err, ErrNotHeld) && ctx.Err() == nil {
 				d.log.Warn("cannot announce a VIP that another node has held, too", "vip", vip, "error", err)

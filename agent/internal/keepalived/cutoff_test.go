@@ -210,11 +210,39 @@ func TestI8ANetworkWithoutProbesCutsNobodyOff(t *testing.T) {
 	})
 }
 
+// A standby that is mute takes nothing over, and is not kept off: it may have to.
+func TestWhoIsUseless(t *testing.T) {
+	for name, test := range map[string]struct {
+		over  string // what it is advertised on
+		state InstanceState
+		reach wire.Reach
+		spent bool
+		want  bool
+	}{
+		"a deaf holder":                          {"eth0", InstanceMaster, wire.ReachDeaf, false, true},
+		"a deaf standby":                         {"eth0", InstanceBackup, wire.ReachDeaf, false, true},
+		"a mute holder that is alone":            {"eth0", InstanceMaster, wire.ReachMute, false, false},
+		"a mute holder that is heard elsewhere":  {"eth1", InstanceMaster, wire.ReachMute, false, true},
+		"a mute standby that is heard elsewhere": {"eth1", InstanceBackup, wire.ReachMute, false, false},
+		"one that was kept off for nobody":       {"eth1", InstanceMaster, wire.ReachMute, true, false},
+		"one whom nobody can tell":               {"eth0", InstanceMaster, wire.ReachUnknown, false, false},
+	} {
+		w := watched{
+			instance:       instance{name: "web", iface: "eth0", over: test.over, peered: true},
+			InstanceStatus: InstanceStatus{State: test.state, Wire: Wire{Reach: test.reach}}, spent: test.spent,
+		}
+		o := &observer{scores: &scores{}}
+		if _, got := o.useless(&w, time.Now()); got != test.want {
+			t.Errorf("%s: %v, want %v", name, got, test.want)
+		}
+	}
+}
+
 // talk has a host send to a node all the time, whether or not that answers.
-func talk(t *testing.T, from string, to *node) {
+func talk(t *testing.T, from string, to *node, address string) {
 	t.Helper()
-	ip(t, "-n", from, "neighbor", "replace", "10.9.0.1", "lladdr", macOf(t, to.namespace), "dev", "br0", "nud", "permanent")
-	cmd := exec.Command("ip", "netns", "exec", from, "timeout", "30", "bash", "-c", "while sleep 0.1; do echo >/dev/udp/10.9.0.1/9; done")
+	ip(t, "-n", from, "neighbor", "replace", address, "lladdr", macOf(t, to.namespace), "dev", "br0", "nud", "permanent")
+	cmd := exec.Command("ip", "netns", "exec", from, "timeout", "60", "bash", "-c", "while sleep 0.1; do echo >/dev/udp/"+address+"/9; done")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -222,6 +250,45 @@ func talk(t *testing.T, from string, to *node) {
 		_ = cmd.Process.Signal(unix.SIGTERM) // timeout passes it on
 		_ = cmd.Wait()
 	})
+}
+
+// I8: where both nodes hear hosts and get no answer, one of them holds the VIP in the end.
+func TestI8OneOfTwoMuteNodesHoldsTheVIP(t *testing.T) {
+	t.Parallel()
+	sw, a, b := newApart(t)
+	ip(t, "-n", sw, "address", "add", "10.9.0.9/24", "dev", "br0")
+	for n, priority := range map[*node]uint32{a: 230, b: 220} {
+		ip(t, "-n", n.namespace, "route", "add", "default", "via", "10.9.0.9")
+		n.mustApply(overVRRP(web(n.name, priority)))
+	}
+	waitMaster(t, 5*time.Second, "web", "10.9.0.100", a, b)
+	allAsked(t, a, b)
+	for n, address := range map[*node]string{a: "10.9.0.1", b: "10.9.0.2"} {
+		talk(t, sw, n, address)
+		n.lose("egress")
+	}
+	one := func() bool { return a.has("10.9.0.100") != b.has("10.9.0.100") }
+	within(t, 5*time.Second, "both keep themselves off", func() bool { return a.instance("web").Fenced && b.instance("web").Fenced })
+	took := within(t, 15*time.Second, "one of them holds it", one)
+	t.Logf("one of them held it after %v", took)
+	began, both := time.Now(), time.Time{}
+	within(t, 30*time.Second, "longer than they keep themselves off", func() bool {
+		switch holds := a.has("10.9.0.100"); {
+		case one():
+			both = time.Time{}
+		case !holds:
+			t.Fatalf("nobody holds it any more: %+v, %+v", a.instance("web"), b.instance("web"))
+		case both.IsZero():
+			both = time.Now() // both came back at once, and will hear each other
+		case time.Since(both) > 2*time.Second:
+			t.Fatal("both hold it")
+		}
+		return time.Since(began) > aloneLimit+5*time.Second
+	})
+	for _, n := range []*node{a, b} {
+		n.losesNothing()
+	}
+	waitMaster(t, 10*time.Second, "web", "10.9.0.100", a, b)
 }
 
 // The same where the advertisements go over another network, and are heard still.
@@ -238,7 +305,7 @@ func TestI7AHolderWhoseAddressesAreCutOffHoldsNothing(t *testing.T) {
 			}
 			waitMaster(t, 5*time.Second, "web", "10.9.0.100", a, b)
 			allAsked(t, a, b)
-			talk(t, sw, a)
+			talk(t, sw, a, "10.9.0.1")
 			a.lose(direction)
 			took := within(t, 10*time.Second, "the other one holds the VIP alone", func() bool {
 				return b.has("10.9.0.100") && !a.has("10.9.0.100") && b.instance("web").State == InstanceMaster

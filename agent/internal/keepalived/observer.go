@@ -53,6 +53,8 @@ type observer struct {
 type watched struct {
 	instance
 	InstanceStatus
+	rival time.Time // since when another node has been heard to hold the VIP; zero: it is not
+	spent bool      // it was kept off for long enough, and is not again for the same cut
 }
 
 // expect makes the instances those of the intent; what is known of those that
@@ -64,10 +66,11 @@ func (o *observer) expect(in *intent, now time.Time) error {
 		o.left = append(o.left, old[n].places()...) // still there until keepalived lets go
 	}
 	for _, i := range in.instances {
-		w := watched{i, InstanceStatus{Name: i.name, VIP: i.vip, State: InstanceUnknown}}
+		w := watched{instance: i, InstanceStatus: InstanceStatus{Name: i.name, VIP: i.vip, State: InstanceUnknown}}
 		for _, was := range old {
 			if was.name == i.name {
 				w.State, w.Priority, w.Wire = was.State, was.Priority, was.Wire
+				w.rival, w.spent = was.rival, was.spent
 				if len(i.tracks) > 0 {
 					w.Tracks = was.Tracks
 				}

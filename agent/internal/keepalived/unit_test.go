@@ -162,7 +162,7 @@ func TestNotesAreLimited(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := &observer{log: hclog.NewNullLogger(), scores: s, wake: func() {}, noted: make(map[string]time.Time)}
-	o.watched = []watched{{instance{name: "web", iface: "lo"}, InstanceStatus{Name: "web"}}}
+	o.watched = []watched{{instance: instance{name: "web", iface: "lo"}, InstanceStatus: InstanceStatus{Name: "web"}}}
 	now := time.Unix(1000, 0)
 	for range 300 { // thirty seconds of adverts
 		o.notice(notice{"web", "MASTER_RX_LOWER_PRI", 220}, now)
@@ -179,7 +179,7 @@ func TestOldDumpDoesNotWinOverANotice(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := &observer{log: hclog.NewNullLogger(), scores: s, wake: func() {}, noted: make(map[string]time.Time)}
-	o.watched = []watched{{instance{name: "web", iface: "lo"}, InstanceStatus{Name: "web"}}}
+	o.watched = []watched{{instance: instance{name: "web", iface: "lo"}, InstanceStatus: InstanceStatus{Name: "web"}}}
 	asked := o.notices
 	o.notice(notice{"web", "MASTER", 230}, time.Now())
 	old := []dumped{{Name: "web", State: 1, Priority: 230}}

@@ -33,8 +33,8 @@ func anywhere(config *keepalivedv1.Config) []watched {
 			continue
 		}
 		wanted = append(wanted, watched{
-			instance{name: i.GetName(), vip: i.GetVip(), anchor: anchor, extra: further(i)},
-			InstanceStatus{Name: i.GetName(), VIP: i.GetVip(), State: InstanceUnknown},
+			instance:       instance{name: i.GetName(), vip: i.GetVip(), anchor: anchor, extra: further(i)},
+			InstanceStatus: InstanceStatus{Name: i.GetName(), VIP: i.GetVip(), State: InstanceUnknown},
 		})
 	}
 	return wanted
