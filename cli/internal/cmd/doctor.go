@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -24,7 +25,8 @@ Each finding has what was seen and what cures it. Nothing is changed. It takes
 as long as three advertisements, and waits 8 s for a node that does not answer.
 Without a VIP all are looked at.
 
-The exit code is 1 when a finding would stop a failover, else 0.`,
+The exit code is 1 when a finding would stop a failover, and when it is not
+known whether it would work, since no standby could be looked at; else 0.`,
 		Example:           "  lbctl doctor\n  lbctl doctor web\n  lbctl doctor -o json",
 		Args:              arguments("[VIP]"),
 		ValidArgsFunction: a.firstName(listVips),
@@ -51,7 +53,7 @@ The exit code is 1 when a finding would stop a failover, else 0.`,
 	}
 }
 
-// stopped is an error when a failover would not work.
+// stopped is an error unless a failover would work.
 func stopped(d *tandemv1.Diagnosis) error {
 	n := 0
 	for _, f := range d.GetFindings() {
@@ -61,6 +63,9 @@ func stopped(d *tandemv1.Diagnosis) error {
 	}
 	switch n {
 	case 0:
+		if unknown := view.Unknown(d); len(unknown) > 0 {
+			return fmt.Errorf("it is not known whether a failover of %s would work: no standby could be looked at", strings.Join(unknown, ", "))
+		}
 		return nil
 	case 1:
 		return errors.New("a failover would not work: 1 finding")

@@ -27,6 +27,12 @@ func TestDoctorsExitCode(t *testing.T) {
 		"stops": {&tandemv1.Diagnosis{Name: "clusters/default", Vips: []*tandemv1.VipDiagnosis{well},
 			Findings: []*tandemv1.DiagnosisFinding{{Reason: "DRAINED", Stops: true, Cure: "lbctl node undrain lb-backup"}, {Reason: "X"}}}, failure.ExitError,
 			"1 finding would stop a failover, 1 more to know of", "error: a failover would not work: 1 finding\n"},
+		"not known": {&tandemv1.Diagnosis{Name: "clusters/default",
+			Vips: []*tandemv1.VipDiagnosis{well, {Name: "clusters/default/vips/mail", Holder: "lb-master",
+				Standbys: []*tandemv1.StandbyDiagnosis{{Node: "lb-backup", Unknowns: []string{"AGENT_SILENT"}}}}},
+			Findings: []*tandemv1.DiagnosisFinding{{Reason: "AGENT_SILENT"}}}, failure.ExitError,
+			"it is not known whether a failover of mail would work, 1 more to know of",
+			"error: it is not known whether a failover of mail would work: no standby could be looked at\n"},
 		"no VIP": {&tandemv1.Diagnosis{Name: "clusters/default"}, 0, "Cluster default: it has no VIP, so there is nothing to move\n", ""},
 	} {
 		r := newRecorder(t)

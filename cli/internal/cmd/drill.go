@@ -44,14 +44,15 @@ func (a *app) drillCommand() *cobra.Command {
 
 func (a *app) drillFailover() *cobra.Command {
 	var to string
-	var sure bool
+	var sure, force bool
 	cmd := &cobra.Command{
 		Use:   "failover VIP",
 		Short: "Move a VIP to its standby and back, and measure for how long nobody was answered",
 		Long: `Look whether a failover would work ("lbctl doctor"), move the VIP to its standby
 as "lbctl vip failover" does, move it back, and tell for how long clients were
 not answered each time. It asks before it moves anything, unless --yes is given,
-and refuses when the failover would not work.
+and refuses when the failover would not work. It also refuses when that is not
+known, since the standby could not be looked at, unless --force is given.
 
 The measure is taken where lbctl runs: it opens a connection to the VIP's first
 listener every 10 ms, and asks an HTTP listener for the path of its probe, or
@@ -76,7 +77,7 @@ The exit code is 1 when a move or a request failed.`,
 			}
 			to = name.ID(node)
 		}
-		from, taker, err := s.preflight(ctx, full, to)
+		from, taker, err := s.preflight(ctx, full, to, force)
 		if err != nil {
 			return err
 		}
@@ -92,6 +93,7 @@ The exit code is 1 when a move or a request failed.`,
 	flags := cmd.Flags()
 	flags.StringVar(&to, "to", "", "node that shall take it (default: the best standby)")
 	flags.BoolVar(&sure, "yes", false, "do not ask")
+	flags.BoolVar(&force, "force", false, "go on even if it is not known whether the failover would work")
 	complete(cmd, "to", a.names(listNodes))
 	return cmd
 }
@@ -101,8 +103,9 @@ func (s *session) within(ctx context.Context) (context.Context, context.CancelFu
 	return context.WithTimeout(ctx, s.timeout)
 }
 
-// preflight returns who holds the VIP and who is to take it, when that would work.
-func (s *session) preflight(ctx context.Context, vip, to string) (from, taker string, err error) {
+// preflight returns who holds the VIP and who is to take it, when that would work, or
+// when that is not known and forced.
+func (s *session) preflight(ctx context.Context, vip, to string, force bool) (from, taker string, err error) {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
 	d, err := s.Fleet.Diagnose(ctx, &tandemv1.DiagnoseRequest{Name: name.ClusterOf(vip), Vip: vip})
@@ -116,10 +119,16 @@ func (s *session) preflight(ctx context.Context, vip, to string) (from, taker st
 	if to == "" {
 		to = v.GetTaker()
 	}
+	hidden := hiddenStandby(v, to)
+	if to == "" && force {
+		to = hidden.GetNode()
+	}
 	switch {
 	case to != "" && to == v.GetHolder():
 		return "", "", failure.Usagef("%s holds VIP %s already: give another node with --to", to, name.Short(vip))
 	case slices.ContainsFunc(v.GetStandbys(), func(s *tandemv1.StandbyDiagnosis) bool { return s.GetNode() == to && s.GetReady() }):
+		return v.GetHolder(), to, nil
+	case hidden != nil && force && v.GetHolder() != "":
 		return v.GetHolder(), to, nil
 	}
 	if to != "" && !slices.ContainsFunc(v.GetStandbys(), func(s *tandemv1.StandbyDiagnosis) bool { return s.GetNode() == to }) {
@@ -128,13 +137,30 @@ func (s *session) preflight(ctx context.Context, vip, to string) (from, taker st
 			return "", "", err
 		}
 	}
-	lines := []string{fmt.Sprintf("VIP %s is not moved: the failover would not work (see \"lbctl doctor %[1]s\")", name.Short(vip))}
+	why := "the failover would not work"
+	if hidden != nil {
+		why = fmt.Sprintf("it is not known whether %s would take it; --force moves it all the same", hidden.GetNode())
+	}
+	lines := []string{fmt.Sprintf("VIP %s is not moved: %s (see \"lbctl doctor %[1]s\")", name.Short(vip), why)}
 	for _, f := range d.GetFindings() {
-		if f.GetStops() {
+		if f.GetStops() || slices.Contains(hidden.GetUnknowns(), f.GetReason()) {
 			lines = append(lines, output.Clean(fmt.Sprintf("%s: %s; cure: %s", f.GetReason(), f.GetMessage(), f.GetCure())))
 		}
 	}
 	return "", "", errors.New(strings.Join(lines, "\n"))
+}
+
+// hiddenStandby is the standby of which it is not known whether it would take a VIP: the
+// one that is named, or else the one with the highest priority. It is nil when the VIP
+// has a taker, or none is such.
+func hiddenStandby(v *tandemv1.VipDiagnosis, named string) *tandemv1.StandbyDiagnosis {
+	var best *tandemv1.StandbyDiagnosis
+	for _, s := range v.GetStandbys() {
+		if view.IsUnknown(s) && (named == "" || named == s.GetNode()) && (best == nil || s.GetPriority() > best.GetPriority()) {
+			best = s
+		}
+	}
+	return best
 }
 
 // agree asks whether to go on, unless that was said.

@@ -45,6 +45,14 @@ func standing(t *testing.T, port uint16, obstacles ...string) *recorder {
 	return r
 }
 
+// hide has nothing known of whether lb-backup would take VIP web.
+func hide(r *recorder) {
+	d := r.replies["Diagnose"][0].(*tandemv1.Diagnosis)
+	d.Findings = []*tandemv1.DiagnosisFinding{{Reason: "AGENT_SILENT", Message: "no answer", Cure: "ask again"}}
+	v := d.GetVips()[0]
+	v.Taker, v.Standbys[0].Ready, v.Standbys[0].Unknowns = "", false, []string{"AGENT_SILENT"}
+}
+
 func serve(t *testing.T, handle http.HandlerFunc) uint16 {
 	t.Helper()
 	server := httptest.NewServer(handle)
@@ -103,9 +111,14 @@ func TestADrillThatFails(t *testing.T) {
 		"no failover would work": {recorder: standing(t, port, "PROXY_DEAD"), args: []string{"--yes"}, code: 1,
 			says: "VIP web is not moved: the failover would not work (see \"lbctl doctor web\")\n       PROXY_DEAD: lb-backup is ill; cure: heal it"},
 		"it would not work there": {recorder: standing(t, port, "PROXY_DEAD"), args: []string{"--yes", "--to", "lb-backup"}, code: 1, says: "PROXY_DEAD"},
-		"nobody to ask":           {recorder: standing(t, port), code: failure.ExitUsage, says: "give --yes to go on"},
-		"where it is":             {recorder: standing(t, port), args: []string{"--yes", "--to", "lb-master"}, code: failure.ExitUsage, says: "holds VIP web already"},
-		"to nobody":               {recorder: standing(t, port), spoil: func(r *recorder) { r.refusals["GetNode"] = status.Error(codes.NotFound, "node nobody does not exist") }, args: []string{"--yes", "--to", "nobody"}, code: failure.ExitNotFound, says: "nobody does not exist"},
+		"it is not known": {recorder: standing(t, port), spoil: hide, args: []string{"--yes"}, code: 1,
+			says: "VIP web is not moved: it is not known whether lb-backup would take it; --force moves it all the same (see \"lbctl doctor web\")\n       AGENT_SILENT: no answer; cure: ask again"},
+		"it is not known there":        {recorder: standing(t, port), spoil: hide, args: []string{"--yes", "--to", "lb-backup"}, code: 1, says: "it is not known whether lb-backup would take it"},
+		"it is not known, and forced":  {recorder: standing(t, port), spoil: hide, args: []string{"--yes", "--force"}, code: 0, says: "VIP web moved from lb-master to lb-backup", moves: 2},
+		"it would not work, if forced": {recorder: standing(t, port, "PROXY_DEAD"), args: []string{"--yes", "--force"}, code: 1, says: "the failover would not work"},
+		"nobody to ask":                {recorder: standing(t, port), code: failure.ExitUsage, says: "give --yes to go on"},
+		"where it is":                  {recorder: standing(t, port), args: []string{"--yes", "--to", "lb-master"}, code: failure.ExitUsage, says: "holds VIP web already"},
+		"to nobody":                    {recorder: standing(t, port), spoil: func(r *recorder) { r.refusals["GetNode"] = status.Error(codes.NotFound, "node nobody does not exist") }, args: []string{"--yes", "--to", "nobody"}, code: failure.ExitNotFound, says: "nobody does not exist"},
 		"the move fails": {recorder: standing(t, port), spoil: func(r *recorder) {
 			r.refusals["FailoverVip"] = status.Error(codes.FailedPrecondition, "VIP web: it stays")
 		}, args: []string{"--yes"}, code: failure.ExitConflict, says: "it stays", moves: 1},

@@ -43,6 +43,8 @@ func health(d *tandemv1.Diagnosis, style output.Style) string {
 	switch {
 	case stops > 0:
 		return style.Paint(count(stops, "finding")+" would stop a failover", output.Bad) + others(rest)
+	case len(Unknown(d)) > 0:
+		return style.Paint("it is not known whether a failover of "+strings.Join(Unknown(d), ", ")+" would work", output.Warn) + others(rest)
 	case len(d.GetVips()) == 0:
 		return "it has no VIP, so there is nothing to move"
 	case rest > 0:
@@ -50,6 +52,22 @@ func health(d *tandemv1.Diagnosis, style output.Style) string {
 	default:
 		return style.Paint("nothing found, a failover would work now", output.Good)
 	}
+}
+
+// Unknown are the ids of VIPs that no standby is known to take, while one might.
+func Unknown(d *tandemv1.Diagnosis) []string {
+	var all []string
+	for _, v := range d.GetVips() {
+		if v.GetTaker() == "" && slices.ContainsFunc(v.GetStandbys(), IsUnknown) {
+			all = append(all, output.Clean(name.ID(v.GetName())))
+		}
+	}
+	return all
+}
+
+// IsUnknown tells that a standby might take a VIP, and that it was not looked at.
+func IsUnknown(s *tandemv1.StandbyDiagnosis) bool {
+	return !s.GetReady() && len(s.GetObstacles()) == 0
 }
 
 func others(n int) string {
@@ -73,6 +91,8 @@ func moves(d *tandemv1.Diagnosis) output.Table {
 		for _, s := range v.GetStandbys() {
 			would := output.Cell{Text: "yes", Tone: output.Good}
 			switch {
+			case IsUnknown(s):
+				would = output.Cell{Text: "not known: " + strings.Join(s.GetUnknowns(), ", "), Tone: output.Warn}
 			case !s.GetReady():
 				would = output.Cell{Text: "no: " + strings.Join(s.GetObstacles(), ", "), Tone: output.Bad}
 			case s.GetNode() != v.GetTaker():

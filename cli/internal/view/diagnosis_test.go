@@ -18,6 +18,12 @@ func TestDiagnosis(t *testing.T) {
 			{Name: id("vips", "mail"), Holder: "lb-backup", Taker: "lb-master", Standbys: []*tandemv1.StandbyDiagnosis{standby("lb-master", 220), standby("lb-third", 210)}},
 			{Name: id("vips", "web"), Holder: "lb-master", Taker: "lb-backup", Standbys: []*tandemv1.StandbyDiagnosis{standby("lb-backup", 220)}},
 		}},
+		"diagnosis_unknown.golden": {
+			Name:     "clusters/default",
+			Findings: []*tandemv1.DiagnosisFinding{{Reason: "AGENT_SILENT", Node: id("nodes", "lb-backup"), Message: "the agent of lb-backup has not answered", Evidence: "no answer within 8 s", Cure: "ask again"}},
+			Vips: []*tandemv1.VipDiagnosis{{Name: id("vips", "web"), Holder: "lb-master", Standbys: []*tandemv1.StandbyDiagnosis{
+				{Node: "lb-backup", Priority: 220, Unknowns: []string{"AGENT_SILENT"}}}}},
+		},
 		"diagnosis_ill.golden": {
 			Name: "clusters/default",
 			Findings: []*tandemv1.DiagnosisFinding{

@@ -63,6 +63,7 @@ type Node struct {
 type finding struct {
 	*tandemv1.DiagnosisFinding
 	stopped map[string][]string // ids of nodes by those of VIPs
+	hides   string              // id of the node of which it leaves open whether it would take a VIP
 }
 
 // judgement is one of them in the making.
@@ -131,8 +132,8 @@ func (j *judgement) verdict(v *tandemv1.Vip) *tandemv1.VipDiagnosis {
 		if x.ID == d.GetHolder() {
 			continue
 		}
-		s := &tandemv1.StandbyDiagnosis{Node: x.ID, Priority: x.priority(vip), Obstacles: j.obstacles(vip, x.ID)}
-		s.Ready = len(s.GetObstacles()) == 0
+		s := &tandemv1.StandbyDiagnosis{Node: x.ID, Priority: x.priority(vip), Obstacles: j.obstacles(vip, x.ID), Unknowns: j.unknowns(x.ID)}
+		s.Ready = len(s.GetObstacles())+len(s.GetUnknowns()) == 0
 		if s.GetReady() && s.GetPriority() > best {
 			d.Taker, best = x.ID, s.GetPriority()
 		}
@@ -146,6 +147,17 @@ func (j *judgement) obstacles(vip, node string) []string {
 	var all []string
 	for _, f := range j.found {
 		if slices.Contains(f.stopped[vip], node) && !slices.Contains(all, f.GetReason()) {
+			all = append(all, f.GetReason())
+		}
+	}
+	return all
+}
+
+// unknowns are the reasons of what leaves open whether a node would take a VIP.
+func (j *judgement) unknowns(node string) []string {
+	var all []string
+	for _, f := range j.found {
+		if f.hides == node && !slices.Contains(all, f.GetReason()) {
 			all = append(all, f.GetReason())
 		}
 	}

@@ -207,7 +207,8 @@ func TestEachCauseIsFound(t *testing.T) {
 				t.Errorf("it says %v, want %q", f, test.says)
 			}
 			v := d.GetVips()[0]
-			if ready := v.GetTaker() == "lb-backup"; ready == test.stops {
+			hidden := name == "too old" || name == "half looked at"
+			if ready := v.GetTaker() == "lb-backup"; ready == (test.stops || hidden) {
 				t.Errorf("taker %q", v.GetTaker())
 			}
 			for _, s := range v.GetStandbys() {
@@ -254,6 +255,36 @@ func TestBackendsThatAreNotMeantDoNotCount(t *testing.T) {
 		}
 		if d := Judge(facts); len(d.GetFindings()) != 0 {
 			t.Errorf("%s: found %v", name, d.GetFindings())
+		}
+	}
+}
+
+// Of a standby that was not looked at it is not known whether it would take the VIP; of
+// the holder it does not matter, and another one that was looked at takes it.
+func TestAStandbyThatWasNotLookedAtIsNotKnown(t *testing.T) {
+	for name, test := range map[string]struct {
+		spoil  func(*Node)
+		reason string
+	}{
+		"silent":         {func(n *Node) { n.Diagnosis, n.Silence = nil, "no answer within 8 s" }, "AGENT_SILENT"},
+		"too old":        {func(n *Node) { n.Diagnosis, n.TooOld = nil, true }, "AGENT_TOO_OLD"},
+		"half looked at": {func(n *Node) { n.Diagnosis.Failures = []string{"the rules of nftables: not permitted"} }, "NOT_LOOKED_AT"},
+	} {
+		facts := well(t)
+		test.spoil(&facts.Nodes[1])
+		v := Judge(facts).GetVips()[0]
+		s := v.GetStandbys()[0]
+		if v.GetTaker() != "" || s.GetReady() || len(s.GetObstacles()) != 0 || !slices.Equal(s.GetUnknowns(), []string{test.reason}) {
+			t.Errorf("%s: %v", name, v)
+		}
+		facts.Nodes = append(facts.Nodes, node("lb-third", "192.168.1.12/24", 0, 4, instance(backup, 210, "m3", "lb-master", "192.168.1.10")))
+		if v := Judge(facts).GetVips()[0]; v.GetTaker() != "lb-third" {
+			t.Errorf("%s: with a third node: %v", name, v)
+		}
+		facts = well(t)
+		test.spoil(&facts.Nodes[0])
+		if v := Judge(facts).GetVips()[0]; v.GetTaker() != "lb-backup" {
+			t.Errorf("%s: the holder: %v", name, v)
 		}
 	}
 }

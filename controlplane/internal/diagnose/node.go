@@ -56,20 +56,21 @@ func (j *judgement) node(n *Node) {
 	}
 }
 
-// asked tells of what a node's agent did not find out.
+// asked tells of what a node's agent did not find out. A standby that was not looked at
+// is not called ready: what keeps it from taking a VIP may be just there.
 func (j *judgement) asked(n *Node) {
 	const unseen = "its firewall, interfaces, listeners, and servers without a check were not looked at"
 	switch {
 	case n.TooOld:
 		j.on(n, configuration, "AGENT_TOO_OLD", fmt.Sprintf("the agent of %s is too old to be asked: %s", n.ID, unseen),
-			n.Silence, fmt.Sprintf("upgrade lb-agent on %s to %s, the controller's version", n.ID, j.Version))
+			n.Silence, fmt.Sprintf("upgrade lb-agent on %s to %s, the controller's version", n.ID, j.Version)).hides = n.ID
 	case n.Diagnosis == nil:
 		j.on(n, configuration, "AGENT_SILENT", fmt.Sprintf("the agent of %s has not answered: %s", n.ID, unseen),
-			n.Silence, fmt.Sprintf("ask again; on %s: journalctl -u lb-agent", n.ID))
+			n.Silence, fmt.Sprintf("ask again; on %s: journalctl -u lb-agent", n.ID)).hides = n.ID
 	}
 	for _, text := range n.Diagnosis.GetFailures() {
 		j.on(n, configuration, "NOT_LOOKED_AT", fmt.Sprintf("%s could not look at everything", n.ID), text,
-			fmt.Sprintf("remove the cause on %s and ask again", n.ID))
+			fmt.Sprintf("remove the cause on %s and ask again", n.ID)).hides = n.ID
 	}
 }
 

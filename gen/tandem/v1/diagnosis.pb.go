@@ -352,12 +352,15 @@ type StandbyDiagnosis struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// node is its id.
 	Node string `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
-	// ready tells that it would.
+	// ready tells that it would. Without obstacles it is not known.
 	Ready bool `protobuf:"varint,2,opt,name=ready,proto3" json:"ready,omitempty"`
 	// priority in effect, 1 to 254; 0 while it is not known.
 	Priority uint32 `protobuf:"varint,3,opt,name=priority,proto3" json:"priority,omitempty"`
 	// obstacles are the reasons of the findings by which it would not.
-	Obstacles     []string `protobuf:"bytes,4,rep,name=obstacles,proto3" json:"obstacles,omitempty"`
+	Obstacles []string `protobuf:"bytes,4,rep,name=obstacles,proto3" json:"obstacles,omitempty"`
+	// unknowns are the reasons of the findings by which it is not known whether it would:
+	// what could keep it from that was not looked at.
+	Unknowns      []string `protobuf:"bytes,5,rep,name=unknowns,proto3" json:"unknowns,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -420,6 +423,13 @@ func (x *StandbyDiagnosis) GetObstacles() []string {
 	return nil
 }
 
+func (x *StandbyDiagnosis) GetUnknowns() []string {
+	if x != nil {
+		return x.Unknowns
+	}
+	return nil
+}
+
 var File_tandem_v1_diagnosis_proto protoreflect.FileDescriptor
 
 const file_tandem_v1_diagnosis_proto_rawDesc = "" +
@@ -444,12 +454,13 @@ const file_tandem_v1_diagnosis_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06holder\x18\x02 \x01(\tR\x06holder\x12\x14\n" +
 	"\x05taker\x18\x03 \x01(\tR\x05taker\x127\n" +
-	"\bstandbys\x18\x04 \x03(\v2\x1b.tandem.v1.StandbyDiagnosisR\bstandbys\"v\n" +
+	"\bstandbys\x18\x04 \x03(\v2\x1b.tandem.v1.StandbyDiagnosisR\bstandbys\"\x92\x01\n" +
 	"\x10StandbyDiagnosis\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
 	"\x05ready\x18\x02 \x01(\bR\x05ready\x12\x1a\n" +
 	"\bpriority\x18\x03 \x01(\rR\bpriority\x12\x1c\n" +
-	"\tobstacles\x18\x04 \x03(\tR\tobstacles*\xdf\x01\n" +
+	"\tobstacles\x18\x04 \x03(\tR\tobstacles\x12\x1a\n" +
+	"\bunknowns\x18\x05 \x03(\tR\bunknowns*\xdf\x01\n" +
 	"\rDiagnosisArea\x12\x1e\n" +
 	"\x1aDIAGNOSIS_AREA_UNSPECIFIED\x10\x00\x12 \n" +
 	"\x1cDIAGNOSIS_AREA_CONFIGURATION\x10\x01\x12\x1c\n" +
