@@ -211,7 +211,9 @@ func (j *judgement) hears(v *tandemv1.Vip, h, n *Node) {
 		}
 		iface := n.Interfaces[state.EffectiveVrrpNetwork(v)]
 		switch arrives := heardFrom(i, h.ID); {
-		case i.GetListens() && !arrives:
+		case !i.GetListens() && !arrives:
+			j.unheard(v, h, n, sent, got)
+		case !arrives:
 			j.on(n, adverts, "ADVERTS_NOT_SEEN", fmt.Sprintf("%s does not hear %s advertise VIP %s", n.ID, h.ID, id(v.GetName())),
 				fmt.Sprintf("%s; none of them reaches interface %s of %s%s", evidence, iface, n.ID, n.doubts(v)),
 				fmt.Sprintf("let protocol 112%s through: cables, VLANs, firewalls on the way; on %s: tcpdump -ni %s proto 112", j.means(v), n.ID, iface)).stops(v, n.ID)
@@ -220,6 +222,27 @@ func (j *judgement) hears(v *tandemv1.Vip, h, n *Node) {
 				fmt.Sprintf("%s; they are seen at interface %s, and keepalived on %s counted 0%s", evidence, iface, n.ID, n.doubts(v)),
 				fmt.Sprintf("on %s: systemctl restart keepalived, which is deaf when the interface was made anew under it; else something drops protocol 112 behind the interface: nft list ruleset, iptables-legacy -S, eBPF programs", n.ID)).stops(v, n.ID)
 		}
+	}
+}
+
+// unheard judges whether a standby's keepalived hears the holder where its agent does
+// not listen at the interface: by the counts alone. Of an agent that told of nothing that
+// is said once, for all VIPs.
+func (j *judgement) unheard(v *tandemv1.Vip, h, n *Node, sent, got *agentv1.InstanceFacts) {
+	vip := id(v.GetName())
+	switch {
+	case n.Diagnosis == nil || got.GetReceived() > 0:
+	case got.GetWindow() != nil && sent.GetSent() >= 2:
+		if !j.dropsIn(n, v) {
+			j.on(n, adverts, "ADVERTS_LOST", fmt.Sprintf("keepalived on %s gets none of the advertisements of %s for VIP %s; where they are lost is not known", n.ID, h.ID, vip),
+				fmt.Sprintf("%s sent %d in %s by its keepalived's count, and keepalived on %s counted 0 in %s; its agent does not listen at the interface%s",
+					h.ID, sent.GetSent(), round(sent), n.ID, round(got), n.doubts(v)),
+				fmt.Sprintf("on %s: tcpdump -ni %s proto 112 tells whether they reach it; if so systemctl restart keepalived, else let protocol 112%s through", n.ID, n.Interfaces[state.EffectiveVrrpNetwork(v)], j.means(v))).stops(v, n.ID)
+		}
+	default:
+		j.on(n, adverts, "NOT_LISTENED", fmt.Sprintf("whether %s hears %s advertise VIP %s is not known", n.ID, h.ID, vip),
+			"its agent does not listen at the interface, and keepalived counted none there",
+			fmt.Sprintf("ask again in some seconds: an agent that was just started listens soon; else on %s: journalctl -u lb-agent", n.ID)).about(v).hides = n.ID
 	}
 }
 

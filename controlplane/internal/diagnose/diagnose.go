@@ -63,7 +63,7 @@ type Node struct {
 type finding struct {
 	*tandemv1.DiagnosisFinding
 	stopped map[string][]string // ids of nodes by those of VIPs
-	hides   string              // id of the node of which it leaves open whether it would take a VIP
+	hides   string              // id of the node of which it leaves open whether it would take the VIPs that it is about, all if it is about none
 }
 
 // judgement is one of them in the making.
@@ -132,7 +132,7 @@ func (j *judgement) verdict(v *tandemv1.Vip) *tandemv1.VipDiagnosis {
 		if x.ID == d.GetHolder() {
 			continue
 		}
-		s := &tandemv1.StandbyDiagnosis{Node: x.ID, Priority: x.priority(vip), Obstacles: j.obstacles(vip, x.ID), Unknowns: j.unknowns(x.ID)}
+		s := &tandemv1.StandbyDiagnosis{Node: x.ID, Priority: x.priority(vip), Obstacles: j.obstacles(vip, x.ID), Unknowns: j.unknowns(v, x.ID)}
 		s.Ready = len(s.GetObstacles())+len(s.GetUnknowns()) == 0
 		if s.GetReady() && s.GetPriority() > best {
 			d.Taker, best = x.ID, s.GetPriority()
@@ -154,10 +154,11 @@ func (j *judgement) obstacles(vip, node string) []string {
 }
 
 // unknowns are the reasons of what leaves open whether a node would take a VIP.
-func (j *judgement) unknowns(node string) []string {
+func (j *judgement) unknowns(v *tandemv1.Vip, node string) []string {
 	var all []string
 	for _, f := range j.found {
-		if f.hides == node && !slices.Contains(all, f.GetReason()) {
+		about := len(f.GetVips()) == 0 || slices.Contains(f.GetVips(), v.GetName())
+		if f.hides == node && about && !slices.Contains(all, f.GetReason()) {
 			all = append(all, f.GetReason())
 		}
 	}

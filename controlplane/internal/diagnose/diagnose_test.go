@@ -169,7 +169,14 @@ func TestEachCauseIsFound(t *testing.T) {
 			b.Instances["web"][0].Advertisers = nil
 			drop(b, &agentv1.FirewallDrop{Handle: 3})
 		}, "ADVERTS_NOT_SEEN", true, "lb-master sent 4 in 400ms by its keepalived's count; none of them reaches interface eth0 of lb-backup; it may be the rule with handle 3"},
-		"lost behind":      {func(_ *Facts, _, b *Node) { b.Diagnosis.GetInstances()[0].Received = 0 }, "ADVERTS_LOST", true, "keepalived on lb-backup counted 0"},
+		"lost behind": {func(_ *Facts, _, b *Node) { b.Diagnosis.GetInstances()[0].Received = 0 }, "ADVERTS_LOST", true, "keepalived on lb-backup counted 0"},
+		"lost, not listened": {func(_ *Facts, _, b *Node) { deafEar(b); b.Diagnosis.GetInstances()[0].Received = 0 },
+			"ADVERTS_LOST", true, "lb-master sent 4 in 400ms by its keepalived's count, and keepalived on lb-backup counted 0 in 400ms; its agent does not listen"},
+		"neither listened nor counted": {func(_ *Facts, _, b *Node) {
+			deafEar(b)
+			b.Diagnosis.GetInstances()[0] = &agentv1.InstanceFacts{Name: "web", Vip: "web"}
+		},
+			"NOT_LISTENED", false, "does not listen at the interface"},
 		"not sent":         {func(_ *Facts, m, _ *Node) { m.Diagnosis.GetInstances()[0].Sent = 0 }, "ADVERTS_NOT_SENT", true, "did not grow in 400ms"},
 		"fenced":           {func(_ *Facts, _, b *Node) { b.Instances["web"][0].Fenced = true }, "FENCED", true, "falls by itself"},
 		"in fault":         {func(_ *Facts, _, b *Node) { b.Instances["web"][0].State = agentv1.VrrpState_VRRP_STATE_FAULT }, "IN_FAULT", true, "FAULT"},
@@ -207,7 +214,7 @@ func TestEachCauseIsFound(t *testing.T) {
 				t.Errorf("it says %v, want %q", f, test.says)
 			}
 			v := d.GetVips()[0]
-			hidden := name == "too old" || name == "half looked at"
+			hidden := name == "too old" || name == "half looked at" || name == "neither listened nor counted"
 			if ready := v.GetTaker() == "lb-backup"; ready == (test.stops || hidden) {
 				t.Errorf("taker %q", v.GetTaker())
 			}

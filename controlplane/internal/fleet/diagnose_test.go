@@ -7,6 +7,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
+
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
 )
@@ -22,6 +24,8 @@ func askable(t *testing.T) (*lab, map[string]*agent) {
 		a.commands = func(*agentv1.Command) *agentv1.CommandResult {
 			return &agentv1.CommandResult{Outcome: agentv1.CommandOutcome_COMMAND_OUTCOME_DONE, Diagnosis: &agentv1.Diagnosis{
 				Networks: []*agentv1.NetworkFacts{{Network: "front", Interface: "eth0", Exists: true, Up: true, Carrier: true, Addresses: []string{"192.168.1.10/24"}}},
+				Instances: []*agentv1.InstanceFacts{{Name: "web", Vip: "web", Network: "front", Sent: 4, Received: 4,
+					Interval: durationpb.New(100 * time.Millisecond), Window: durationpb.New(400 * time.Millisecond)}},
 			}}
 		}
 		agents[name] = a.connect()
