@@ -185,12 +185,23 @@ func (n *Node) lost(vip string) []string {
 func (j *judgement) sends(v *tandemv1.Vip, h *Node) {
 	for _, i := range h.Instances[id(v.GetName())] {
 		f := h.facts(i.GetName())
-		if f.GetWindow() != nil && f.GetSent() == 0 && i.GetHolds() {
+		if counted(f) && f.GetSent() == 0 && i.GetHolds() {
 			j.on(h, adverts, "ADVERTS_NOT_SENT", fmt.Sprintf("%s holds VIP %s and does not advertise it: a standby takes it too", h.ID, id(v.GetName())),
 				fmt.Sprintf("keepalived's count of what it sent did not grow in %s, at an interval of %s", round(f), f.GetInterval().AsDuration()),
 				fmt.Sprintf("on %s: journalctl -u keepalived; systemctl restart keepalived moves the VIP away meanwhile", h.ID)).stops(v, j.standbys(v)...)
 		}
 	}
+}
+
+// onTheirWay is how long advertisements may be on their way, and counts behind them.
+const onTheirWay = 100 * time.Millisecond
+
+// counted tells whether keepalived's counts of an instance were seen for so long that
+// none means something: at least one advertisement falls into two intervals. An agent
+// looks for 5 s at most, and an interval is up to 40 s (RFC 9568, section 5.2.7: 12
+// bits of centiseconds).
+func counted(f *agentv1.InstanceFacts) bool {
+	return f.GetWindow() != nil && f.GetWindow().AsDuration() >= 2*f.GetInterval().AsDuration()+onTheirWay
 }
 
 func round(f *agentv1.InstanceFacts) time.Duration {
@@ -217,7 +228,7 @@ func (j *judgement) hears(v *tandemv1.Vip, h, n *Node) {
 			j.on(n, adverts, "ADVERTS_NOT_SEEN", fmt.Sprintf("%s does not hear %s advertise VIP %s", n.ID, h.ID, id(v.GetName())),
 				fmt.Sprintf("%s; none of them reaches interface %s of %s%s", evidence, iface, n.ID, n.doubts(v)),
 				fmt.Sprintf("let protocol 112%s through: cables, VLANs, firewalls on the way; on %s: tcpdump -ni %s proto 112", j.means(v), n.ID, iface)).stops(v, n.ID)
-		case arrives && got.GetWindow() != nil && got.GetReceived() == 0 && !j.dropsIn(n, v):
+		case counted(got) && got.GetReceived() == 0 && !j.dropsIn(n, v):
 			j.on(n, adverts, "ADVERTS_LOST", fmt.Sprintf("the advertisements of %s for VIP %s reach %s, and keepalived there gets none of them", h.ID, id(v.GetName()), n.ID),
 				fmt.Sprintf("%s; they are seen at interface %s, and keepalived on %s counted 0%s", evidence, iface, n.ID, n.doubts(v)),
 				fmt.Sprintf("on %s: systemctl restart keepalived, which is deaf when the interface was made anew under it; else something drops protocol 112 behind the interface: nft list ruleset, iptables-legacy -S, eBPF programs", n.ID)).stops(v, n.ID)
@@ -232,7 +243,7 @@ func (j *judgement) unheard(v *tandemv1.Vip, h, n *Node, sent, got *agentv1.Inst
 	vip := id(v.GetName())
 	switch {
 	case n.Diagnosis == nil || got.GetReceived() > 0:
-	case got.GetWindow() != nil && sent.GetSent() >= 2:
+	case counted(got) && counted(sent) && sent.GetSent() >= 2:
 		if !j.dropsIn(n, v) {
 			j.on(n, adverts, "ADVERTS_LOST", fmt.Sprintf("keepalived on %s gets none of the advertisements of %s for VIP %s; where they are lost is not known", n.ID, h.ID, vip),
 				fmt.Sprintf("%s sent %d in %s by its keepalived's count, and keepalived on %s counted 0 in %s; its agent does not listen at the interface%s",
@@ -241,7 +252,7 @@ func (j *judgement) unheard(v *tandemv1.Vip, h, n *Node, sent, got *agentv1.Inst
 		}
 	default:
 		j.on(n, adverts, "NOT_LISTENED", fmt.Sprintf("whether %s hears %s advertise VIP %s is not known", n.ID, h.ID, vip),
-			"its agent does not listen at the interface, and keepalived counted none there",
+			"its agent does not listen at the interface, and keepalived counted none there, or was not watched for long enough",
 			fmt.Sprintf("ask again in some seconds: an agent that was just started listens soon; else on %s: journalctl -u lb-agent", n.ID)).about(v).hides = n.ID
 	}
 }
