@@ -21,15 +21,15 @@ import (
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
 )
 
-// doctor returns what "lbctl doctor -o json" prints. It must exit with 1 when a
-// finding stops a failover, and with 0 else.
+// doctor returns what "lbctl doctor -o json" prints. It must exit with 1 when
+// nobody would take a VIP, and with 0 else.
 func (s *site) doctor(ctx context.Context) (*tandemv1.Diagnosis, error) {
 	out, err := s.Lbctl(ctx, "doctor", "-o", "json")
 	d := &tandemv1.Diagnosis{}
 	if err := protojson.Unmarshal(out, d); err != nil {
 		return nil, fmt.Errorf("it prints %q: %w", out, err)
 	}
-	stops := slices.ContainsFunc(d.GetFindings(), (*tandemv1.DiagnosisFinding).GetStops)
+	stops := slices.ContainsFunc(d.GetVips(), func(v *tandemv1.VipDiagnosis) bool { return v.GetTaker() == "" })
 	if stops && !failedWith(err, 1, "a failover would not work") || !stops && err != nil {
 		return d, fmt.Errorf("stops: %t, but: %w", stops, err)
 	}

@@ -25,8 +25,9 @@ Each finding has what was seen and what cures it. Nothing is changed. It takes
 as long as three advertisements, and waits 8 s for a node that does not answer.
 Without a VIP all are looked at.
 
-The exit code is 1 when a finding would stop a failover, and when it is not
-known whether it would work, since no standby could be looked at; else 0.`,
+The exit code is 1 when there is a VIP that no standby would take, or of which
+that is not known since no standby could be looked at; else 0. Of three nodes
+one that is drained stops no failover while another one is ready.`,
 		Example:           "  lbctl doctor\n  lbctl doctor web\n  lbctl doctor -o json",
 		Args:              arguments("[VIP]"),
 		ValidArgsFunction: a.firstName(listVips),
@@ -53,23 +54,13 @@ known whether it would work, since no standby could be looked at; else 0.`,
 	}
 }
 
-// stopped is an error unless a failover would work.
+// stopped is an error unless every VIP has a standby that would take it.
 func stopped(d *tandemv1.Diagnosis) error {
-	n := 0
-	for _, f := range d.GetFindings() {
-		if f.GetStops() {
-			n++
-		}
+	if stuck := view.Stuck(d); len(stuck) > 0 {
+		return fmt.Errorf("a failover would not work: no standby would take %s", strings.Join(stuck, ", "))
 	}
-	switch n {
-	case 0:
-		if unknown := view.Unknown(d); len(unknown) > 0 {
-			return fmt.Errorf("it is not known whether a failover of %s would work: no standby could be looked at", strings.Join(unknown, ", "))
-		}
-		return nil
-	case 1:
-		return errors.New("a failover would not work: 1 finding")
-	default:
-		return fmt.Errorf("a failover would not work: %d findings", n)
+	if unknown := view.Unknown(d); len(unknown) > 0 {
+		return fmt.Errorf("it is not known whether a failover of %s would work: no standby could be looked at", strings.Join(unknown, ", "))
 	}
+	return nil
 }

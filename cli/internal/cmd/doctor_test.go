@@ -14,6 +14,10 @@ import (
 func TestDoctorsExitCode(t *testing.T) {
 	well := &tandemv1.VipDiagnosis{Name: "clusters/default/vips/web", Holder: "lb-master", Taker: "lb-backup",
 		Standbys: []*tandemv1.StandbyDiagnosis{{Node: "lb-backup", Ready: true, Priority: 220}}}
+	ill := &tandemv1.VipDiagnosis{Name: "clusters/default/vips/mail", Holder: "lb-master",
+		Standbys: []*tandemv1.StandbyDiagnosis{{Node: "lb-backup", Obstacles: []string{"DRAINED"}}}}
+	three := &tandemv1.VipDiagnosis{Name: "clusters/default/vips/web", Holder: "lb-master", Taker: "lb-backup",
+		Standbys: []*tandemv1.StandbyDiagnosis{{Node: "lb-backup", Ready: true, Priority: 220}, {Node: "lb-third", Priority: 210, Obstacles: []string{"DRAINED"}}}}
 	for name, test := range map[string]struct {
 		reply  *tandemv1.Diagnosis
 		code   int
@@ -24,9 +28,14 @@ func TestDoctorsExitCode(t *testing.T) {
 			"Cluster default: nothing found, a failover would work now\n", ""},
 		"to know of": {&tandemv1.Diagnosis{Name: "clusters/default", Vips: []*tandemv1.VipDiagnosis{well},
 			Findings: []*tandemv1.DiagnosisFinding{{Reason: "VIP_OUTSIDE_SUBNET"}}}, 0, "a failover would work now, and 1 finding to know of", ""},
-		"stops": {&tandemv1.Diagnosis{Name: "clusters/default", Vips: []*tandemv1.VipDiagnosis{well},
+		"stops": {&tandemv1.Diagnosis{Name: "clusters/default", Vips: []*tandemv1.VipDiagnosis{well, ill},
 			Findings: []*tandemv1.DiagnosisFinding{{Reason: "DRAINED", Stops: true, Cure: "lbctl node undrain lb-backup"}, {Reason: "X"}}}, failure.ExitError,
-			"1 finding would stop a failover, 1 more to know of", "error: a failover would not work: 1 finding\n"},
+			"1 finding would stop a failover of mail, 1 more to know of", "error: a failover would not work: no standby would take mail\n"},
+		"nobody there": {&tandemv1.Diagnosis{Name: "clusters/default", Vips: []*tandemv1.VipDiagnosis{{Name: "clusters/default/vips/mail", Holder: "lb-master"}}}, failure.ExitError,
+			"a failover of mail would not work", "error: a failover would not work: no standby would take mail\n"},
+		"one of two is drained": {&tandemv1.Diagnosis{Name: "clusters/default", Vips: []*tandemv1.VipDiagnosis{three},
+			Findings: []*tandemv1.DiagnosisFinding{{Reason: "DRAINED", Stops: true}, {Reason: "X"}}}, 0,
+			"a failover would work now, and 1 finding would keep a node from it, 1 more to know of", ""},
 		"not known": {&tandemv1.Diagnosis{Name: "clusters/default",
 			Vips: []*tandemv1.VipDiagnosis{well, {Name: "clusters/default/vips/mail", Holder: "lb-master",
 				Standbys: []*tandemv1.StandbyDiagnosis{{Node: "lb-backup", Unknowns: []string{"AGENT_SILENT"}}}}},

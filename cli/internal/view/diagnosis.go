@@ -41,17 +41,32 @@ func health(d *tandemv1.Diagnosis, style output.Style) string {
 	}
 	rest := len(d.GetFindings()) - stops
 	switch {
-	case stops > 0:
-		return style.Paint(count(stops, "finding")+" would stop a failover", output.Bad) + others(rest)
+	case len(Stuck(d)) > 0 && stops > 0:
+		return style.Paint(count(stops, "finding")+" would stop a failover of "+strings.Join(Stuck(d), ", "), output.Bad) + others(rest)
+	case len(Stuck(d)) > 0:
+		return style.Paint("a failover of "+strings.Join(Stuck(d), ", ")+" would not work", output.Bad) + others(rest)
 	case len(Unknown(d)) > 0:
-		return style.Paint("it is not known whether a failover of "+strings.Join(Unknown(d), ", ")+" would work", output.Warn) + others(rest)
+		return style.Paint("it is not known whether a failover of "+strings.Join(Unknown(d), ", ")+" would work", output.Warn) + others(len(d.GetFindings()))
 	case len(d.GetVips()) == 0:
 		return "it has no VIP, so there is nothing to move"
+	case stops > 0:
+		return style.Paint("a failover would work now", output.Good) + ", and " + count(stops, "finding") + " would keep a node from it" + others(rest)
 	case rest > 0:
 		return style.Paint("a failover would work now", output.Good) + ", and " + count(rest, "finding") + " to know of"
 	default:
 		return style.Paint("nothing found, a failover would work now", output.Good)
 	}
+}
+
+// Stuck are the ids of VIPs that no standby would take.
+func Stuck(d *tandemv1.Diagnosis) []string {
+	var all []string
+	for _, v := range d.GetVips() {
+		if v.GetTaker() == "" && !slices.ContainsFunc(v.GetStandbys(), IsUnknown) {
+			all = append(all, output.Clean(name.ID(v.GetName())))
+		}
+	}
+	return all
 }
 
 // Unknown are the ids of VIPs that no standby is known to take, while one might.

@@ -98,7 +98,7 @@ type Diagnosis struct {
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// create_time is when it was made.
 	CreateTime *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=create_time,json=createTime,proto3" json:"create_time,omitempty"`
-	// findings, those that would stop a failover first.
+	// findings, those that keep a node from taking a VIP first.
 	Findings []*DiagnosisFinding `protobuf:"bytes,3,rep,name=findings,proto3" json:"findings,omitempty"`
 	// vips that were looked at, in order of their names.
 	Vips          []*VipDiagnosis `protobuf:"bytes,4,rep,name=vips,proto3" json:"vips,omitempty"`
@@ -171,8 +171,9 @@ type DiagnosisFinding struct {
 	Reason string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
 	// area that it belongs to.
 	Area DiagnosisArea `protobuf:"varint,2,opt,name=area,proto3,enum=tandem.v1.DiagnosisArea" json:"area,omitempty"`
-	// stops tells that a failover would not work while it is so. Else it is worth
-	// knowing only.
+	// stops tells that it keeps a node from taking a VIP. Else it is worth knowing only.
+	// Whether a failover would work all the same, with another node, tells the taker of
+	// the VIP.
 	Stops bool `protobuf:"varint,3,opt,name=stops,proto3" json:"stops,omitempty"`
 	// node is the name of the node that it is on; empty: of none.
 	Node string `protobuf:"bytes,4,opt,name=node,proto3" json:"node,omitempty"`
