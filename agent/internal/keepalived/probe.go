@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"net/netip"
 	"slices"
 
 	"golang.org/x/sys/unix"
@@ -46,8 +45,9 @@ func newAddresses(in *intent, record []place) ([]neighbor.Question, error) {
 	var questions []neighbor.Question
 	for n := range in.instances {
 		i := &in.instances[n]
-		var nodes []netip.Addr
+		nodes := i.peers // by unicast, one is not heard before it has this node's address
 		if i.apart() {
+			nodes = nil
 			for _, node := range slices.Sorted(maps.Keys(in.peers)) {
 				nodes = append(nodes, in.peers[node][i.iface]...)
 			}

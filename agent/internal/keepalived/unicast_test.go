@@ -95,6 +95,9 @@ func TestASourceThatComesLate(t *testing.T) {
 	for n, node := range []*node{a, b} {
 		node.setHealth(true)
 		node.mustApply(byUnicast(web(node.name, uint32(230-10*n)), n, "10.9.0.1", "10.9.0.2"))
+		// What the holder sends to an address that is not there reaches nobody: it is known
+		// by its own address alone.
+		within(t, 5*time.Second, "the first one holds the VIP", func() bool { return a.has("10.9.0.100") })
 	}
 	within(t, 5*time.Second, "it cannot advertise", func() bool { return b.instance("web").State == InstanceFault })
 	ip(t, "-n", second, "address", "add", "10.9.0.2/24", "dev", "eth0")

@@ -4,8 +4,8 @@
 // An address may well be in use: by the peer that holds the VIP. The peer is who
 // advertises the VIP's virtual router from the same link-layer address, be it
 // its own or the virtual router's (use_vmac); where the router is advertised on
-// another interface, who has a node's own address as well. Whoever else has the
-// address is unknown.
+// another interface, or by unicast, who has a node's own address as well. Whoever else
+// has the address is unknown.
 package neighbor
 
 import (
@@ -52,7 +52,7 @@ type Question struct {
 	VRID   uint8
 	Advert time.Duration
 	// Nodes are the other nodes' own addresses on the interface, where the router is
-	// advertised on another one: who has one of them is no unknown.
+	// advertised on another one or by unicast: who has one of them is no unknown.
 	Nodes []netip.Addr
 }
 
