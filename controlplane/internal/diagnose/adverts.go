@@ -152,8 +152,7 @@ func (j *judgement) standsBy(v *tandemv1.Vip, n *Node) {
 	}
 }
 
-// lost judges whether a node has what the VIP needs beside it. One that has lost more
-// than the holder would not take it.
+// lost judges whether a node has what the VIP needs beside it.
 func (j *judgement) lost(v *tandemv1.Vip, h, n *Node) {
 	vip := id(v.GetName())
 	all := n.lost(vip)
@@ -163,9 +162,21 @@ func (j *judgement) lost(v *tandemv1.Vip, h, n *Node) {
 	f := j.on(n, holding, "TRACK_LOST", fmt.Sprintf("%s has lost what VIP %s needs: %s", n.ID, vip, strings.Join(all, ", ")),
 		fmt.Sprintf("its agent asks for it; its priority is %d", n.priority(vip)),
 		fmt.Sprintf("see the way from %s to it: cables, VLANs, routes, firewalls; or lbctl vip set %s --track", n.ID, vip)).about(v)
-	if h != nil && h != n && len(all) > len(h.lost(vip)) {
+	if h != nil && h != n && Lacks(v, n.Instances[vip], h.Instances[vip]) {
 		f.stops(v, n.ID)
 	}
+}
+
+// Lacks tells whether a standby does not take a VIP that its holder is to give up by
+// hand, since the standby has lost what the VIP needs: by the priorities in effect, as
+// keepalived decides that. Each instance is a VIP's part of one family.
+func Lacks(v *tandemv1.Vip, standby, holder []*agentv1.InstanceObservation) bool {
+	return slices.ContainsFunc(standby, func(s *agentv1.InstanceObservation) bool {
+		return slices.ContainsFunc(s.GetTracks(), (*agentv1.TrackObservation).GetLost) &&
+			slices.ContainsFunc(holder, func(h *agentv1.InstanceObservation) bool {
+				return h.GetName() == s.GetName() && int(s.GetPriority()) <= int(h.GetPriority())+state.FailoverScore(v)
+			})
+	})
 }
 
 // lost are the tracks of a VIP that a node has lost, with the reason.

@@ -6,6 +6,9 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
+
+	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
+	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
 )
 
 // deafEar has the agent not listen at the interface.
@@ -58,5 +61,40 @@ func TestWhatKeepalivedCountsIsHeard(t *testing.T) {
 	deafEar(&facts.Nodes[1])
 	if d := Judge(facts); len(d.GetFindings()) != 0 || d.GetVips()[0].GetTaker() != "lb-backup" {
 		t.Errorf("found %v", d)
+	}
+}
+
+// A standby that has lost something of a VIP takes it from a holder that gives it up by
+// hand as keepalived decides: by what either has left, not by how much was lost.
+func TestWhoLacksWhatAVIPNeeds(t *testing.T) {
+	gone := []*agentv1.TrackObservation{{Track: "gateway", Lost: true}}
+	one := func(name string, priority uint32, lost []*agentv1.TrackObservation) []*agentv1.InstanceObservation {
+		return []*agentv1.InstanceObservation{{Name: name, Priority: priority, Tracks: lost}}
+	}
+	both := func(first, second uint32) []*agentv1.InstanceObservation {
+		return append(one("web", first, gone), one("web-v6", second, gone)...)
+	}
+	automatic, never := &tandemv1.Vip{}, &tandemv1.Vip{FailBack: "never"}
+	for name, test := range map[string]struct {
+		vip             *tandemv1.Vip
+		standby, holder []*agentv1.InstanceObservation
+		lacks           bool
+	}{
+		"nothing is lost":                           {automatic, one("web", 120, nil), one("web", 230, nil), false},
+		"all that a gateway weighs":                 {automatic, one("web", 220-44, gone), one("web", 230, nil), true},
+		"little":                                    {automatic, one("web", 220-1, gone), one("web", 230, nil), false},
+		"two of little weight, and one of much":     {automatic, one("web", 220-2, gone), one("web", 230-44, gone), false},
+		"one of much weight, and one of little":     {automatic, one("web", 220-44, gone), one("web", 230-1, gone), true},
+		"both all that tracks may add":              {automatic, one("web", 220-56, gone), one("web", 230-56, gone), false},
+		"keepalived leaves it where both are equal": {automatic, one("web", 208, gone), one("web", 230, nil), true},
+		"one more":                         {automatic, one("web", 209, gone), one("web", 230, nil), false},
+		"a sticky one has its own for it":  {never, one("web", 220-22-1, gone), one("web", 230, nil), false},
+		"a sticky one without its gateway": {never, one("web", 220-22-44, gone), one("web", 230, nil), true},
+		"in one family":                    {automatic, both(219, 176), both(230, 230), true},
+		"in none":                          {automatic, both(219, 219), both(230, 230), false},
+	} {
+		if got := Lacks(test.vip, test.standby, test.holder); got != test.lacks {
+			t.Errorf("%s: %t", name, got)
+		}
 	}
 }

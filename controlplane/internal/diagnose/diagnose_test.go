@@ -193,6 +193,7 @@ func TestEachCauseIsFound(t *testing.T) {
 		"nothing received": {func(_ *Facts, _, b *Node) { find(b, agentv1.FindingKind_FINDING_KIND_NOTHING_RECEIVED) }, "NOTHING_RECEIVED", true, "the switch's port"},
 		"nothing sent":     {func(_ *Facts, _, b *Node) { find(b, agentv1.FindingKind_FINDING_KIND_NOTHING_SENT) }, "NOTHING_SENT", true, "the switch's port"},
 		"gateway lost":     {func(_ *Facts, _, b *Node) { lose(b) }, "TRACK_LOST", true, "lb-backup has lost what VIP web needs: gateway (no answer)"},
+		"of little weight": {func(_ *Facts, _, b *Node) { lose(b); b.Instances["web"][0].Priority = 219 }, "TRACK_LOST", false, "its priority is 219"},
 		"holder's gateway": {func(_ *Facts, m, _ *Node) { lose(m) }, "TRACK_LOST", false, "lb-master has lost"},
 		"unfit": {func(f *Facts, _, _ *Node) {
 			f.Unfit = map[string]map[string]string{"web": {"lb-backup": "is of no use"}}
@@ -234,6 +235,7 @@ func find(n *Node, kind agentv1.FindingKind) {
 
 func lose(n *Node) {
 	i := n.Instances["web"][0]
+	i.Priority -= 44
 	i.Tracks = append(i.Tracks, &agentv1.TrackObservation{Track: "gateway", Lost: true, Reason: "no answer"}, &agentv1.TrackObservation{Track: "ping 192.0.2.1"})
 }
 

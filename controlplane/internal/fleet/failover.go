@@ -222,8 +222,8 @@ func (c *cluster) unfit(node, vip, from string) string {
 	}):
 		return "does not stand by for it: its keepalived is in state " +
 			strings.ToLower(strings.TrimPrefix(vipNodeStatus(node, n.observed.instances[vip]).GetState().String(), "VRRP_STATE_"))
-	case lacks(n, holder, vip) != "":
-		return "has lost what the VIP needs: " + lacks(n, holder, vip)
+	case lacks(c.head.Vip(vip), n, holder) != "":
+		return "has lost what the VIP needs: " + lacks(c.head.Vip(vip), n, holder)
 	case n.base == nil || holder.base == nil || n.base.Version().GetStructure() != holder.base.Version().GetStructure():
 		return fmt.Sprintf("has another configuration in effect than %s (revisions %d and %d)", from, n.applied, holder.applied)
 	}

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/tandem-lb/tandem/controlplane/internal/diagnose"
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
 )
@@ -57,10 +58,12 @@ func (n *node) lost(vip string) (lost []string) {
 	return lost
 }
 
-// lacks tells what a node has lost that a VIP needs, when its holder has lost less.
-func lacks(n, holder *node, vip string) string {
-	if lost := n.lost(vip); len(lost) > len(holder.lost(vip)) {
-		return strings.Join(lost, " and ")
+// lacks tells what a node has lost that a VIP needs, when that keeps it from taking the
+// VIP from its holder.
+func lacks(v *tandemv1.Vip, n, holder *node) string {
+	vip := lastID(v.GetName())
+	if diagnose.Lacks(v, n.observed.instances[vip], holder.observed.instances[vip]) {
+		return strings.Join(n.lost(vip), " and ")
 	}
 	return ""
 }

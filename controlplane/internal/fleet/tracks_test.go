@@ -16,6 +16,7 @@ func tracking(s agentv1.VrrpState, lost bool) *agentv1.Observation {
 	t := &agentv1.TrackObservation{Track: "gateway", Lost: lost}
 	if lost {
 		t.Reason = "192.168.1.1 does not answer"
+		set.Instances[0].Priority -= 44
 	}
 	set.Instances[0].Tracks = []*agentv1.TrackObservation{t, {Track: "ping 10.0.0.1"}}
 	return &agentv1.Observation{Instances: set}
@@ -43,18 +44,28 @@ func TestLostTracksAreTold(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.mu.Lock()
-		why := lacks(c.nodes["lb-backup"], c.nodes["lb-master"], "web")
+		why := c.unfit("lb-backup", "web", "lb-master")
 		c.mu.Unlock()
 		if !strings.Contains(why, "gateway") {
 			t.Errorf("it could take the VIP: %q", why)
 		}
+		light := tracking(backup, true)
+		light.Instances.Instances[0].Priority = 229 // of little weight: keepalived would move it
+		b.observe(light)
+		pass(time.Second)
+		c.mu.Lock()
+		if why := c.unfit("lb-backup", "web", "lb-master"); strings.Contains(why, "has lost") {
+			t.Errorf("it could not take the VIP: %q", why)
+		}
+		c.mu.Unlock()
+		b.observe(tracking(backup, true))
 		a.observe(tracking(master, true))
 		pass(time.Second)
 		if got := l.status().GetAlarms()[0].GetMessage(); !strings.HasSuffix(got, "so has every node that tells, and one of them holds the VIP") {
 			t.Errorf("both: %q", got)
 		}
 		c.mu.Lock()
-		if why := lacks(c.nodes["lb-backup"], c.nodes["lb-master"], "web"); why != "" {
+		if why := c.unfit("lb-backup", "web", "lb-master"); strings.Contains(why, "has lost") {
 			t.Errorf("both have lost it: %q", why)
 		}
 		c.mu.Unlock()

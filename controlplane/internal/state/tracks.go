@@ -24,6 +24,22 @@ const lowestTracks = -56
 // (docs/decisions/0006-scores.md).
 const stickyScore = -22
 
+// failoverScore is what the agents add to a holder that is to give a VIP up by hand;
+// to one of a sticky VIP stickyScore, too, which its standbys have.
+const failoverScore = -22
+
+// FailoverScore is what the agents add to the priority of a VIP's holder that is to give
+// it up by hand (docs/decisions/0006-scores.md): a standby with a higher one takes it.
+func FailoverScore(v *tandemv1.Vip) int {
+	if sticky(v) {
+		return failoverScore + stickyScore
+	}
+	return failoverScore
+}
+
+// sticky tells whether a VIP's standbys leave it where it is, for a while at least.
+func sticky(v *tandemv1.Vip) bool { return EffectiveFailBack(v) != "automatic" }
+
 // EffectiveTrack returns a track with every field filled in.
 func EffectiveTrack(t *tandemv1.Track) *tandemv1.Track {
 	if t.GetKind() == "network" {
@@ -113,8 +129,7 @@ func Notes(c *Config, v *tandemv1.Vip) []string {
 		return nil // nobody is there to take it over
 	}
 	needed := -gap - 1
-	sticky := EffectiveFailBack(v) == "never" || EffectiveFailBack(v) == "delayed"
-	if sticky {
+	if sticky(v) {
 		needed += stickyScore
 	}
 	var notes []string
@@ -124,7 +139,7 @@ func Notes(c *Config, v *tandemv1.Vip) []string {
 			continue
 		}
 		policy := ""
-		if sticky {
+		if sticky(v) {
 			policy = fmt.Sprintf(", and fail-back %s takes %d off that", EffectiveFailBack(v), -stickyScore)
 		}
 		notes = append(notes, fmt.Sprintf("track %+q is too light to move the VIP from %s by itself: its weight is %d, and the priority of %s is %d above the next one's%s: use %d to -56",
