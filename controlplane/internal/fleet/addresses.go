@@ -15,6 +15,7 @@ import (
 
 	keepalivedv1 "github.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1"
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
+	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
 
 	"github.com/tandem-lb/tandem/controlplane/internal/compile"
 	"github.com/tandem-lb/tandem/controlplane/internal/state"
@@ -123,6 +124,13 @@ func (a *Addresses) speakers(head *state.Config, agreed agreements) map[string]c
 		all[vip] = compile.SpeakersOf(v, told, agreed[vip].Agreed.Speakers)
 	}
 	return all
+}
+
+// told tells whether a node of a configuration has told what addresses it has.
+func (a *Addresses) told(head *state.Config) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.ContainsFunc(head.Nodes(), func(n *tandemv1.Node) bool { return a.nodes[n.GetUid()] != nil })
 }
 
 // save makes durable what is new. What fails is tried again by the next save.

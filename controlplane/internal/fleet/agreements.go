@@ -168,6 +168,9 @@ func (c *cluster) steps(head *state.Config) (orders agreements, now arrangement,
 		if !ok {
 			o = rollout.Order{Agreed: wanted}
 		}
+		if o.Agreed.Unicast && o.Agreed.Speakers == "" && wanted.Speakers == "" && c.options.Addresses.told(head) {
+			o.Agreed.Unicast = false // no node has it yet, and none would: better by multicast than nowhere
+		}
 		if o.Switching || o.Agreed != wanted {
 			if o.Since == 0 {
 				// The latest wins: the revision may have come and gone unseen.

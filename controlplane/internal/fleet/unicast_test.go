@@ -169,3 +169,36 @@ func TestUnicastNodesComeAndGo(t *testing.T) {
 		}
 	})
 }
+
+// I8: a VIP that is to be advertised by unicast from the first moment, while no node has an
+// address to do so from, is advertised by multicast until they have.
+func TestI8UnicastThatNobodyCanSpeak(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, _, all := newTermsLab(t, "lb-master", "lb-backup")
+		l.change(state.DeleteListener("web_frontend", ""))
+		l.change(state.DeleteVip("web", ""))
+		pass(time.Second)
+		l.change(state.CreateVip("web", &tandemv1.Vip{Addresses: []string{"192.168.1.100/24"}, Vrid: 51, Unicast: new(true)}))
+		pass(time.Second)
+		if got := all[0].speaking(); got != "out" {
+			t.Errorf("nobody has told anything, and lb-master speaks to %s", got)
+		}
+		all[0].tell("fe80::10")
+		all[1].tell()
+		pass(time.Second)
+		for _, a := range all {
+			if got := a.speaking(); got != "multicast" {
+				t.Errorf("%s speaks to %s", a.node, got)
+			}
+		}
+		agreeOnSpeakers(t, reconnecting, all...)
+		l.wantAlarms("VIP_CHANGE_WAITS web")
+		all[0].tell("192.168.1.10")
+		all[1].tell("192.168.1.11")
+		agreeOnSpeakers(t, time.Second, all...)
+		if got := all[0].speaking(); got != "192.168.1.10 192.168.1.11" {
+			t.Errorf("with addresses lb-master speaks to %s", got)
+		}
+		l.wantAlarms()
+	})
+}
