@@ -45,6 +45,7 @@ type instance struct {
 	tracked   map[int]string // likewise the interfaces that are tracked
 	device    string         // of all addresses
 	needs     []need         // interfaces beside these
+	untracked int            // line of dont_track_primary; 0: there is none
 }
 
 // need is an interface whose loss takes a weight off the priority.
@@ -225,6 +226,8 @@ func (r *vrrpReader) setting(i *instance, s *keepalivedconf.Statement) {
 		}
 	case "track_interface":
 		r.trackInterface(i, s)
+	case "dont_track_primary":
+		i.untracked = s.Line
 	case "nopreempt":
 		i.failBack = "never"
 		r.lines.set(s.Line, Typed, "")

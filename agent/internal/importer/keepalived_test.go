@@ -55,6 +55,7 @@ func TestRefusedVRRP(t *testing.T) {
 		{setting: "authentication { auth_type AH }", want: "4: Tandem knows auth_type PASS and auth_pass only: change it on both nodes"},
 		{setting: `authentication { auth_pass "a b" }`, want: "4: the password's first 8 characters must be letters and digits: change it on both nodes"},
 		{setting: "preempt_delay 0", want: "1: preempt_delay must be more than 0 and at most an hour"},
+		{setting: "dont_track_primary", want: "4: Tandem gives a VIP up where the interface of its addresses is down: remove it on both nodes"},
 		{setting: "track_interface { eth1 }", want: "4: Tandem tracks another interface than the VIP's own by a weight of -56 to -1 only: " +
 			"without one, and lost on both nodes, it would leave the VIP to nobody"},
 		{address: "192.0.2.2/24 dev eth1", want: "7: Tandem has one address in the advertisement, and nodes that have others there both become master: " +
@@ -103,6 +104,7 @@ track_interface { eth2
 eth1
 eth3 weight -20 }
 authentication { auth_pass mypasswoZ }
+dont_track_primary
 interface eth1
 virtual_router_id 53
 }

@@ -123,6 +123,13 @@ func (r *vrrpReader) interfaces(i *instance) {
 			r.refuse(line, "a VIP has all its addresses on one interface, %s here: make an instance of its own of what is on %s, on both nodes", i.device, on)
 		}
 	}
+	switch {
+	case i.untracked == 0:
+	case i.device == i.iface:
+		r.refuse(i.untracked, "Tandem gives a VIP up where the interface of its addresses is down: remove it on both nodes")
+	default:
+		r.lines.set(i.untracked, Ignored, "Tandem gives no VIP up for an interface that only its advertisements go over")
+	}
 	for _, line := range slices.Sorted(maps.Keys(i.tracked)) {
 		name, weight, _ := strings.Cut(i.tracked[line], " weight ")
 		switch n, err := strconv.ParseInt(weight, 10, 32); {
