@@ -105,3 +105,80 @@ func TestVRRPOverANetworkOfItsOwn(t *testing.T) {
 	// What lb-master said last counts until its session is known to be dead.
 	untroubled(ctx, t, s.Cluster, "NODE_DISCONNECTED", "TWO_HOLDERS", "PEER_SILENT", "FENCED")
 }
+
+// A cable between the nodes is a network that ends with either of them: the survivor has
+// no carrier on it. It holds the VIP all the same, and they are a pair again when the other
+// one is back. While both live, a cut cable is settled like any other cut.
+func TestI8VRRPOverACableThatEndsWithThePeer(t *testing.T) {
+	s := newSite(t)
+	ctx := labtest.Deadline(t, 4*time.Minute)
+	s.secondNetwork(ctx)
+	well := append(clustertest.Healthy(), cluster.HeldBy("web", cluster.Master))
+	s.lbctl(ctx, "vip", "set", "web", "--vrrp-network", "vrrp")
+	s.wait(ctx, "a cluster in good health", well...)
+	// Down at one end, it has no carrier at the other one.
+	cable := func(node, state string) {
+		t.Helper()
+		if _, err := s.Nodes[node].Host.Output(ctx, "ip", "link", "set", "eth2", state); err != nil {
+			t.Fatal(err)
+		}
+	}
+	powerOff := func(node string) {
+		t.Helper()
+		cable(node, "down")
+		if err := s.Nodes[node].PowerCut(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	powerOn := func(node string) {
+		t.Helper()
+		cable(node, "up")
+		if err := s.Nodes[node].PowerBack(ctx); err != nil {
+			t.Fatal(err)
+		}
+		s.wait(ctx, "a pair again, and no alarm", well...)
+		s.holdsNow(ctx, cluster.Master)
+	}
+	noCarrier := func(node string) cluster.Condition {
+		return alarmed("TRACK_LOST", node+" has lost network vrrp (interface eth2 has no carrier)")
+	}
+
+	report := s.during(ctx, probe.Config{Interval: 5 * time.Millisecond, Timeout: 200 * time.Millisecond}, func() {
+		powerOff(cluster.Master)
+		s.until(10*time.Second, "the VIP on lb-backup", s.heldByBackup)
+		_ = pause(ctx, 3*time.Second) // longer than a fence, and than anything else lasts
+	})
+	t.Logf("holder powered off: longest time without an answer %.0f ms", report.LongestGap.MS)
+	if gap := report.LongestGap; gap.Open || gap.MS > 3000 {
+		t.Errorf("clients were without an answer for %.0f ms (at the end, still none: %v)", gap.MS, gap.Open)
+	}
+	s.wait(ctx, "the alarm", noCarrier(cluster.Backup))
+	powerOn(cluster.Master)
+
+	s.under(ctx, load, func() {
+		powerOff(cluster.Backup)
+		_ = pause(ctx, 3*time.Second)
+		s.holdsNow(ctx, cluster.Master)
+	})
+	s.wait(ctx, "the alarm", noCarrier(cluster.Master))
+	powerOn(cluster.Backup)
+
+	cable(cluster.Master, "down")
+	s.until(10*time.Second, "one node that keeps the VIP, and one that is fenced off", func(ctx context.Context) error {
+		holders, err := s.Lab.Holders(ctx, lab.VIP.Addr())
+		if err == nil && len(holders) != 1 {
+			err = fmt.Errorf("it is on %v", holders)
+		}
+		if err != nil {
+			return err
+		}
+		status, err := s.Status(ctx)
+		if err != nil {
+			return err
+		}
+		return alarmed("FENCED", "is kept off VIP web")(status)
+	})
+	cable(cluster.Master, "up")
+	s.wait(ctx, "a pair again, and no alarm", well...)
+	s.holdsNow(ctx, cluster.Master)
+}

@@ -72,10 +72,6 @@ func TestVRRPOnANetworkOfItsOwn(t *testing.T) {
 	t.Logf("moved in %v", took)
 	ip(t, "-n", sw, "link", "set", "port0", "up")
 	waitMaster(t, 5*time.Second, "web", "10.9.0.100", a, b)
-	ip(t, "-n", a.namespace, "link", "set", "eth1", "down")
-	within(t, 2*time.Second, "a node without its VRRP has given the VIP up", func() bool { return !a.has("10.9.0.100") })
-	ip(t, "-n", a.namespace, "link", "set", "eth1", "up")
-	waitMaster(t, 5*time.Second, "web", "10.9.0.100", a, b)
 	for _, n := range []*node{a, b} {
 		if found := n.instance("web").Wire.Findings; len(found) > 0 {
 			t.Errorf("%s finds %v", n.name, found)
@@ -98,5 +94,56 @@ func TestAddressOfAnUnknownHostBesideVRRP(t *testing.T) {
 	ip(t, "-n", sw, "address", "add", "10.9.0.100/24", "dev", "br0")
 	if r := a.apply(overVRRP(web("lb-master", 230))); r.Kind != "failed" || a.has("10.9.0.100") {
 		t.Errorf("it is taken: %+v", r)
+	}
+}
+
+// I8: a cable that only advertisements go over ends with the node at its other end. The
+// survivor holds the VIP without a carrier there, as a holder all the time, and is one of
+// a pair again when the other node is back.
+func TestI8TheVIPOutlivesTheCableOfItsAdvertisements(t *testing.T) {
+	t.Parallel()
+	for name, holds := range map[string]bool{"the standby ends": true, "the holder ends": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			sw, a, b := newApart(t)
+			a.mustApply(overVRRP(web("lb-master", 230)))
+			within(t, 5*time.Second, "the first node holds the VIP", func() bool { return a.has("10.9.0.100") })
+			b.mustApply(overVRRP(web("lb-backup", 220)))
+			waitMaster(t, 5*time.Second, "web", "10.9.0.100", a, b)
+			survivor, dead, port, left := b, a, "port0", 176
+			if holds {
+				survivor, dead, port, left = a, b, "port1", 186
+			}
+			plugged := func(state string) {
+				t.Helper()
+				ip(t, "-n", dead.namespace, "link", "set", "eth1", state)
+				ip(t, "-n", sw, "link", "set", port, state)
+			}
+
+			plugged("down")
+			took := within(t, 3*time.Second, "the survivor holds it alone", func() bool {
+				return survivor.has("10.9.0.100") && !dead.has("10.9.0.100") && isLost(survivor)
+			})
+			t.Logf("held alone after %v", took)
+			began := time.Now()
+			within(t, 5*time.Second, "two seconds", func() bool {
+				if i := survivor.instance("web"); i.State != InstanceMaster || !survivor.has("10.9.0.100") {
+					t.Fatalf("it did not stay so: %+v", i)
+				}
+				return time.Since(began) > 2*time.Second
+			})
+			i := survivor.instance("web")
+			if i.Priority != left || i.Tracks[0].Name != "network vrrp" || i.Tracks[0].Reason != "interface eth1 has no carrier" {
+				t.Errorf("it says %+v, want priority %d", i, left)
+			}
+			for _, e := range survivor.seen() {
+				if e.Transition != nil && (e.Transition.State == InstanceFault || holds && e.Transition.State == InstanceBackup && e.Transition.Priority == left) {
+					t.Errorf("the survivor was %+v", *e.Transition)
+				}
+			}
+			plugged("up")
+			waitMaster(t, 5*time.Second, "web", "10.9.0.100", a, b)
+			within(t, 2*time.Second, "the network is there again", func() bool { return isFound(a) && isFound(b) && trackFileOf(a) == 0 })
+		})
 	}
 }

@@ -84,6 +84,7 @@ func expected(c *keepalivedv1.Config) []string {
 			on = " dev " + testNetworks[i.GetNetwork()]
 			add("track_interface")
 			add("track_interface / %s", testNetworks[i.GetNetwork()])
+			add("dont_track_primary")
 		}
 		add("interface %s", testNetworks[over])
 		add("virtual_router_id %d", i.GetVrid())
@@ -132,7 +133,7 @@ func expected(c *keepalivedv1.Config) []string {
 				add("track_interface / %s weight %d", testNetworks[tr.GetTarget()], tr.GetWeight())
 			}
 		}
-		if len(i.GetTracks()) > 0 {
+		if len(i.GetTracks()) > 0 || on != "" {
 			add("track_file / track.%s", i.GetName())
 			track("track." + i.GetName())
 		}

@@ -108,6 +108,9 @@ vrrp_instance %s {
     notify_deleted
     promote_secondaries
 `, i.name, i.version, i.over, i.vrid, i.priority, seconds(i.advert))
+	if i.apart() { // a peer that ends may take the carrier with it: see overScore
+		w.WriteString("    dont_track_primary\n")
+	}
 	if i.repeat != announceRepeat {
 		fmt.Fprintf(w, "    garp_master_repeat %d\n", i.repeat)
 	}

@@ -28,6 +28,12 @@ const (
 	trackRenew = time.Second
 	// trackKey is the guard's; no VIP is called so.
 	trackKey = " tracks"
+	// overScore counts while the network that only advertisements go over has no
+	// carrier. keepalived does not give the VIP up for that, since on a cable between two
+	// nodes the survivor of the other one has none either, and weighs no interface of its
+	// own (vrrp.c: "Ignoring track_interface ... since own interface"). It is the weight of
+	// a track by default.
+	overScore = -44
 )
 
 // tracked is a track of an instance.
@@ -60,15 +66,22 @@ var trackKinds = map[keepalivedv1.TrackKind]track.Kind{
 // whose interface is in FAULT, and both nodes may lose that network at once.
 func (i *instance) links() (all []tracked) {
 	for _, t := range i.tracks {
-		if t.spec.Kind == track.Link {
+		if i.linked(&t.spec) {
 			all = append(all, t)
 		}
 	}
 	return all
 }
 
-// resolveTracks checks an instance's tracks, once its interface is known, and gives
-// networks their interfaces.
+// linked tells whether keepalived adds the weight of a track itself: of a network, but
+// for the one that advertisements go over.
+func (i *instance) linked(s *track.Spec) bool {
+	return s.Kind == track.Link && s.Interface != i.over
+}
+
+// resolveTracks checks an instance's tracks, once its interfaces are known, and gives
+// networks theirs. The network of advertisements is one where it is not that of the
+// addresses.
 func resolveTracks(c *keepalivedv1.Instance, i *instance, networks map[string]string) error {
 	for n, t := range c.GetTracks() {
 		field := fmt.Sprintf("instance %s: tracks[%d].", i.name, n)
@@ -100,7 +113,15 @@ func resolveTracks(c *keepalivedv1.Instance, i *instance, networks map[string]st
 		}
 		i.tracks = append(i.tracks, tracked{s, int(t.GetWeight())})
 	}
+	if i.apart() {
+		i.tracks = append(i.tracks, tracked{carrierOf(c.GetVrrpNetwork(), i.over), overScore})
+	}
 	return nil
+}
+
+// carrierOf is the state of a network's interface.
+func carrierOf(network, name string) track.Spec {
+	return track.Spec{Kind: track.Link, Target: network, Interface: name, Rise: 1, Fall: 1}
 }
 
 // resolveLink checks a track of a network.
@@ -118,8 +139,7 @@ func resolveLink(field string, t *keepalivedv1.Track, i *instance, networks map[
 	if name == i.iface || name == i.over || slices.ContainsFunc(i.links(), func(l tracked) bool { return l.spec.Interface == name }) {
 		return &FailedError{fmt.Errorf("VIP %s: network %s is on interface %s, which the VIP needs anyway: map it to another one in the agent's configuration file", i.vip, t.GetTarget(), name)}
 	}
-	s := track.Spec{Kind: track.Link, Target: t.GetTarget(), Interface: name, Rise: 1, Fall: 1}
-	i.tracks = append(i.tracks, tracked{s, int(t.GetWeight())})
+	i.tracks = append(i.tracks, tracked{carrierOf(t.GetTarget(), name), int(t.GetWeight())})
 	return nil
 }
 
@@ -224,12 +244,12 @@ func (o *observer) lookAtTracks() (files []string, lost bool) {
 	return files, lost
 }
 
-// lostBy is what the tracks that an instance has lost add up to: those that are asked
-// for, and the links.
+// lostBy is what the tracks that an instance has lost add up to: those that the agent
+// adds, and those that keepalived does.
 func (o *observer) lostBy(w *watched) (asked, links int) {
 	for _, t := range w.tracks {
 		switch lost := o.tracks.Verdict(t.spec).Lost; {
-		case lost && t.spec.Kind == track.Link:
+		case lost && w.linked(&t.spec):
 			links += t.weight
 		case lost:
 			asked += t.weight

@@ -44,9 +44,9 @@ func (o *observer) why(w *watched, state InstanceState, now time.Time) string {
 	case state == InstanceFault && o.scores.fences[w.name] != nil:
 		return "fenced, as another node holds it, too"
 	case state == InstanceFault && o.scores.healthy:
-		return cmp.Or(linkTrouble(w.iface), linkTrouble(w.over))
+		return linkTrouble(w.iface) // where that is not w.over, keepalived does not mind the other
 	case state == InstanceFault:
-		return cmp.Or(linkTrouble(w.iface), linkTrouble(w.over), proxyTrouble)
+		return cmp.Or(linkTrouble(w.iface), proxyTrouble)
 	case state != InstanceBackup || w.State != InstanceMaster:
 		return ""
 	case !o.scores.healthy:

@@ -66,7 +66,9 @@ type Vip struct {
 	// unicast overrides the cluster's.
 	Unicast *bool `protobuf:"varint,13,opt,name=unicast,proto3,oneof" json:"unicast,omitempty"`
 	// vrrp_network names the network that the VIP is advertised over; each node maps it
-	// to an interface. Empty means network. A node that loses either gives the VIP up.
+	// to an interface. Empty means network. A node that loses network gives the VIP up.
+	// One that loses vrrp_network alone does not, as its peer may have ended and taken the
+	// carrier with it; it goes behind a node that has both.
 	VrrpNetwork string `protobuf:"bytes,14,opt,name=vrrp_network,json=vrrpNetwork,proto3" json:"vrrp_network,omitempty"`
 	// handover_timeout is how long connections that are established may outlive a
 	// planned move: the node that held the VIP goes on with them, and the holder
