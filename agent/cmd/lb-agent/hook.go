@@ -44,6 +44,7 @@ there are no units (runner: exec) the agent starts haproxy-guard itself.`,
 		dirs.command("keepalived-start", "Write safe scores before keepalived starts, and await its interfaces", keepalivedStart),
 		fenceGuard(),
 		trackGuard(&dirs),
+		releaseGuard(&dirs),
 		dirs.command("keepalived-stop", "Remove what a keepalived that was killed left behind", keepalivedStop),
 	)
 	return cmd
@@ -69,6 +70,22 @@ func trackGuard(dirs *hookDirs) *cobra.Command {
 			ctx := cmd.Context()
 			return keepalived.GuardTracks(ctx, cmd.InOrStdin(), cmd.OutOrStdout(), files,
 				func(do func() error) error { return unlessAgent(ctx, dirs.state, do) })
+		},
+	}
+}
+
+// releaseGuard is what the agent starts before keepalived gives its VIPs up for a HAProxy
+// that hangs.
+func releaseGuard(dirs *hookDirs) *cobra.Command {
+	return &cobra.Command{
+		Use: "release-guard", Short: "Make this node stand by again when the agent, which has had it give its VIPs up, does not",
+		Args: cobra.NoArgs, Hidden: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			hooks, err := keepalived.NewHooks(dirs.state, dirs.run)
+			if err != nil {
+				return err
+			}
+			return hooks.GuardRelease(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout())
 		},
 	}
 }

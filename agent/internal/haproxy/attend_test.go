@@ -101,6 +101,9 @@ func TestAHungHAProxyCountsAsDead(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			goOn := r.stopped(pids...)
 			r.toldWithin(toldDead, Stopped)
+			if r.driver.Snapshot().Ended {
+				t.Error("it is told to have ended")
+			}
 			goOn()
 			eventually(t, "it runs again", func() bool { return r.driver.Snapshot().State == Running })
 			if now := r.processes(); now.Master.PID != master || now.Workers[0].PID != worker {

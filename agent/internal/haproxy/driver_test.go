@@ -297,6 +297,9 @@ func TestDeadProcessIsToldAndRestarted(t *testing.T) {
 			for _, e := range r.events {
 				if change, ok := e.(DaemonChanged); ok {
 					states = append(states, change.State)
+					if change.Ended != (change.State == Stopped) {
+						t.Errorf("told that it has ended: %+v", change)
+					}
 				}
 			}
 			if fmt.Sprint(states) != fmt.Sprint([]State{Stopped, Running}) {

@@ -144,7 +144,7 @@ func (d *Driver) watch(ctx context.Context, p *daemon.Process) {
 		}
 		// Everyone is told before anything is done about it.
 		d.newest.set(0)
-		d.board.setDaemon(Daemon{State: Stopped, Message: end(p)})
+		d.board.setDaemon(Daemon{State: Stopped, Message: end(p), Ended: true})
 		select {
 		case d.exits <- p:
 		case <-ctx.Done():

@@ -44,6 +44,9 @@ type Daemon struct {
 	StartTime time.Time
 	// Message is why it does not run, in its own words.
 	Message string
+	// Ended tells that the process that ran has ended: its guard and the service
+	// manager see that, too, and nobody but this driver sees one that hangs.
+	Ended bool
 }
 
 // Server is the state of one server.

@@ -159,7 +159,7 @@ func (d *Driver) guardScore(ctx context.Context, key string, files []string, lea
 	select {
 	case guards := <-d.guards:
 		defer func() { d.guards <- guards }()
-		if g := guards[key]; g != nil {
+		if g := guards[key]; g != nil && !g.gone() {
 			failed := g.take(ctx, lease)
 			if failed == nil && slices.Equal(g.files, files) {
 				return nil
@@ -231,6 +231,16 @@ func (g *guard) take(ctx context.Context, lease time.Duration) error {
 	}
 	_, err := g.taken.ReadString('\n')
 	return err
+}
+
+// gone tells whether the guard has ended: its lease was over.
+func (g *guard) gone() bool {
+	select {
+	case <-g.ended:
+		return true
+	default:
+		return false
+	}
 }
 
 // end ends the guard, and with it the fence, within guardPatience. It returns what

@@ -25,7 +25,10 @@ func (n *node) fence(vip string, lease time.Duration) {
 func (n *node) agentPID() int { return n.command.Process.Pid }
 
 // guards are the processes that guard fences of this node.
-func (n *node) guards() (pids []int) {
+func (n *node) guards() []int { return n.processes(fenceGuard, n.options.RunDir) }
+
+// processes are those that play something, with a file below a directory.
+func (n *node) processes(play, dir string) (pids []int) {
 	n.t.Helper()
 	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
@@ -33,7 +36,7 @@ func (n *node) guards() (pids []int) {
 	}
 	for _, path := range lines {
 		line, err := os.ReadFile(path)
-		if err == nil && strings.Contains(string(line), "\x00"+fenceGuard+"\x00"+n.options.RunDir) {
+		if err == nil && strings.Contains(string(line), "\x00"+play+"\x00"+dir) {
 			pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(path)))
 			pids = append(pids, pid)
 		}
@@ -105,25 +108,30 @@ func TestFenceIsALease(t *testing.T) {
 // keepalived; and the guard goes, too.
 func TestI8FenceEndsWithTheAgent(t *testing.T) {
 	t.Parallel()
-	for name, end := range map[string]func(*node){
-		"killed": (*node).killAgent,
-		"ends":   (*node).endAgent,
-		"hangs": func(n *node) {
+	for name, test := range map[string]struct {
+		end   func(*node)
+		lease time.Duration
+		limit time.Duration
+	}{
+		// Before the lease could.
+		"killed": {(*node).killAgent, MaxFence, MaxFence / 2},
+		"ends":   {(*node).endAgent, MaxFence, MaxFence / 2},
+		"hangs": {func(n *node) {
 			if err := unix.Kill(n.agentPID(), unix.SIGSTOP); err != nil {
 				n.t.Fatal(err)
 			}
-		},
+		}, 3 * time.Second, 15 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			_, b := apart(t)
-			b.fence("web", 3*time.Second)
+			b.fence("web", test.lease)
 			within(t, time.Second, "it has let go", func() bool { return !b.has("10.9.0.100") })
 			if got := b.guards(); len(got) != 1 {
 				t.Fatalf("guards %v", got)
 			}
-			end(b)
-			took := within(t, 15*time.Second, "the VIP is held again", func() bool { return b.has("10.9.0.100") })
+			test.end(b)
+			took := within(t, test.limit, "the VIP is held again", func() bool { return b.has("10.9.0.100") })
 			within(t, 5*time.Second, "no guard is left", func() bool { return len(b.guards()) == 0 })
 			t.Logf("over in %v", took)
 		})
@@ -153,6 +161,21 @@ func TestI8FenceEndsWithTheAgent(t *testing.T) {
 		b.startAgent()
 		within(t, 5*time.Second, "the VIP is held again", func() bool { return b.has("10.9.0.100") })
 	})
+}
+
+// I8: where no guard can be had there is no fence.
+func TestI8WithoutAGuardThereIsNoFence(t *testing.T) {
+	t.Parallel()
+	_, b := apart(t)
+	b.restartAgent(withoutGuards)
+	b.mustApply(web(b.name, 220))
+	within(t, 5*time.Second, "it holds the VIP", func() bool { return b.instance("web").State == InstanceMaster })
+	if r := b.ask(request{Fence: "web", FenceFor: MaxFence}); !strings.Contains(r.Error, "no guard for a fence") {
+		t.Errorf("it says %q", r.Error)
+	}
+	if !b.has("10.9.0.100") || score(t, filepath.Join(b.options.RunDir, "keepalived", "track"), fenceFile("web")) != 0 {
+		t.Errorf("it is fenced: %+v", b.instance("web"))
+	}
 }
 
 // A guard that hangs holds up neither the fence, which gets another one, nor the

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -84,8 +85,15 @@ func (h *Hooks) SetHealth(healthy bool) error {
 	return s.renew(time.Now())
 }
 
-// EndRelease does what an agent that hangs does not: where the proxy has died and
-// keepalived was told to give its VIPs up, it makes the node stand by again.
+// GuardRelease is what an agent starts before it has keepalived give its VIPs up for a
+// proxy that has not ended. It takes leases as GuardFence does, and EndRelease then.
+func (h *Hooks) GuardRelease(ctx context.Context, in io.Reader, out io.Writer) error {
+	outlast(ctx, in, out, false)
+	return h.EndRelease()
+}
+
+// EndRelease does what an agent that hangs or is dead does not: where the proxy has died
+// and keepalived was told to give its VIPs up, it makes the node stand by again.
 func (h *Hooks) EndRelease() error {
 	unlock, err := h.lock()
 	if err != nil {

@@ -47,6 +47,9 @@ type Options struct {
 	// TrackGuard is likewise the one that GuardTracks is behind. Without it tracks are
 	// asked for, and add nothing to the score.
 	TrackGuard []string
+	// ReleaseGuard is likewise the one that Hooks.GuardRelease is behind, to which nothing
+	// is appended. Without it a proxy that hangs has no VIP given up at once.
+	ReleaseGuard []string
 	// Logger may be nil.
 	Logger hclog.Logger
 	// Notify gets the whole state when Run begins and then every change, in
@@ -86,7 +89,7 @@ type Driver struct {
 	layout layout
 
 	control  chan *control          // holds the one control while nobody uses it
-	guards   chan map[string]*guard // likewise, the guards of fences by VIP, and that of tracks
+	guards   chan map[string]*guard // likewise, the guards of fences by VIP, that of tracks and that of a release
 	observer *observer              // Run's goroutine only
 	fifo     *os.File               // of notices; set before Run's goroutines begin
 	mail     chan task
@@ -258,7 +261,32 @@ func (d *Driver) Alive(ctx context.Context) error { return d.do(ctx, func(*obser
 // is proven goes before, and this one before those without a proxy.
 func (d *Driver) SetHealth(healthy bool, proven time.Time) error {
 	var err error
-	if ended := d.do(context.Background(), func(o *observer) { err = o.setHealth(healthy, proven, time.Now()) }); ended != nil {
+	if ended := d.do(context.Background(), func(o *observer) { err = o.setHealth(healthy, proven, true, time.Now()) }); ended != nil {
+		return ended
+	}
+	return err
+}
+
+// SetHung is SetHealth of a proxy that does not work and has not ended. Where that has a
+// VIP given up at once there is a guard first: nobody beside this agent sees such a
+// proxy, who would make the node stand by again when the agent dies in that moment. A
+// guard that cannot be had in time leaves the VIP to the lower score alone.
+func (d *Driver) SetHung() error {
+	ctx := context.Background()
+	releases := false
+	if err := d.do(ctx, func(o *observer) { releases = o.scores.healthy && o.handsOn() }); err != nil {
+		return err
+	}
+	if releases {
+		soon, cancel := context.WithTimeout(ctx, guardPatience)
+		defer cancel()
+		if err := d.guardScore(soon, releaseKey, nil, releaseLimit+guardSlack, d.opts.ReleaseGuard); err != nil {
+			d.log.Warn("a proxy that hangs has no VIP given up at once: no guard for that", "error", err)
+			releases = false
+		}
+	}
+	var err error
+	if ended := d.do(ctx, func(o *observer) { err = o.setHealth(false, time.Time{}, releases, time.Now()) }); ended != nil {
 		return ended
 	}
 	return err

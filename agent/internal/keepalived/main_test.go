@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -33,12 +34,16 @@ const fenceGuard = "fence-guard"
 // trackGuard likewise, with the state directory before the files.
 const trackGuard = "track-guard"
 
+// releaseGuard likewise, with the state and run directories.
+const releaseGuard = "release-guard"
+
 // request to a node, one a line on its standard input.
 type request struct {
 	Apply  json.RawMessage `json:",omitempty"` // keepalivedv1.Config
 	Check  json.RawMessage `json:",omitempty"`
 	Watch  json.RawMessage `json:",omitempty"`
 	Health *bool           `json:",omitempty"`
+	Hung   bool            `json:",omitempty"` // the proxy hangs
 	Trial  time.Duration   `json:",omitempty"` // of Health; 0: it is proven
 	// Failover of a VIP, with a lease of FailoverFor.
 	Failover    string        `json:",omitempty"`
@@ -85,6 +90,16 @@ func TestMain(m *testing.M) {
 		}
 		return
 	}
+	if len(os.Args) > 3 && os.Args[1] == releaseGuard {
+		hooks, err := NewHooks(os.Args[2], os.Args[3])
+		if err == nil {
+			err = hooks.GuardRelease(context.Background(), os.Stdin, os.Stdout)
+		}
+		if err != nil {
+			os.Exit(1)
+		}
+		return
+	}
 	options := os.Getenv(nodeOptions)
 	if options == "" {
 		runWide()
@@ -94,6 +109,17 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
+}
+
+// noGuard is one that takes no lease.
+var noGuard = []string{"false"}
+
+// unguarded tells that the node is to have no guards.
+func (o *Options) unguarded() bool { return slices.Equal(o.FenceGuard, noGuard) }
+
+// withoutGuards has an agent have none.
+func withoutGuards(o *Options) {
+	o.FenceGuard, o.TrackGuard, o.ReleaseGuard = noGuard, noGuard, noGuard
 }
 
 // lockAgent is held by an agent for as long as it lives.
@@ -128,8 +154,11 @@ func playNode(options string) error {
 	if err := json.Unmarshal([]byte(options), &opts); err != nil {
 		return err
 	}
-	opts.FenceGuard = []string{os.Args[0], fenceGuard}
-	opts.TrackGuard = []string{os.Args[0], trackGuard, opts.StateDir}
+	if !opts.unguarded() {
+		opts.FenceGuard = []string{os.Args[0], fenceGuard}
+		opts.TrackGuard = []string{os.Args[0], trackGuard, opts.StateDir}
+		opts.ReleaseGuard = []string{os.Args[0], releaseGuard, opts.StateDir, opts.RunDir}
+	}
 	lock, err := lockAgent(opts.StateDir)
 	if err != nil {
 		return err
@@ -223,6 +252,8 @@ func serve(ctx context.Context, d *Driver, line []byte) reply {
 			proven = time.Now().Add(r.Trial)
 		}
 		err = d.SetHealth(*r.Health, proven)
+	case r.Hung:
+		err = d.SetHung()
 	case r.Failover != "":
 		err = d.Failover(ctx, r.Failover, r.FailoverFor)
 	case r.Fence != "":

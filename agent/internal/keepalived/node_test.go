@@ -116,6 +116,7 @@ func (n *node) startAgent() {
 	options, err := json.Marshal(map[string]any{
 		"Binary": n.options.Binary, "StateDir": n.options.StateDir, "RunDir": n.options.RunDir,
 		"Networks": n.options.Networks, "ProbeInterval": n.options.ProbeInterval,
+		"FenceGuard": n.options.FenceGuard, "TrackGuard": n.options.TrackGuard, "ReleaseGuard": n.options.ReleaseGuard,
 	})
 	if err != nil {
 		n.t.Fatal(err)

@@ -273,9 +273,9 @@ func (o *observer) handsOn() bool {
 	return slices.ContainsFunc(o.watched, func(w watched) bool { return w.State == InstanceMaster && w.peered })
 }
 
-// setHealth changes the score at once.
-func (o *observer) setHealth(healthy bool, proven, now time.Time) error {
-	o.scores.setHealth(healthy, proven, o.handsOn(), now)
+// setHealth changes the score at once; releases tells that what is held may be given up.
+func (o *observer) setHealth(healthy bool, proven time.Time, releases bool, now time.Time) error {
+	o.scores.setHealth(healthy, proven, releases && o.handsOn(), now)
 	return o.scores.write(now)
 }
 

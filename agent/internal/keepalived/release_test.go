@@ -3,6 +3,7 @@ package keepalived
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -117,6 +118,82 @@ func TestI8AReleaseEndsWithTheAgent(t *testing.T) {
 	a.endAgent()
 	if got := score(t, filepath.Join(a.options.RunDir, "keepalived", "track"), scoreFile); got != unhealthyScore {
 		t.Errorf("score %d, want %d", got, unhealthyScore)
+	}
+}
+
+// I8: the same of a proxy that hangs, which nobody beside the agent sees: whether the
+// agent is killed or hangs in these milliseconds, a guard makes the node stand by again.
+func TestI8AReleaseForAProxyThatHangsOutlivesNoAgent(t *testing.T) {
+	t.Parallel()
+	for name, sig := range map[string]unix.Signal{"killed": unix.SIGKILL, "hangs": unix.SIGSTOP} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a, b := newCluster(t)
+			for n, priority := range map[*node]uint32{a: 230, b: 220} {
+				n.mustApply(webOf(n.name, priority, time.Second))
+			}
+			waitMaster(t, 20*time.Second, "web", "10.9.0.100", a, b)
+			a.signal(unix.SIGSTOP)
+			if err := a.stdin.Encode(request{Hung: true}); err != nil {
+				t.Fatal(err)
+			}
+			track := filepath.Join(a.options.RunDir, "keepalived", "track")
+			within(t, 5*time.Second, "the release", func() bool { return score(t, track, scoreFile) == releaseScore })
+			if err := unix.Kill(a.agentPID(), sig); err != nil {
+				t.Fatal(err)
+			}
+			took := within(t, 10*time.Second, "it stands by again", func() bool { return score(t, track, scoreFile) == unhealthyScore })
+			t.Logf("it stands by again after %v", took)
+			within(t, 10*time.Second, "no guard is left", func() bool { return len(a.releaseGuards()) == 0 })
+			a.signal(unix.SIGCONT)
+			within(t, 20*time.Second, "the VIP is with the other one", func() bool { return b.has("10.9.0.100") && !a.has("10.9.0.100") })
+			b.killAgent()
+			b.signal(unix.SIGKILL)
+			within(t, 20*time.Second, "the VIP is where the proxy hangs", func() bool { return a.has("10.9.0.100") })
+		})
+	}
+}
+
+// releaseGuards are the processes that guard a release of this node.
+func (n *node) releaseGuards() []int { return n.processes(releaseGuard, n.options.StateDir) }
+
+// A proxy that hangs has the VIP given up at once, time and again, and leaves no guard.
+func TestAProxyThatHangsReleasesForAMoment(t *testing.T) {
+	t.Parallel()
+	a, b := newCluster(t)
+	const given = "web=fault/230(HAProxy does not work), web=backup/130"
+	for round := range 2 {
+		if r := a.ask(request{Hung: true}); r.Error != "" {
+			t.Fatal(r.Error)
+		}
+		waitMaster(t, 5*time.Second, "web", "10.9.0.100", b, a)
+		if got := a.steps(); strings.Count(got, given) != round+1 {
+			t.Errorf("round %d: %s", round, got)
+		}
+		if got := a.known().Score; got != unhealthyScore {
+			t.Errorf("score %d, want %d", got, unhealthyScore)
+		}
+		within(t, 10*time.Second, "no guard is left", func() bool { return len(a.releaseGuards()) == 0 })
+		a.setHealth(true)
+		waitMaster(t, 5*time.Second, "web", "10.9.0.100", a, b)
+	}
+}
+
+// I8: where no guard can be had the VIP is not given up at once: it leaves by the lower
+// score.
+func TestI8WithoutAGuardAProxyThatHangsReleasesNothing(t *testing.T) {
+	t.Parallel()
+	a, b := newCluster(t)
+	a.restartAgent(withoutGuards)
+	a.setHealth(true)
+	a.mustApply(web(a.name, 230))
+	waitMaster(t, 5*time.Second, "web", "10.9.0.100", a, b)
+	if r := a.ask(request{Hung: true}); r.Error != "" {
+		t.Fatal(r.Error)
+	}
+	waitMaster(t, 10*time.Second, "web", "10.9.0.100", b, a)
+	if got := a.steps(); strings.Contains(got, "web=fault") || !strings.HasSuffix(got, "web=backup/130(HAProxy does not work)") {
+		t.Errorf("it went by %s", got)
 	}
 }
 

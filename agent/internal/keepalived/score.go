@@ -45,6 +45,9 @@ const (
 // on a busy machine 15.
 const releaseLimit = 250 * time.Millisecond
 
+// releaseKey is the guard's; no VIP is called so.
+const releaseKey = " release"
+
 // foundTrial is how long a trial that an earlier agent left goes on, unless SetHealth
 // comes before, which knows better.
 const foundTrial = 5 * time.Second

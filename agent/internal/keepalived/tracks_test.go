@@ -175,6 +175,29 @@ func TestATrackMovesTheVIP(t *testing.T) {
 	}
 }
 
+// I8: where no guard can be had what is lost is told, and takes nothing off.
+func TestI8WithoutAGuardTracksAddNothing(t *testing.T) {
+	t.Parallel()
+	a, _, drop, _ := needing(t)
+	a.restartAgent(withoutGuards)
+	c := web(a.name, 230)
+	c.Instances[0].Tracks = []*keepalivedv1.Track{pinged("10.99.0.1", -44)}
+	a.mustApply(c)
+	within(t, 5*time.Second, "it is asked for", func() bool { return isFound(a) })
+	drop(a)
+	within(t, 5*time.Second, "it is told", func() bool {
+		tracks := a.instance("web").Tracks
+		return len(tracks) == 1 && tracks[0].Lost
+	})
+	told := time.Now()
+	within(t, 5*time.Second, "twice the time in which it would be renewed", func() bool {
+		if trackFileOf(a) != 0 || !a.has("10.9.0.100") {
+			t.Fatalf("its file says %d: %+v", trackFileOf(a), a.instance("web"))
+		}
+		return time.Since(told) > 2*trackRenew
+	})
+}
+
 // I8: what tracks add does not outlive an agent that is killed or hangs, and one that is
 // started again in time moves nothing.
 func TestI8TracksEndWithTheAgent(t *testing.T) {

@@ -170,15 +170,16 @@ func (n *node) drivers(ctx context.Context, s *settings.Settings, good *target.T
 		return err
 	}
 	n.vrrp, err = keepalived.New(ctx, keepalived.Options{
-		FenceGuard: []string{program, "hook", "fence-guard"},
-		TrackGuard: []string{program, "hook", "track-guard", "--state-dir", s.StateDir},
-		Binary:     s.Keepalived.Binary,
-		StateDir:   s.StateDir,
-		RunDir:     s.RunDir,
-		Networks:   s.Networks,
-		Runner:     routers,
-		Logger:     n.logger.Named("keepalived"),
-		Notify:     n.fromKeepalived,
+		FenceGuard:   []string{program, "hook", "fence-guard"},
+		TrackGuard:   []string{program, "hook", "track-guard", "--state-dir", s.StateDir},
+		ReleaseGuard: []string{program, "hook", "release-guard", "--state-dir", s.StateDir, "--run-dir", s.RunDir},
+		Binary:       s.Keepalived.Binary,
+		StateDir:     s.StateDir,
+		RunDir:       s.RunDir,
+		Networks:     s.Networks,
+		Runner:       routers,
+		Logger:       n.logger.Named("keepalived"),
+		Notify:       n.fromKeepalived,
 	})
 	if err != nil {
 		return err

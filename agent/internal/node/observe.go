@@ -18,7 +18,7 @@ import (
 func (n *node) fromHAProxy(event haproxy.Event) {
 	switch e := event.(type) {
 	case haproxy.DaemonChanged:
-		n.setHealth(e.State == haproxy.Running)
+		n.setHealth(e.State == haproxy.Running, e.Ended)
 		n.report.HAProxy(&agentv1.DaemonObservation{
 			State: proxyStates[e.State], Version: e.Version, StartTime: timestamp(e.StartTime), Message: e.Message,
 		})
@@ -41,15 +41,20 @@ func (n *node) fromHAProxy(event haproxy.Event) {
 	}
 }
 
-// setHealth tells keepalived, and then people, whether HAProxy serves.
-func (n *node) setHealth(serves bool) {
+// setHealth tells keepalived, and then people, whether HAProxy serves, and whether it
+// has ended where it does not.
+func (n *node) setHealth(serves, ended bool) {
 	var proven time.Time
 	if now := time.Now(); serves {
 		proven = n.trial.serves(now)
 	} else {
 		n.trial.ended(now)
 	}
-	if err := n.vrrp.SetHealth(serves, proven); err != nil {
+	tell := func() error { return n.vrrp.SetHealth(serves, proven) }
+	if !serves && !ended {
+		tell = n.vrrp.SetHung
+	}
+	if err := tell(); err != nil {
 		n.logger.Error("score not written", "error", err)
 	}
 	if text := n.trial.problem(); text != "" && time.Now().Before(proven) || !serves {
