@@ -178,6 +178,13 @@ func (o *observer) digest(i *instance, was *Wire, h wire.Heard) Wire {
 			d.find(FindingMismatch, s.Source.String(), fmt.Sprintf("%s advertises the virtual router %d %s", who, i.vrid, mismatch))
 		}
 	}
+	for n := range h.Strays {
+		s := &h.Strays[n]
+		if node, _ := o.whoIs(i, s.Source); node != "" {
+			d.find(FindingMismatch, s.Source.String(),
+				fmt.Sprintf("%s (%s) advertises %v with virtual router id %d and not %d", node, s.Source, s.Addresses(), s.VRID, i.vrid))
+		}
+	}
 	for _, c := range h.Claims {
 		d.find(FindingDuplicate, c.MAC.String(),
 			fmt.Sprintf("%s is also on the machine with the MAC address %s on %s, which does not advertise it", c.Address, c.MAC, i.iface))

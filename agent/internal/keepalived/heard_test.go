@@ -113,6 +113,22 @@ func TestAdvertMismatch(t *testing.T) {
 	}
 }
 
+// A node that advertises the VIP's address as another virtual router does not agree,
+// either, though neither hears the other.
+func TestAnotherVirtualRouterIDIsAMismatch(t *testing.T) {
+	t.Parallel()
+	a, second := alone(t, beside(web("lb-master", 230), "10.9.0.2"))
+	t.Run("while it runs", func(t *testing.T) {
+		startByHand(t, second, "10.9.0.100/24", "virtual_router_id 52\n version 3\n advert_int 0.1")
+		const want = "lb-backup (10.9.0.2) advertises [10.9.0.100] with virtual router id 52 and not 51"
+		within(t, 10*time.Second, "it is found", func() bool { return a.found("web", FindingMismatch) == want })
+		if w := a.instance("web").Wire; len(w.Advertisers) != 0 || w.hearsNode() {
+			t.Errorf("it counts as heard: %+v", w)
+		}
+	})
+	within(t, 10*time.Second, "it is over", func() bool { return a.found("web", FindingMismatch) == "" })
+}
+
 // A node and an old keepalived with VRRPv2, its password and the profile wan are a pair:
 // the better one holds the VIP alone, and the other one takes over.
 func TestAnOldPeerWithAPassword(t *testing.T) {

@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	// maxSpeakers and maxClaims bound what is kept of one virtual router: anybody
-	// on the network can invent more. The one that was heard longest ago gives way.
+	// maxSpeakers, also of strays, and maxClaims bound what is kept of one virtual router:
+	// anybody on the network can invent more. The one that was heard longest ago gives way.
 	maxSpeakers = 8
 	maxClaims   = 8
 	// adverts are how many intervals a speaker may be silent before it counts as
@@ -44,6 +44,7 @@ type table struct {
 type router struct {
 	Router
 	speakers []speaker
+	strays   []speaker // that advertise its addresses as another virtual router
 	claims   []claim
 	asked    time.Time
 	since    time.Time // listened to
@@ -79,7 +80,7 @@ func (t *table) watch(routers []Router, now time.Time) {
 			}
 			next.claims, next.asked = was.claims, was.asked
 			if was.Interval == r.Interval {
-				next.speakers, next.since, next.punctual = was.speakers, was.since, was.punctual
+				next.speakers, next.strays, next.since, next.punctual = was.speakers, was.strays, was.since, was.punctual
 			}
 		}
 		t.routers = append(t.routers, next)
@@ -111,33 +112,38 @@ func (t *table) advert(a *vrrp.Advert, from link.MAC, now time.Time) {
 		return
 	}
 	for _, r := range t.routers {
-		if r.VRID == a.VRID && r.six() == a.Source.Is6() {
-			r.advert(a, from, now)
+		switch {
+		case r.six() != a.Source.Is6():
+		case r.VRID == a.VRID:
+			// What the peer says it has is no claim.
+			r.claims = slices.DeleteFunc(r.claims, func(c claim) bool { return c.MAC == from })
+			r.speakers = r.advert(r.speakers, a, from, now)
+		case slices.ContainsFunc(a.Addresses(), func(has netip.Addr) bool { return slices.Contains(r.Addresses, has) }):
+			r.strays = r.advert(r.strays, a, from, now)
 		}
 	}
 }
 
-func (r *router) advert(a *vrrp.Advert, from link.MAC, now time.Time) {
-	// What the peer says it has is no claim.
-	r.claims = slices.DeleteFunc(r.claims, func(c claim) bool { return c.MAC == from })
+// advert adds who advertises to those that do.
+func (r *router) advert(all []speaker, a *vrrp.Advert, from link.MAC, now time.Time) []speaker {
 	s := speaker{Speaker: Speaker{Advert: *a, MAC: from}, last: now, gone: a.Priority == 0}
 	s.end = now.Add(min(adverts*a.Interval+slack, max(r.patience(), longest)))
-	for n := range r.speakers {
-		old := &r.speakers[n]
+	for n := range all {
+		old := &all[n]
 		// Two programs of one machine are two speakers.
 		if said := old.Advert; old.MAC == from {
 			said.Priority = a.Priority
 			if said == *a {
 				*old = s
-				return
+				return all
 			}
 		}
 	}
-	if len(r.speakers) < maxSpeakers {
-		r.speakers = append(r.speakers, s)
-		return
+	if len(all) < maxSpeakers {
+		return append(all, s)
 	}
-	*slices.MinFunc(pointers(r.speakers), func(a, b *speaker) int { return a.last.Compare(b.last) }) = s
+	*slices.MinFunc(pointers(all), func(a, b *speaker) int { return a.last.Compare(b.last) }) = s
+	return all
 }
 
 // claim takes it that a machine says that it has an address.
@@ -248,19 +254,12 @@ func (r *router) told(c *claim, now time.Time) bool {
 // heard is what is known of a router now.
 func (r *router) heard(now time.Time) Heard {
 	var h Heard
-	for n := range r.speakers {
-		if s := &r.speakers[n]; s.present(now) {
-			h.Speakers = append(h.Speakers, s.Speaker)
-		}
-	}
+	h.Speakers, h.Strays = present(r.speakers, now), present(r.strays, now)
 	for n := range r.claims {
 		if c := &r.claims[n]; r.told(c, now) {
 			h.Claims = append(h.Claims, c.Claim)
 		}
 	}
-	slices.SortStableFunc(h.Speakers, func(a, b Speaker) int {
-		return cmp.Or(a.Source.Compare(b.Source), slices.Compare(a.MAC[:], b.MAC[:]))
-	})
 	slices.SortFunc(h.Claims, func(a, b Claim) int {
 		return cmp.Or(a.Address.Compare(b.Address), slices.Compare(a.MAC[:], b.MAC[:]))
 	})
@@ -268,6 +267,19 @@ func (r *router) heard(now time.Time) Heard {
 	h.Jitter = r.punctual.jitter(now)
 	h.Listens = len(h.Speakers) > 0 || !now.Before(r.since.Add(r.patience()))
 	return h
+}
+
+// present are those of all that advertise still, in order of their addresses.
+func present(all []speaker, now time.Time) (out []Speaker) {
+	for n := range all {
+		if s := &all[n]; s.present(now) {
+			out = append(out, s.Speaker)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b Speaker) int {
+		return cmp.Or(a.Source.Compare(b.Source), slices.Compare(a.MAC[:], b.MAC[:]))
+	})
+	return out
 }
 
 // next is when what is known changes by time alone; zero when it does not.
@@ -279,8 +291,11 @@ func (t *table) next(now time.Time) (next time.Time) {
 	}
 	for _, r := range t.routers {
 		due(r.since.Add(r.patience()))
-		for n := range r.speakers {
-			due(r.speakers[n].end)
+		for _, s := range r.speakers {
+			due(s.end)
+		}
+		for _, s := range r.strays {
+			due(s.end)
 		}
 		for _, c := range r.claims {
 			due(c.first.Add(r.patience()))
@@ -296,9 +311,8 @@ func (t *table) next(now time.Time) (next time.Time) {
 // forget drops what is over.
 func (t *table) forget(now time.Time) {
 	for _, r := range t.routers {
-		r.speakers = slices.DeleteFunc(r.speakers, func(s speaker) bool {
-			return !now.Before(s.end) && now.Sub(s.last) > r.patience()
-		})
+		over := func(s speaker) bool { return !now.Before(s.end) && now.Sub(s.last) > r.patience() }
+		r.speakers, r.strays = slices.DeleteFunc(r.speakers, over), slices.DeleteFunc(r.strays, over)
 		r.claims = slices.DeleteFunc(r.claims, func(c claim) bool { return !now.Before(c.last.Add(claimLife)) })
 	}
 }

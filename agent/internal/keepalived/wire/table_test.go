@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"encoding/hex"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -32,11 +33,27 @@ func advert(last byte, priority uint8) *vrrp.Advert {
 	return &vrrp.Advert{Source: netip.AddrFrom4([4]byte{192, 168, 1, last}), Version: 3, VRID: 51, Priority: priority, Interval: interval}
 }
 
+// stray is an advertisement of the VIP's address as virtual router 52.
+func stray() *vrrp.Advert {
+	packet, err := hex.DecodeString("45c0002000010000ff700000c0a8010ae00000123134e601000a8471c0a80164")
+	if err != nil {
+		panic(err)
+	}
+	a, err := vrrp.Parse(packet)
+	if err != nil {
+		panic(err)
+	}
+	return &a
+}
+
 // say is what is known, in short.
 func say(h Heard) string {
 	var words []string
 	for _, s := range h.Speakers {
 		words = append(words, fmt.Sprintf("%v:%d", s.Source, s.Priority))
+	}
+	for _, s := range h.Strays {
+		words = append(words, fmt.Sprintf("%v as %d", s.Source, s.VRID))
 	}
 	for _, c := range h.Claims {
 		words = append(words, fmt.Sprintf("%v on %v", c.Address, c.MAC))
@@ -95,6 +112,18 @@ func TestHeard(t *testing.T) {
 			t.advert(a, peer, at(0))
 			t.advert(advert(11, 0), peer, at(time.Millisecond))
 		}, 2 * time.Millisecond, "192.168.1.11:100"},
+		"a machine that has the address as another router": {func(t *table, at func(time.Duration) time.Time) {
+			t.advert(stray(), peer, at(0))
+		}, 399 * time.Millisecond, "192.168.1.10 as 52"},
+		"one that has fallen silent": {func(t *table, at func(time.Duration) time.Time) {
+			t.advert(stray(), peer, at(0))
+		}, 400 * time.Millisecond, ""},
+		"one that gives up": {func(t *table, at func(time.Duration) time.Time) {
+			t.advert(stray(), peer, at(0))
+			a := stray()
+			a.Priority = 0
+			t.advert(a, peer, at(10*time.Millisecond))
+		}, 20 * time.Millisecond, ""},
 		"two of one address": {func(t *table, at func(time.Duration) time.Time) {
 			t.advert(advert(11, 220), peer, at(0))
 			t.advert(advert(11, 254), host, at(0))
@@ -206,11 +235,12 @@ func TestBounded(t *testing.T) {
 		a := advert(0, 254)
 		a.Source = netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)})
 		table.advert(a, from, now)
+		table.advert(stray(), from, now)
 		table.claim(vip, from, now)
 		table.forget(now)
 		r := table.routers[0]
-		if len(r.speakers) > maxSpeakers || len(r.claims) > maxClaims {
-			t.Fatalf("%d speakers, %d claims", len(r.speakers), len(r.claims))
+		if len(r.speakers) > maxSpeakers || len(r.strays) > maxSpeakers || len(r.claims) > maxClaims {
+			t.Fatalf("%d speakers, %d strays, %d claims", len(r.speakers), len(r.strays), len(r.claims))
 		}
 		if !strings.Contains(say(r.heard(now)), "192.168.1.11:220") {
 			t.Fatalf("the peer is lost after %d: %s", n, say(r.heard(now)))

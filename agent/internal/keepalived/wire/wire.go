@@ -82,6 +82,8 @@ type Heard struct {
 	MAC link.MAC
 	// Speakers besides this machine, in order of their addresses.
 	Speakers []Speaker
+	// Strays likewise, which advertise addresses of the router as another one.
+	Strays []Speaker
 	// Claims in order of their addresses.
 	Claims []Claim
 	// Gateway of the interface, by IPv4.
