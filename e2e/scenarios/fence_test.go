@@ -123,6 +123,7 @@ func TestI7OneOfTwoHoldersIsFencedOff(t *testing.T) {
 
 	must(backup.Drop(ctx, lab.In, "ip protocol vrrp"))
 	g.fenced(cluster.Backup, cluster.Master, "it has the lower priority")
+	wasRaised(ctx, t, g.Cluster, "TWO_HOLDERS", "held by lb-master and lb-backup at once")
 	g.stays(7*time.Second, cluster.Master)
 	must(backup.Undrop(ctx))
 	g.well()

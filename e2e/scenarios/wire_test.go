@@ -117,16 +117,21 @@ func alarmed(reason string, words ...string) cluster.Condition {
 }
 
 // otherVIP is a keepalived that has the VIP's virtual router and another address, which
-// lb-master hears. It advertises more often than the holder: keepalived 2.2.7 puts its
-// next advertisement off with each one that it refuses.
+// lb-master hears.
 func otherVIP(ctx context.Context, t *testing.T, name string, on *lab.Host, heard string, condition cluster.Condition) wireFault {
+	begin, end := otherKeepalived(ctx, t, on, 51, "192.168.1.200/24")
+	return wireFault{name: name, make: begin, end: end, conditions: []cluster.Condition{condition}, local: heard}
+}
+
+// otherKeepalived is one beside Tandem's. It advertises more often than the holder:
+// keepalived 2.2.7 puts its next advertisement off with each one that it refuses.
+func otherKeepalived(ctx context.Context, t *testing.T, on *lab.Host, vrid int, address string) (begin, end func() error) {
 	var process *lab.Process
-	f := wireFault{name: name, conditions: []cluster.Condition{condition}, local: heard}
-	f.make = func() (err error) {
+	begin = func() (err error) {
 		dir := t.TempDir()
 		file := filepath.Join(dir, "keepalived.conf")
-		text := "vrrp_instance VI_1 {\n version 3\n interface eth0\n virtual_router_id 51\n priority 100\n advert_int 0.05\n" +
-			" virtual_ipaddress {\n  192.168.1.200/24\n }\n}\n"
+		text := fmt.Sprintf("vrrp_instance VI_1 {\n version 3\n interface eth0\n virtual_router_id %d\n priority 100\n advert_int 0.05\n"+
+			" virtual_ipaddress {\n  %s\n }\n}\n", vrid, address)
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			return err
 		}
@@ -136,8 +141,7 @@ func otherVIP(ctx context.Context, t *testing.T, name string, on *lab.Host, hear
 		}})
 		return err
 	}
-	f.end = func() error { return errors.Join(process.Signal(syscall.SIGTERM), process.Wait(ctx)) }
-	return f
+	return begin, func() error { return errors.Join(process.Signal(syscall.SIGTERM), process.Wait(ctx)) }
 }
 
 // macOf is the link-layer address of a host's eth0.

@@ -98,3 +98,44 @@ func TestWhoLacksWhatAVIPNeeds(t *testing.T) {
 		}
 	}
 }
+
+// Who is heard is the holder, unless it is known to be a stranger.
+func TestAStrangerIsNotTheHolder(t *testing.T) {
+	speaker := &agentv1.Advertiser{Address: "192.168.1.66", Priority: 254}
+	for name, test := range map[string]struct {
+		findings []*agentv1.Finding
+		want     []string
+	}{
+		"one that nobody knows": {nil, nil},
+		"a stranger": {[]*agentv1.Finding{{Kind: agentv1.FindingKind_FINDING_KIND_FOREIGN_SPEAKER, Who: speaker.GetAddress(), Text: "a stranger speaks"}},
+			[]string{"ADVERTS_NOT_SEEN", "FOREIGN_VRRP_SPEAKER"}},
+	} {
+		facts := well(t)
+		i := facts.Nodes[1].Instances["web"][0]
+		i.Advertisers, i.Findings = []*agentv1.Advertiser{speaker}, test.findings
+		if got := foundOf(Judge(facts)); !slices.Equal(got, test.want) {
+			t.Errorf("%s: found %v, want %v", name, got, test.want)
+		}
+	}
+}
+
+// A node that the other one does not hear has the address, too, and is no other machine.
+func TestNodesAreNoDuplicates(t *testing.T) {
+	for who, want := range map[string][]string{"m2": nil, "m9": {"DUPLICATE_ADDRESS"}} {
+		facts := well(t)
+		facts.Nodes[0].Instances["web"][0].Findings = []*agentv1.Finding{{Kind: agentv1.FindingKind_FINDING_KIND_DUPLICATE_ADDRESS, Who: who, Text: "it is there, too"}}
+		if got := foundOf(Judge(facts)); !slices.Equal(got, want) {
+			t.Errorf("%s: found %v, want %v", who, got, want)
+		}
+	}
+}
+
+// What stops a failover comes before what does not, whatever it is about.
+func TestWhatStopsAFailoverComesFirst(t *testing.T) {
+	facts := well(t)
+	facts.Nodes[0].Problems = []string{"the clock is 9 s behind"}
+	facts.Nodes[1].Instances["web"][0].Fenced = true
+	if got, want := foundOf(Judge(facts)), []string{"FENCED", "NODE_PROBLEM"}; !slices.Equal(got, want) {
+		t.Errorf("found %v, want %v", got, want)
+	}
+}

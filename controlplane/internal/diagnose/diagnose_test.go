@@ -129,11 +129,16 @@ func TestEachCauseIsFound(t *testing.T) {
 		}, "PROXY_DEAD", true, "signal: killed"},
 		"no HAProxy installed": {func(_ *Facts, _, b *Node) { b.HAProxy.State = agentv1.DaemonState_DAEMON_STATE_MISSING }, "PROXY_DEAD", true, "apt-get install haproxy"},
 		"no keepalived":        {func(_ *Facts, _, b *Node) { b.Keepalived.State = agentv1.DaemonState_DAEMON_STATE_STOPPED }, "KEEPALIVED_DEAD", true, "systemctl start keepalived"},
-		"drained":              {func(_ *Facts, _, b *Node) { b.Drained, b.Score = true, -50 }, "DRAINED", true, "lbctl node undrain lb-backup"},
-		"drained there":        {func(_ *Facts, _, b *Node) { b.Drained, b.DrainedThere, b.Score = true, true, -50 }, "DRAINED", true, "lbctl node drift discard lb-backup"},
-		"on trial":             {func(_ *Facts, _, b *Node) { b.Score = -56 }, "ON_TRIAL", true, "more than twice in a row"},
-		"not proven":           {func(_ *Facts, _, b *Node) { b.Score = -100 }, "SCORE_LOW", true, "its score is -100"},
-		"the holder is low":    {func(_ *Facts, m, _ *Node) { m.Score = -56 }, "ON_TRIAL", false, "lb-master"},
+		"HAProxy is idle":      {func(_ *Facts, _, b *Node) { b.HAProxy.State = agentv1.DaemonState_DAEMON_STATE_IDLE }, "PROXY_DEAD", true, "lbctl listener add"},
+		"keepalived is idle":   {func(_ *Facts, _, b *Node) { b.Keepalived.State = agentv1.DaemonState_DAEMON_STATE_IDLE }, "KEEPALIVED_DEAD", true, "see why lb-backup does not have the VIPs in effect"},
+		"no proxy, and so no score and no socket": {func(_ *Facts, _, b *Node) {
+			b.HAProxy.State, b.Score, b.Diagnosis.GetBinds()[0].Listens = agentv1.DaemonState_DAEMON_STATE_STOPPED, -100, false
+		}, "PROXY_DEAD", true, "it would refuse all clients"},
+		"drained":           {func(_ *Facts, _, b *Node) { b.Drained, b.Score = true, -50 }, "DRAINED", true, "lbctl node undrain lb-backup"},
+		"drained there":     {func(_ *Facts, _, b *Node) { b.Drained, b.DrainedThere, b.Score = true, true, -50 }, "DRAINED", true, "lbctl node drift discard lb-backup"},
+		"on trial":          {func(_ *Facts, _, b *Node) { b.Score = -56 }, "ON_TRIAL", true, "more than twice in a row"},
+		"not proven":        {func(_ *Facts, _, b *Node) { b.Score = -100 }, "SCORE_LOW", true, "its score is -100"},
+		"the holder is low": {func(_ *Facts, m, _ *Node) { m.Score = -56 }, "ON_TRIAL", false, "lb-master"},
 		"refused": {func(_ *Facts, _, b *Node) { b.Failed, b.Failure, b.Structure = 9, "keepalived says no", 7 },
 			"APPLY_FAILED", true, "structure of revision 7 is in effect, lb-master has that of revision 8"},
 		"refused by both": {func(_ *Facts, _, b *Node) { b.Failed, b.Failure = 9, "keepalived says no" }, "APPLY_FAILED", false, "revision 9 in effect: keepalived says no"},
@@ -165,6 +170,15 @@ func TestEachCauseIsFound(t *testing.T) {
 		"iptables": {func(_ *Facts, _, b *Node) {
 			drop(b, &agentv1.FirewallDrop{Certain: true, Owner: "iptables", Outgoing: true})
 		}, "VRRP_DROPPED", true, "iptables -I OUTPUT -p 112 -j ACCEPT"},
+		"dropped, and so not counted": {func(_ *Facts, _, b *Node) {
+			drop(b, &agentv1.FirewallDrop{Certain: true})
+			b.Diagnosis.GetInstances()[0].Received = 0
+		}, "VRRP_DROPPED", true, "policy of chain in"},
+		"dropped, and not listened": {func(_ *Facts, _, b *Node) {
+			drop(b, &agentv1.FirewallDrop{Certain: true})
+			deafEar(b)
+			b.Diagnosis.GetInstances()[0].Received = 0
+		}, "VRRP_DROPPED", true, "policy of chain in"},
 		"not heard": {func(_ *Facts, _, b *Node) {
 			b.Instances["web"][0].Advertisers = nil
 			drop(b, &agentv1.FirewallDrop{Handle: 3})
@@ -177,12 +191,16 @@ func TestEachCauseIsFound(t *testing.T) {
 			b.Diagnosis.GetInstances()[0] = &agentv1.InstanceFacts{Name: "web", Vip: "web"}
 		},
 			"NOT_LISTENED", false, "does not listen at the interface"},
-		"not sent":         {func(_ *Facts, m, _ *Node) { m.Diagnosis.GetInstances()[0].Sent = 0 }, "ADVERTS_NOT_SENT", true, "did not grow in 400ms"},
-		"fenced":           {func(_ *Facts, _, b *Node) { b.Instances["web"][0].Fenced = true }, "FENCED", true, "falls by itself"},
-		"in fault":         {func(_ *Facts, _, b *Node) { b.Instances["web"][0].State = agentv1.VrrpState_VRRP_STATE_FAULT }, "IN_FAULT", true, "FAULT"},
-		"nobody":           {func(_ *Facts, m, _ *Node) { m.Instances["web"][0].Holds = false }, "NO_HOLDER", true, "no node's kernel has its address"},
-		"two of them":      {func(_ *Facts, _, b *Node) { b.Instances["web"][0].Holds = true }, "TWO_HOLDERS", true, "held by lb-master and lb-backup"},
-		"a mismatch":       {func(_ *Facts, m, _ *Node) { find(m, agentv1.FindingKind_FINDING_KIND_ADVERT_MISMATCH) }, "ADVERT_MISMATCH", true, "heard by lb-master"},
+		"not sent":    {func(_ *Facts, m, _ *Node) { m.Diagnosis.GetInstances()[0].Sent = 0 }, "ADVERTS_NOT_SENT", true, "did not grow in 400ms"},
+		"fenced":      {func(_ *Facts, _, b *Node) { b.Instances["web"][0].Fenced = true }, "FENCED", true, "falls by itself"},
+		"in fault":    {func(_ *Facts, _, b *Node) { b.Instances["web"][0].State = agentv1.VrrpState_VRRP_STATE_FAULT }, "IN_FAULT", true, "FAULT"},
+		"nobody":      {func(_ *Facts, m, _ *Node) { m.Instances["web"][0].Holds = false }, "NO_HOLDER", true, "no node's kernel has its address"},
+		"two of them": {func(_ *Facts, _, b *Node) { b.Instances["web"][0].Holds = true }, "TWO_HOLDERS", true, "held by lb-master and lb-backup"},
+		"a mismatch":  {func(_ *Facts, m, _ *Node) { find(m, agentv1.FindingKind_FINDING_KIND_ADVERT_MISMATCH) }, "ADVERT_MISMATCH", true, "heard by lb-master"},
+		"a mismatch that both tell": {func(_ *Facts, m, b *Node) {
+			find(m, agentv1.FindingKind_FINDING_KIND_ADVERT_MISMATCH)
+			find(b, agentv1.FindingKind_FINDING_KIND_ADVERT_MISMATCH)
+		}, "ADVERT_MISMATCH", true, "heard by lb-master"},
 		"a stranger":       {func(_ *Facts, m, _ *Node) { find(m, agentv1.FindingKind_FINDING_KIND_FOREIGN_SPEAKER) }, "FOREIGN_VRRP_SPEAKER", false, "lbctl vip set web --vrid"},
 		"a twin":           {func(_ *Facts, m, _ *Node) { find(m, agentv1.FindingKind_FINDING_KIND_DUPLICATE_ADDRESS) }, "DUPLICATE_ADDRESS", false, "who does what"},
 		"listener":         {func(_ *Facts, _, b *Node) { b.Diagnosis.GetBinds()[0].Listens = false }, "LISTENER_CLOSED", true, "192.168.1.100:80"},

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -45,6 +46,9 @@ func TestI7TwoHolders(t *testing.T) {
 		l.wantAlarms()
 		if h := l.status().GetVips()[0].GetHolders(); len(h) != 1 || h[0] != "lb-backup" {
 			t.Errorf("holders = %v", h)
+		}
+		if got := l.log.reasons("clusters/default/vips/web"); slices.Contains(got, "ALARM_RAISED") {
+			t.Errorf("events %v", got)
 		}
 		// Within a second it is told, however much else is going on.
 		a.observe(&agentv1.Observation{Instances: holding(master)})
@@ -96,6 +100,23 @@ func TestNewVipIsNoAlarm(t *testing.T) {
 		pass(2 * time.Second)
 		l.wantAlarms()
 		a.observe(&agentv1.Observation{Instances: both(master, fault)})
+		b.observe(&agentv1.Observation{Instances: both(backup, fault)})
+		pass(time.Second)
+		l.wantAlarms("NO_HOLDER more")
+	})
+}
+
+// Nor has one of which only one node has heard.
+func TestAVIPThatOneNodeHasIsNoAlarm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, a, b := pair(t)
+		b.pause = func() time.Duration { return 10 * time.Second }
+		l.change(state.CreateVip("more", &tandemv1.Vip{Addresses: []string{"192.168.1.101/24"}, Vrid: 52}))
+		synctest.Wait()
+		a.observe(&agentv1.Observation{Instances: both(master, fault)})
+		pass(5 * time.Second)
+		l.wantAlarms()
+		pass(6 * time.Second)
 		b.observe(&agentv1.Observation{Instances: both(backup, fault)})
 		pass(time.Second)
 		l.wantAlarms("NO_HOLDER more")
@@ -167,6 +188,18 @@ func TestDeadDaemons(t *testing.T) {
 		l.wantAlarms("PROXY_DEAD lb-master", "KEEPALIVED_DEAD lb-backup")
 		a.observe(&agentv1.Observation{Haproxy: &agentv1.DaemonObservation{State: agentv1.DaemonState_DAEMON_STATE_RUNNING}})
 		b.observe(&agentv1.Observation{Keepalived: &agentv1.DaemonObservation{State: agentv1.DaemonState_DAEMON_STATE_RUNNING}})
+		l.wantAlarms()
+	})
+}
+
+// A keepalived that has nothing to do need not run.
+func TestAKeepalivedWithoutVIPsIsNoAlarm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, a, _ := pair(t)
+		a.observe(&agentv1.Observation{Keepalived: &agentv1.DaemonObservation{State: agentv1.DaemonState_DAEMON_STATE_STOPPED}})
+		l.wantAlarms("KEEPALIVED_DEAD lb-master")
+		l.change(state.DeleteListener("web_frontend", ""), state.DeleteVip("web", ""))
+		pass(time.Second)
 		l.wantAlarms()
 	})
 }

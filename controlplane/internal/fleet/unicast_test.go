@@ -152,6 +152,12 @@ func TestUnicastNodesComeAndGo(t *testing.T) {
 		}
 		agreeOnSpeakers(t, reconnecting, all...)
 		l.wantAlarms("NO_UNICAST_ADDRESS web")
+		_ = third.disconnect()
+		pass(reconnecting + time.Second)
+		l.wantAlarms("NODE_DISCONNECTED lb-third") // nobody knows what it has
+		third.connect()
+		agreeOnSpeakers(t, reconnecting, all...)
+		l.wantAlarms("NO_UNICAST_ADDRESS web")
 		third.tell("192.168.1.12")
 		agreeOnSpeakers(t, time.Second, all...)
 		if got := third.speaking(); got != "192.168.1.12 192.168.1.11 192.168.1.10" && got != "192.168.1.12 192.168.1.10 192.168.1.11" {

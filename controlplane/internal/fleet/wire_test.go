@@ -68,6 +68,24 @@ func TestI7FindingsAreAlarms(t *testing.T) {
 	})
 }
 
+// While both nodes change their settings they do not agree for a moment.
+func TestAMismatchOfAMomentIsNoAlarm(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, a, b := pair(t)
+		holder := hearing(master, masterMAC)
+		b.observe(&agentv1.Observation{Instances: hearing(backup, backupMAC, "192.168.1.10")})
+		a.observe(&agentv1.Observation{Instances: finding(holder, mismatch, "192.168.1.11", "lb-backup advertises otherwise")})
+		pass(moving / 2)
+		l.wantAlarms()
+		a.observe(&agentv1.Observation{Instances: holder})
+		pass(time.Minute)
+		l.wantAlarms()
+		if got := l.log.reasons("clusters/default/vips/web"); slices.Contains(got, "ALARM_RAISED") {
+			t.Errorf("events %v", got)
+		}
+	})
+}
+
 // What anybody on the network can raise and end as often as they like is one
 // alarm, not thousands of events.
 func TestAlarmOfStrangersLingers(t *testing.T) {

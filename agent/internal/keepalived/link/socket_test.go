@@ -1,9 +1,12 @@
 package link
 
 import (
+	"bytes"
 	"net"
+	"net/netip"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -98,6 +101,39 @@ func TestPacketsHaveTheKernelsTime(t *testing.T) {
 		}
 		if looked.After(due) {
 			t.Fatal("no packet has the kernel's time")
+		}
+	}
+}
+
+// Everybody is told, by both ARP packets, since some hosts take only one of them, and by
+// a neighbour advertisement.
+func TestAnnounceTellsEverybody(t *testing.T) {
+	here, there := cable(t)
+	for ethertype, want := range map[uint16][][]byte{
+		unix.ETH_P_ARP:  {gratuitous(there.HardwareAddr, vip4, 1), gratuitous(there.HardwareAddr, vip4, 2)},
+		unix.ETH_P_IPV6: {advertisement(there.HardwareAddr, vip6)},
+	} {
+		ears, err := Open(here.Index, ethertype, nil, AllNodes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := Announce(there, []netip.Addr{vip4, vip6}); err != nil {
+			t.Fatal(err)
+		}
+		for len(want) > 0 {
+			fds := []unix.PollFd{{Fd: ears.FD(), Events: unix.POLLIN}}
+			if n, err := unix.Poll(fds, 5000); err != nil || n == 0 {
+				t.Fatalf("not heard: %x, %v", want, err)
+			}
+			// The kernel says something of its own by IPv6.
+			if _, err := ears.Receive(10, func(packet []byte, _ MAC, _ time.Time) {
+				want = slices.DeleteFunc(want, func(w []byte) bool { return bytes.Equal(w, packet) })
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := ears.Close(); err != nil {
+			t.Error(err)
 		}
 	}
 }
