@@ -161,18 +161,27 @@ func (in *intent) checkInterfaces() error {
 	return nil
 }
 
-// subscription tells of every address that comes or goes.
+// subscription tells of every address that comes or goes, and of every change of an
+// interface.
 type subscription struct {
-	updates chan netlink.AddrUpdate
-	done    chan struct{}
+	addresses chan netlink.AddrUpdate
+	links     chan netlink.LinkUpdate
+	done      chan struct{}
 }
 
-// subscribe begins to listen. The channel closes when listening failed, such
-// as for a full socket buffer; then the addresses are to be listed again.
+// subscribe begins to listen. A channel closes when listening failed, such as for a full
+// socket buffer; then what it tells of is to be looked at again.
 func subscribe() (*subscription, error) {
-	s := &subscription{updates: make(chan netlink.AddrUpdate, 64), done: make(chan struct{})}
-	if err := netlink.AddrSubscribe(s.updates, s.done); err != nil {
+	s := &subscription{
+		addresses: make(chan netlink.AddrUpdate, 64), links: make(chan netlink.LinkUpdate, 64), done: make(chan struct{}),
+	}
+	if err := netlink.AddrSubscribe(s.addresses, s.done); err != nil {
 		return nil, fmt.Errorf("subscribe to the kernel's addresses: %w", err)
+	}
+	if err := netlink.LinkSubscribe(s.links, s.done); err != nil {
+		close(s.links)
+		s.end()
+		return nil, fmt.Errorf("subscribe to the kernel's interfaces: %w", err)
 	}
 	return s, nil
 }
@@ -180,7 +189,10 @@ func subscribe() (*subscription, error) {
 // end returns when nothing of the subscription is left running.
 func (s *subscription) end() {
 	close(s.done)
-	for range s.updates {
+	for range s.addresses {
+		continue
+	}
+	for range s.links {
 		continue
 	}
 }

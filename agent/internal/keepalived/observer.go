@@ -26,6 +26,7 @@ type observer struct {
 	unguarded  string              // why advertisements of strangers are let through
 	handovers  map[string]Handover // by instance; nil: nobody has said yet
 	left       []place             // what keepalived may have from before the last expect
+	links      map[string]int      // indexes of the interfaces that keepalived has sockets on, by name
 
 	process   *daemon.Process // nil: none
 	subject   atomic.Pointer[subject]
@@ -87,6 +88,7 @@ func (o *observer) expect(in *intent, now time.Time) error {
 	o.scores.drain = in.drain
 	o.scores.set(in.instances, now)
 	o.look()
+	o.bind(false)
 	o.listen()
 	o.attend()
 	o.watchTracks()
@@ -99,6 +101,7 @@ func (o *observer) attach(p *daemon.Process) {
 	o.process, o.startTime = p, p.StartTime()
 	o.state, o.message = StateRunning, ""
 	o.adopted = false
+	o.bind(true)
 	o.attend()
 }
 
@@ -195,6 +198,7 @@ func (o *observer) note(key, text string, now time.Time) {
 
 func (o *observer) change(w *watched, state InstanceState, priority int, now time.Time) {
 	w.State, w.Priority = state, priority
+	o.attend()
 	o.scores.role(w.name, state, now)
 	if !o.handsOn() {
 		o.scores.released()

@@ -82,24 +82,21 @@ func (d *Driver) observe(ctx context.Context, notices <-chan notice) error {
 	due := time.NewTimer(0)
 	defer due.Stop()
 	for {
-		done := func() {}
+		done, failed := func() {}, false
 		select {
 		case t := <-d.mail:
 			t.run(o)
 			done = func() { close(t.done) }
 		case n := <-notices:
 			o.notice(n, time.Now())
-		case u, ok := <-kernel.updates:
-			if !ok {
-				again, err := subscribe()
-				if err != nil {
-					return err
-				}
-				kernel.end()
-				kernel = again
-				o.look()
-			} else if address, ok := netip.AddrFromSlice(u.LinkAddress.IP); ok {
+		case u, ok := <-kernel.addresses:
+			address, known := netip.AddrFromSlice(u.LinkAddress.IP)
+			if failed = !ok; known {
 				o.kernel(address.Unmap())
+			}
+		case u, ok := <-kernel.links:
+			if failed = !ok; !failed {
+				o.link(u)
 			}
 		case <-o.wire.Changed():
 			o.hear(time.Now())
@@ -114,6 +111,16 @@ func (d *Driver) observe(ctx context.Context, notices <-chan notice) error {
 			o.scores.released()
 			o.writeScores(time.Now())
 			return ctx.Err()
+		}
+		if failed {
+			again, err := subscribe()
+			if err != nil {
+				return err
+			}
+			kernel.end()
+			kernel = again
+			o.look()
+			o.wake()
 		}
 		d.publish(d.snapshot.Load(), o)
 		done()
@@ -275,6 +282,9 @@ const maxSilent = 3
 func (d *Driver) resync(ctx context.Context, c *control) error {
 	if err := c.process.TrimLog(); err != nil {
 		d.log.Warn("cannot trim keepalived's log", "error", err)
+	}
+	if err := d.rebind(ctx, c); err != nil {
+		return err
 	}
 	mismatch, err := d.compare(ctx, c, c.intent)
 	if err == nil {
