@@ -20,7 +20,8 @@ const (
 )
 
 // Announce has everybody on the network know that this node has a VIP's addresses,
-// those that it has. It takes 0.1 s. ErrNotHeld: it has none, or has lost them meanwhile.
+// those that it has. It takes 0.1 s. It fails with ErrNotHeld when this node has none, or
+// has lost them meanwhile, and when nothing could be sent.
 func (d *Driver) Announce(ctx context.Context, vip string) error {
 	var all []netip.Addr
 	if err := d.do(ctx, func(o *observer) {
@@ -37,6 +38,8 @@ func (d *Driver) Announce(ctx context.Context, vip string) error {
 	if len(all) == 0 {
 		return fmt.Errorf("VIP %s: %w", vip, ErrNoVIP)
 	}
+	var lost error // of all that were sent until now
+	sent := false
 	for n := range announcements {
 		if n > 0 {
 			select {
@@ -54,11 +57,16 @@ func (d *Driver) Announce(ctx context.Context, vip string) error {
 		if len(held) == 0 {
 			return fmt.Errorf("VIP %s: %w", vip, ErrNotHeld)
 		}
-		if err := announce(held); err != nil {
+		switch err := announce(held); {
+		case err == nil:
+			lost, sent = nil, true
+		case !link.Lost(err):
 			return fmt.Errorf("VIP %s: %w", vip, err)
+		case !sent:
+			lost = fmt.Errorf("VIP %s: %w", vip, err)
 		}
 	}
-	return nil
+	return lost
 }
 
 // announce announces addresses on their interfaces.

@@ -28,9 +28,13 @@ const (
 	aloneLimit = 10 * time.Second
 )
 
+// ErrKeptOff means that a node keeps itself off a VIP.
+var ErrKeptOff = errors.New("this node keeps itself off it")
+
 // cutOff keeps an instance off its VIP.
 type cutOff struct {
 	until time.Time
+	why   string
 	// firm: it lasts until the interface carries both ways. Else it ends as well when
 	// the one that is heard to hold the VIP is heard no longer.
 	firm bool
@@ -132,6 +136,16 @@ func (o *observer) endCuts(now time.Time) {
 	}
 }
 
+// keptOff tells why this node keeps itself off a VIP; empty: it does not.
+func (o *observer) keptOff(vip string) string {
+	for n := range o.watched {
+		if w := &o.watched[n]; w.vip == vip && o.scores.cuts[w.name] != nil {
+			return o.scores.cuts[w.name].why
+		}
+	}
+	return ""
+}
+
 // uselessFiles are the track files of the VIPs that this node is to be kept off.
 func (o *observer) uselessFiles(now time.Time) map[string][]string {
 	o.judgeReach(now)
@@ -162,7 +176,7 @@ func (o *observer) keepOff(vip string, now time.Time) error {
 			}
 			o.log.Warn("keeping off a VIP", "vip", w.vip, "instance", w.name, "reason", why)
 			o.notes = append(o.notes, fmt.Sprintf("VIP %s: kept off, since %s: another node is to hold it", w.vip, why))
-			c = &cutOff{firm: firm}
+			c = &cutOff{firm: firm, why: why}
 			o.scores.cuts[w.name] = c
 		}
 		c.until = now.Add(cutLease)
@@ -178,6 +192,7 @@ func (o *observer) keepOff(vip string, now time.Time) error {
 func (d *Driver) attendReach(ctx context.Context) error {
 	again := time.NewTimer(0)
 	defer again.Stop()
+	var failing []string // VIPs that could not be announced
 	for {
 		select {
 		case <-d.observer.roused:
@@ -188,7 +203,8 @@ func (d *Driver) attendReach(ctx context.Context) error {
 		var files map[string][]string
 		var unrivaled []string
 		if err := d.do(ctx, func(o *observer) {
-			files, unrivaled, o.unrivaled = o.uselessFiles(time.Now()), slices.Compact(slices.Sorted(slices.Values(o.unrivaled))), nil
+			files = o.uselessFiles(time.Now())
+			unrivaled, o.unrivaled = slices.Concat(failing, o.unrivaled), nil
 		}); err != nil {
 			return err
 		}
@@ -198,12 +214,24 @@ func (d *Driver) attendReach(ctx context.Context) error {
 			}
 		}
 		again.Reset(cutEvery)
-		for _, vip := range unrivaled {
-			if err := d.Announce(ctx, vip); err != nil && !errors.Is(err, ErrNotHeld) && ctx.Err() == nil {
-				d.log.Warn("cannot announce a VIP that another node has held, too", "vip", vip, "error", err)
-			}
+		failing = d.announceAll(ctx, unrivaled, failing)
+	}
+}
+
+// announceAll announces VIPs that another node has held, too, and returns those for which
+// that has failed, which are tried again. What has failed before is known.
+func (d *Driver) announceAll(ctx context.Context, vips, before []string) (failing []string) {
+	for _, vip := range slices.Compact(slices.Sorted(slices.Values(vips))) {
+		err := d.Announce(ctx, vip)
+		if err == nil || errors.Is(err, ErrNotHeld) || errors.Is(err, ErrNoVIP) || ctx.Err() != nil {
+			continue
+		}
+		failing = append(failing, vip)
+		if !slices.Contains(before, vip) {
+			d.log.Warn("cannot announce a VIP that another node has held, too: trying again", "vip", vip, "error", err)
 		}
 	}
+	return failing
 }
 
 func (d *Driver) keepOff(ctx context.Context, vip string, files []string) error {

@@ -42,8 +42,9 @@ type fence struct {
 }
 
 // Fence keeps a VIP away from this node for the lease, MaxFence at most, counted
-// anew with each call; 0 ends the fence. It fails with ErrNoVIP, and where no guard
-// can be had.
+// anew with each call; 0 ends the fence. It fails with ErrNoVIP, where no guard can be
+// had, and with ErrKeptOff where a fence is over and this node keeps itself off the VIP
+// all the same.
 func (d *Driver) Fence(ctx context.Context, vip string, lease time.Duration) error {
 	if lease < 0 || lease > MaxFence {
 		return fmt.Errorf("a fence's lease is %v: must be 0s to %v", lease, MaxFence)
@@ -61,8 +62,15 @@ func (d *Driver) Fence(ctx context.Context, vip string, lease time.Duration) err
 		}
 	}
 	var err error
-	ended := d.do(ctx, func(o *observer) { err = o.fence(vip, lease, time.Now()) })
-	return errors.Join(ended, err)
+	keptOff := ""
+	ended := d.do(ctx, func(o *observer) {
+		err = o.fence(vip, lease, time.Now())
+		keptOff = o.keptOff(vip)
+	})
+	if err := errors.Join(ended, err); err != nil || lease > 0 || keptOff == "" {
+		return err
+	}
+	return fmt.Errorf("VIP %s: %w, since %s", vip, ErrKeptOff, keptOff)
 }
 
 // fenceFiles are the track files of a VIP's instances.
@@ -149,6 +157,7 @@ type guard struct {
 	lease   io.WriteCloser
 	answers interface{ SetReadDeadline(time.Time) error } // what taken reads
 	taken   *bufio.Reader                                 // a line for each lease
+	until   time.Time                                     // end of the longest lease
 	ended   chan struct{}
 	failed  error // why; set before ended is closed
 }
@@ -217,9 +226,11 @@ func (d *Driver) startGuard(command, files []string) (*guard, error) {
 }
 
 // take gives the guard a lease and waits until it has taken it, guardPatience at
-// most.
+// most. A longer one that it has stays: the same files may be somebody else's, too.
 func (g *guard) take(ctx context.Context, lease time.Duration) error {
-	due := time.Now().Add(guardPatience)
+	now := time.Now()
+	lease = max(lease, g.until.Sub(now))
+	due := now.Add(guardPatience)
 	if end, ok := ctx.Deadline(); ok && end.Before(due) {
 		due = end
 	}
@@ -230,6 +241,9 @@ func (g *guard) take(ctx context.Context, lease time.Duration) error {
 		return err
 	}
 	_, err := g.taken.ReadString('\n')
+	if err == nil {
+		g.until = now.Add(lease)
+	}
 	return err
 }
 

@@ -15,7 +15,7 @@ import (
 // Wire is what reaches an instance's interface. It is not changed after it was made.
 type Wire struct {
 	// Listens tells that the interface is listened on, for long enough to hear a peer:
-	// only then do the other fields say something.
+	// only then do the other fields say something, but for Reach.
 	Listens bool
 	// MAC is the interface's link-layer address.
 	MAC string
@@ -148,7 +148,8 @@ func first(all []Finding, kind FindingKind) string {
 // was told first: one that changes it all the time would be news each time.
 func (o *observer) digest(i *instance, was *Wire, h wire.Heard) Wire {
 	if !h.Listens {
-		return Wire{}
+		// A cut is told by others than those who advertise.
+		return Wire{Reach: h.Reach}
 	}
 	d := Wire{Listens: true, MAC: h.MAC.String(), Gateway: h.Gateway, Asked: h.Asked, Reach: h.Reach, Jitter: h.Jitter}
 	switch h.Reach {
