@@ -117,7 +117,7 @@ func Judge(results []Result, rounds int) error {
 		if r.Runs < rounds {
 			errs = append(errs, fmt.Errorf("%s: %d of %d rounds gave a figure", r.Name, r.Runs, rounds))
 		} else if r.missed() {
-			errs = append(errs, fmt.Errorf("%s: the worst round had %.0f %s, of at most %.0f", r.Name, r.Worst, r.Unit, *r.Goal))
+			errs = append(errs, fmt.Errorf("%s: the worst round had %s %s, of at most %s", r.Name, figure(r.Worst), r.Unit, figure(*r.Goal)))
 		}
 	}
 	return errors.Join(errs...)
@@ -145,8 +145,8 @@ func Print(w io.Writer, results []Result) error {
 		if r.Ratio != 0 {
 			ratio = fmt.Sprintf("%.2f", r.Ratio)
 		}
-		fmt.Fprintf(&b, "| %-*s | %-8s | %6s | %6s | %-6s | %*.0f | %6.0f | %5s | %4d |\n",
-			width, r.Name, r.Unit, figure(r.Ours), figure(r.Worst), r.kept(), len(PeerName), r.Peer, r.PeerWorst, ratio, r.Runs)
+		fmt.Fprintf(&b, "| %-*s | %-8s | %6s | %6s | %-6s | %*s | %6s | %5s | %4d |\n",
+			width, r.Name, r.Unit, figure(r.Ours), figure(r.Worst), r.kept(), len(PeerName), figure(r.Peer), figure(r.PeerWorst), ratio, r.Runs)
 	}
 	for _, r := range results {
 		if r.Note != "" {
@@ -157,12 +157,16 @@ func Print(w io.Writer, results []Result) error {
 	return err
 }
 
-// figure prints one of ours.
+// figure prints one, a small one with decimals.
 func figure(f float64) string {
-	if f >= Unmeasured/2 { // a median may lie between one and a figure
+	switch {
+	case f >= Unmeasured/2: // a median may lie between one and a figure
 		return "none"
+	case f > 0 && f < 1:
+		return fmt.Sprintf("%.2f", f)
+	default:
+		return fmt.Sprintf("%.0f", f)
 	}
-	return fmt.Sprintf("%.0f", f)
 }
 
 // kept tells the goal, and whether it was missed.
@@ -171,9 +175,9 @@ func (r Result) kept() string {
 	case r.Goal == nil:
 		return ""
 	case r.missed():
-		return fmt.Sprintf("%.0f (!)", *r.Goal)
+		return figure(*r.Goal) + " (!)"
 	default:
-		return fmt.Sprintf("%.0f", *r.Goal)
+		return figure(*r.Goal)
 	}
 }
 

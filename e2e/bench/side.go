@@ -38,6 +38,10 @@ type side interface {
 	reload(ctx context.Context, n int) error
 	// weigh sets the weight of web1 on both nodes.
 	weigh(ctx context.Context, weight uint32) error
+	// fill adds backends that nobody uses, until end is called.
+	fill(ctx context.Context, backends int) (end func(context.Context) error, err error)
+	// agents are the processes that drive the daemons of the two nodes; none: nobody does.
+	agents() []int
 	// repair starts again what its operators would. It does not wait for what comes
 	// of it.
 	repair(ctx context.Context) error

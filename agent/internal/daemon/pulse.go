@@ -1,10 +1,12 @@
 package daemon
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"strconv"
-	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // Pulse is what the kernel counts of a process for as long as that goes on.
@@ -20,42 +22,82 @@ type Pulse struct {
 	Stopped bool
 }
 
-// Pulse returns that of the youngest child of the process, which is asked for by its
-// process id as long as it lives: pid is that of the last pulse, or 0.
-func (p *Process) Pulse(pid int) (Pulse, error) {
-	if pid != 0 {
-		if pulse, err := pulseOf(p.PID(), pid); err == nil {
+// Heart is the youngest child of a process, whose pulse is felt again and again: what
+// the kernel says of it is kept open. The zero value is nobody's. It is not for
+// concurrent use.
+type Heart struct {
+	of     *Process
+	pid    int      // of the child
+	status *os.File // its proc_pid_status(5); nil: there is none
+	buffer [8 << 10]byte
+}
+
+// Pulse returns that of the youngest child of a process, of the same one as long as that
+// lives.
+func (h *Heart) Pulse(p *Process) (Pulse, error) {
+	if h.of == p && h.status != nil {
+		if pulse, err := h.feel(); err == nil {
 			return pulse, nil
 		}
 	}
-	child, err := p.Youngest()
-	if err != nil || child.PID == 0 {
+	if err := h.find(p); err != nil || h.status == nil {
 		return Pulse{}, err
 	}
-	return pulseOf(p.PID(), child.PID)
+	return h.feel()
 }
 
-// pulseOf reads the pulse of a process with one thread that is a child of the parent.
-func pulseOf(parent, pid int) (Pulse, error) {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return Pulse{}, err
+// Close lets go of it; it may be used again.
+func (h *Heart) Close() {
+	if h.status != nil {
+		h.status.Close()
 	}
-	pulse := Pulse{PID: pid}
-	for line := range strings.Lines(string(status)) {
-		name, value, _ := strings.Cut(strings.TrimSpace(line), ":\t")
-		switch name {
-		case "State": // proc_pid_status(5)
-			pulse.Runnable = strings.HasPrefix(value, "R")
-			pulse.Stopped = strings.HasPrefix(value, "T") || strings.HasPrefix(value, "t")
+	h.status = nil
+}
+
+// find finds the youngest child.
+func (h *Heart) find(p *Process) error {
+	h.Close()
+	child, err := p.Youngest()
+	if err != nil || child.PID == 0 {
+		return err
+	}
+	h.of, h.pid = p, child.PID
+	// os.Open would have the poller know of it.
+	fd, err := unix.Open(fmt.Sprintf("/proc/%d/status", child.PID), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("process %d: %w", child.PID, err)
+	}
+	h.status = os.NewFile(uintptr(fd), "status")
+	return nil
+}
+
+// feel reads the pulse of the child, which has one thread.
+func (h *Heart) feel() (Pulse, error) {
+	n, err := unix.Pread(int(h.status.Fd()), h.buffer[:], 0)
+	if err == nil && n == len(h.buffer) {
+		err = unix.E2BIG // the counts come last
+	}
+	if err != nil {
+		return Pulse{}, fmt.Errorf("process %d: %w", h.pid, err)
+	}
+	pulse := Pulse{PID: h.pid}
+	for line := range bytes.Lines(h.buffer[:n]) {
+		name, value, _ := bytes.Cut(bytes.TrimSpace(line), []byte(":\t"))
+		switch string(name) {
+		case "State":
+			pulse.Runnable = bytes.HasPrefix(value, []byte("R"))
+			pulse.Stopped = bytes.HasPrefix(value, []byte("T")) || bytes.HasPrefix(value, []byte("t"))
+			if bytes.HasPrefix(value, []byte("Z")) {
+				return Pulse{}, fmt.Errorf("process %d: %w", h.pid, ErrNotRunning)
+			}
 		case "PPid":
-			if value != strconv.Itoa(parent) {
-				return Pulse{}, fmt.Errorf("process %d: %w", pid, ErrNotRunning)
+			if parent, err := strconv.Atoi(string(value)); err != nil || parent != h.of.PID() {
+				return Pulse{}, fmt.Errorf("process %d: %w", h.pid, ErrNotRunning)
 			}
 		case "voluntary_ctxt_switches", "nonvoluntary_ctxt_switches":
-			count, err := strconv.ParseUint(value, 10, 64)
+			count, err := strconv.ParseUint(string(value), 10, 64)
 			if err != nil {
-				return Pulse{}, fmt.Errorf("/proc/%d/status: %s: %w", pid, name, err)
+				return Pulse{}, fmt.Errorf("/proc/%d/status: %s: %w", h.pid, name, err)
 			}
 			pulse.Switches += count
 		}

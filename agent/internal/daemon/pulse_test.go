@@ -10,10 +10,12 @@ import (
 // end the next one's is told.
 func TestPulse(t *testing.T) {
 	p := startForTest(t, script(t.TempDir(), `while :; do (while :; do sleep 0.01; done); done`))
+	var heart Heart
+	defer heart.Close()
 	var first Pulse
 	pulse := func() Pulse {
 		t.Helper()
-		now, err := p.Pulse(first.PID)
+		now, err := heart.Pulse(p)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -90,24 +90,12 @@ func (d *Driver) attended(ctx context.Context, p *daemon.Process) {
 // agent cannot ask, as one with a file of somebody else, which has another socket.
 func (d *Driver) attend(ctx context.Context, p *daemon.Process) {
 	defer d.hung.Store(false)
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // of the open questions
 	tick := time.NewTicker(askEvery)
 	defer tick.Stop()
-	answers := make(chan error)
-	open := 0 // questions; some 70 of a worker that hangs
-	ask := func() {
-		open++
-		go func() {
-			select {
-			case answers <- d.goesOn(ctx):
-			case <-ctx.Done():
-			}
-		}()
-	}
-	ask()
-	answered, silent := false, false // since the last look
-	var told string                  // why it cannot be asked
+	questions := runtime.Questions{Path: d.paths.stats, Patience: replaceAfter} // some 70 of a worker that hangs
+	defer questions.Close()
+	asked := questions.Ask(time.Now())
+	var told string // why it cannot be asked
 	var s silence
 	for {
 		select {
@@ -115,26 +103,25 @@ func (d *Driver) attend(ctx context.Context, p *daemon.Process) {
 			return
 		case <-p.Done():
 			return
-		case err := <-answers:
-			open--
-			switch {
-			case err == nil:
-				answered = true
-				s.answered()
-				d.speaks()
-			case errors.Is(err, runtime.ErrSilent) || workerless(p):
-				silent = true
-			case err.Error() != told:
-				told = err.Error()
-				d.logger.Info("cannot ask haproxy's worker whether it goes on", "error", err)
-			}
-			continue
 		case <-tick.C:
 		}
-		quiet := !answered && (silent || open > 0)
-		length := s.look(time.Now(), quiet, func() daemon.Child { return d.youngest(p) })
-		answered, silent = false, false
-		ask()
+		now := time.Now()
+		answered, err := questions.Answers(now)
+		if answered {
+			s.answered()
+			d.speaks()
+		}
+		silent := questions.Open() > 0
+		switch err := errors.Join(asked, err); {
+		case err == nil:
+		case errors.Is(err, runtime.ErrSilent) || workerless(p):
+			silent = true
+		case err.Error() != told:
+			told = err.Error()
+			d.logger.Info("cannot ask haproxy's worker whether it goes on", "error", err)
+		}
+		length := s.look(now, silent && !answered, func() daemon.Child { return d.youngest(p) })
+		asked = questions.Ask(now)
 		switch {
 		case length >= replaceAfter:
 			d.logger.Error("haproxy does not answer and is killed", "pid", p.PID(), "silent", length)
@@ -162,13 +149,6 @@ func (d *Driver) youngest(p *daemon.Process) daemon.Child {
 func workerless(p *daemon.Process) bool {
 	c, err := p.Youngest()
 	return err == nil && c.PID == 0
-}
-
-// goesOn asks the newest worker whether it goes on, and waits for its answer until
-// that does not matter any more.
-func (d *Driver) goesOn(ctx context.Context) error {
-	worker := &runtime.Client{Path: d.paths.stats, Timeout: replaceAfter}
-	return worker.Alive(ctx)
 }
 
 // silent tells, once, that HAProxy hangs.

@@ -114,6 +114,7 @@ type Driver struct {
 	settled    int          // process id of the worker that was confirmed last
 	behind     behind
 	last       []runtime.State // the newest worker's servers when last polled
+	seen       []Server        // of look, for the next one
 	restart    restart
 	retry      retry // of deletions
 	// rendered is the file that was last asked for; nil: none yet.

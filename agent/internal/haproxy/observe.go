@@ -158,17 +158,17 @@ func (d *Driver) accepts(ctx context.Context) bool {
 func (d *Driver) look(ctx context.Context) error {
 	asked := d.board.now()
 	w := d.worker
-	states, err := d.client.States(ctx, w.pid)
+	states, err := d.client.States(ctx, w.pid, d.last)
 	if err != nil {
 		return err
 	}
 	states = slices.DeleteFunc(states, func(s runtime.State) bool { return d.isForeign(s.Backend) })
 	at := time.Now()
-	servers := make([]Server, len(states))
+	servers := d.seen[:0]
 	missing := len(states) != len(w.Servers)
 	for i := range states {
 		s := &states[i]
-		servers[i] = fromState(s, at)
+		servers = append(servers, fromState(s, at))
 		have, ok := w.Servers[s.Key]
 		if !ok || have.ID != s.ID {
 			missing = true
@@ -177,7 +177,7 @@ func (d *Driver) look(ctx context.Context) error {
 		have.Address, have.Weight, have.Maintenance, have.Op, have.Checked = s.Address, s.Weight, s.Maintenance(), s.Op, s.Checked()
 		w.Servers[s.Key] = have
 	}
-	d.last = states
+	d.last, d.seen = states, servers
 	d.board.set(asked, servers, true)
 	if missing {
 		// Someone else has added or removed servers.

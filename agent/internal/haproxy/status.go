@@ -115,6 +115,7 @@ type board struct {
 	reloads uint64
 	servers map[config.Key]*entry
 	clock   uint64 // counts what the log said
+	round   uint64 // counts calls of set
 }
 
 // entry is one server. seq is the clock when the log last spoke of it: what was
@@ -122,6 +123,7 @@ type board struct {
 type entry struct {
 	Server
 	seq     uint64
+	round   uint64 // of the last set that had it
 	finding string // the last check's
 }
 
@@ -205,18 +207,18 @@ func (b *board) now() uint64 {
 func (b *board) set(asked uint64, servers []Server, whole bool) {
 	b.change(func() []Event {
 		var events []Event
-		seen := make(map[config.Key]bool, len(servers))
+		b.round++
 		for i := range servers {
 			s := &servers[i]
 			key := config.Key{Backend: s.Backend, Name: s.Name}
-			seen[key] = true
 			events = b.put(events, key, asked, s)
+			b.servers[key].round = b.round
 		}
 		if !whole {
 			return events
 		}
-		for key := range b.servers {
-			if !seen[key] {
+		for key, e := range b.servers {
+			if e.round != b.round {
 				delete(b.servers, key)
 				events = append(events, ServerRemoved{key.Backend, key.Name})
 			}

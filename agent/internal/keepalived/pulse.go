@@ -33,12 +33,19 @@ type subject struct {
 
 // attend has somebody attend to keepalived, or nobody where there is none, or no peer:
 // an address that stays is better than none then.
+// One whose instances are all in FAULT has nothing to take, and sleeps: it is asked as
+// often as without this.
 func (o *observer) attend() {
 	var patience time.Duration
+	awake := false
 	for n := range o.watched {
 		if w := &o.watched[n]; w.peered {
 			patience = max(patience, 4*w.advert) // three and the skew (RFC 9568, 6.1)
+			awake = awake || w.State != InstanceFault
 		}
+	}
+	if patience != 0 && !awake {
+		patience = max(patience, resyncEvery)
 	}
 	if o.process == nil || patience == 0 {
 		o.subject.Store(nil)
@@ -101,6 +108,8 @@ func (d *Driver) feel(ctx context.Context) error {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	var s stillness
+	var heart daemon.Heart
+	defer heart.Close()
 	var of, killed *daemon.Process
 	for {
 		select {
@@ -116,7 +125,7 @@ func (d *Driver) feel(ctx context.Context) error {
 			continue
 		}
 		of = subject.process
-		pulse, err := of.Pulse(s.last.PID)
+		pulse, err := heart.Pulse(of)
 		if err != nil {
 			d.log.Debug("cannot feel keepalived's pulse", "error", err)
 		}

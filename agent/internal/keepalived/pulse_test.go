@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
 
 	"github.com/tandem-lb/tandem/agent/internal/daemon"
@@ -66,6 +67,47 @@ func TestStillness(t *testing.T) {
 		if got != test.want {
 			t.Errorf("%s: verdict %v, want %v", name, got, test.want)
 		}
+	}
+}
+
+// A keepalived that has nothing to take sleeps, and is not woken all the time.
+func TestWhoIsAttendedTo(t *testing.T) {
+	peered := func(state InstanceState) watched {
+		return watched{instance: instance{peered: true, advert: 100 * time.Millisecond}, InstanceStatus: InstanceStatus{State: state}}
+	}
+	alone := peered(InstanceMaster)
+	alone.peered = false
+	for name, test := range map[string]struct {
+		watched []watched
+		want    time.Duration // 0: nobody
+	}{
+		"a holder":                       {[]watched{peered(InstanceMaster)}, 400 * time.Millisecond},
+		"a standby":                      {[]watched{peered(InstanceBackup)}, 400 * time.Millisecond},
+		"one that has said nothing":      {[]watched{peered(InstanceUnknown)}, 400 * time.Millisecond},
+		"one in fault":                   {[]watched{peered(InstanceFault)}, resyncEvery},
+		"one in fault and a standby":     {[]watched{peered(InstanceFault), peered(InstanceBackup)}, 400 * time.Millisecond},
+		"one in fault and one alone":     {[]watched{peered(InstanceFault), alone}, resyncEvery},
+		"one without a peer":             {[]watched{alone}, 0},
+		"one without anything to be for": {nil, 0},
+	} {
+		o := &observer{process: &daemon.Process{}, watched: test.watched}
+		o.attend()
+		var got time.Duration
+		if s := o.subject.Load(); s != nil {
+			got = s.patience
+		}
+		if got != test.want {
+			t.Errorf("%s: %v, want %v", name, got, test.want)
+		}
+	}
+	// Whoever comes out of it is attended to at once.
+	o := &observer{
+		log: hclog.NewNullLogger(), process: &daemon.Process{}, watched: []watched{peered(InstanceFault)},
+		scores: &scores{dir: t.TempDir(), written: make(map[string]int)},
+	}
+	o.change(&o.watched[0], InstanceBackup, 200, time.Now())
+	if s := o.subject.Load(); s == nil || s.patience != 400*time.Millisecond {
+		t.Errorf("one that comes out of fault: %+v", s)
 	}
 }
 
@@ -177,7 +219,7 @@ func TestAKeepalivedThatNobodyAsksIsNotKilled(t *testing.T) {
 	t.Parallel()
 	a, b := newCluster(t)
 	b.restartAgent(func(o *Options) {
-		o.Binary = executable(t, `case "$*" in *--config-test*) sleep 3;; esac; exec keepalived "$@"`)
+		o.Binary = executable(t, `case "$*" in *--config-test*) sleep 7;; esac; exec keepalived "$@"`)
 	})
 	b.setHealth(true)
 	for n, priority := range map[*node]uint32{a: 230, b: 220} {
@@ -186,9 +228,7 @@ func TestAKeepalivedThatNobodyAsksIsNotKilled(t *testing.T) {
 	old := b.keepalived()
 	ip(t, "-n", b.namespace, "link", "set", "eth0", "down")
 	within(t, 5*time.Second, "it has nothing to do", func() bool { return b.instance("web").State == InstanceFault })
-	for priority := range uint32(3) {
-		b.mustApply(webOf(b.name, 210+priority, 50*time.Millisecond))
-	}
+	b.mustApply(webOf(b.name, 210, 50*time.Millisecond)) // which takes longer than it may sleep
 	if now := b.keepalived(); !slices.Equal(now, old) {
 		t.Errorf("its processes are %v, and were %v", now, old)
 	}

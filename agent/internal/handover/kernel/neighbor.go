@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -22,11 +23,11 @@ const askEvery = 2 * time.Millisecond
 // solicitation, and returns its link-layer address, and that of this machine there.
 // It waits for the answer until ctx ends, and then fails with ErrSilent.
 func LinkAddress(ctx context.Context, name string, address netip.Addr) (to, from net.HardwareAddr, err error) {
-	link, err := netlink.LinkByName(name)
+	on, err := net.InterfaceByName(name)
 	if err != nil {
 		return nil, nil, fmt.Errorf("interface %s: %w", name, err)
 	}
-	if err := probe(link.Attrs().Index, address); err != nil {
+	if err := probe(on.Index, address); err != nil {
 		return nil, nil, fmt.Errorf("ask for %s on %s: %w", address, name, err)
 	}
 	poll := time.NewTicker(askEvery)
@@ -37,12 +38,12 @@ func LinkAddress(ctx context.Context, name string, address netip.Addr) (to, from
 		case <-ctx.Done():
 			return nil, nil, fmt.Errorf("%s on %s: %w", address, name, ErrSilent)
 		}
-		n, err := neighbor(link.Attrs().Index, address)
+		n, err := neighbor(on.Index, address)
 		if err != nil {
 			return nil, nil, fmt.Errorf("neighbour %s on %s: %w", address, name, err)
 		}
 		if n != nil && n.State&(unix.NUD_REACHABLE|unix.NUD_PERMANENT) != 0 && len(n.HardwareAddr) == 6 {
-			return n.HardwareAddr, link.Attrs().HardwareAddr, nil
+			return n.HardwareAddr, on.HardwareAddr, nil
 		}
 	}
 }
@@ -64,21 +65,20 @@ func probe(link int, address netip.Addr) error {
 	return netlink.NeighSet(entry)
 }
 
-// neighbor is what the kernel knows of an address; nil: nothing.
+// neighbor is what the kernel knows of an address; nil: nothing. The library would list
+// all that it knows.
 func neighbor(link int, address netip.Addr) (*netlink.Neigh, error) {
-	all, err := netlink.NeighList(link, family(address))
-	for errors.Is(err, netlink.ErrDumpInterrupted) {
-		all, err = netlink.NeighList(link, family(address))
+	request := nl.NewNetlinkRequest(unix.RTM_GETNEIGH, 0)
+	request.AddData(&netlink.Ndmsg{Family: uint8(family(address)), Index: uint32(link)})
+	request.AddData(nl.NewRtAttr(netlink.NDA_DST, address.AsSlice()))
+	found, err := request.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWNEIGH)
+	if errors.Is(err, unix.ENOENT) || err == nil && len(found) == 0 {
+		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	for n := range all {
-		if a, ok := netip.AddrFromSlice(all[n].IP); ok && a.Unmap() == address {
-			return &all[n], nil
-		}
-	}
-	return nil, nil
+	return netlink.NeighDeserialize(found[0])
 }
 
 func family(address netip.Addr) int {

@@ -9,16 +9,15 @@
 package runtime
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"strings"
 	"time"
-
-	"golang.org/x/sys/unix"
 )
 
 // ErrNoWorker means that no living worker has the process id.
@@ -27,7 +26,7 @@ var ErrNoWorker = errors.New("no such worker")
 // Client asks one HAProxy. Its methods may be called from any goroutine; each
 // call is a connection of its own.
 type Client struct {
-	// Path of the master socket; for Self and Alive, of a worker's own.
+	// Path of the master socket; for Self, of a worker's own.
 	Path string
 	// Timeout bounds one call.
 	Timeout time.Duration
@@ -38,22 +37,37 @@ const maxReply = 256 << 20
 
 // ask sends lines and reads until HAProxy closes.
 func (c *Client) ask(ctx context.Context, lines string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
-	defer cancel()
-	reply, err := c.exchange(ctx, lines)
-	if err != nil {
-		return "", fmt.Errorf("haproxy's master socket: %w", err)
-	}
-	if strings.HasPrefix(reply, "Can't find the target PID") {
-		return "", ErrNoWorker
-	}
-	return reply, nil
-}
-
-func (c *Client) exchange(ctx context.Context, lines string) (reply string, err error) {
-	connection, err := (&net.Dialer{}).DialContext(ctx, "unix", c.Path)
+	var reply strings.Builder
+	err := c.exchange(ctx, lines, func(from io.Reader) error {
+		_, err := io.Copy(&reply, from)
+		return err
+	})
 	if err != nil {
 		return "", err
+	}
+	if strings.HasPrefix(reply.String(), noTarget) {
+		return "", ErrNoWorker
+	}
+	return reply.String(), nil
+}
+
+// noTarget is how the master begins to say that it has no such worker.
+const noTarget = "Can't find the target PID"
+
+// exchange sends lines and has the reply taken, which ends when HAProxy closes.
+func (c *Client) exchange(ctx context.Context, lines string, take func(io.Reader) error) error {
+	ctx, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	if err := c.connect(ctx, lines, take); err != nil {
+		return fmt.Errorf("haproxy's master socket: %w", err)
+	}
+	return nil
+}
+
+func (c *Client) connect(ctx context.Context, lines string, take func(io.Reader) error) (err error) {
+	connection, err := (&net.Dialer{}).DialContext(ctx, "unix", c.Path)
+	if err != nil {
+		return err
 	}
 	defer connection.Close()
 	stop := context.AfterFunc(ctx, func() { connection.Close() })
@@ -72,12 +86,10 @@ func (c *Client) exchange(ctx context.Context, lines string) (reply string, err 
 		}
 		written <- err
 	}()
-	var text strings.Builder
-	_, err = io.Copy(&text, io.LimitReader(connection, maxReply))
-	if err == nil {
-		err = <-written
+	if err := take(io.LimitReader(connection, maxReply)); err != nil {
+		return err
 	}
-	return text.String(), err
+	return <-written
 }
 
 // show asks a worker to show something. No answer at all means that the worker
@@ -126,45 +138,22 @@ func (c *Client) Self(ctx context.Context) (Info, error) {
 	return ParseInfo(strings.NewReader(reply))
 }
 
-// ErrSilent tells that a worker takes questions, or has taken more than it can hold, and
-// answers none.
-var ErrSilent = errors.New("haproxy does not answer")
-
-// Alive asks the worker that has the socket for next to nothing: any answer will do. It
-// is asked all the time, and so without what ask does for long replies. It fails with
-// ErrSilent when there is no answer within the client's Timeout; any other error says
-// nothing of the worker, which could not be asked.
-func (c *Client) Alive(ctx context.Context) error {
-	dialer := net.Dialer{Timeout: c.Timeout}
-	connection, err := dialer.DialContext(ctx, "unix", c.Path)
-	if errors.Is(err, unix.EAGAIN) { // its queue is full, see connect(2)
-		return fmt.Errorf("%w: %w", ErrSilent, err)
-	}
-	if err != nil {
+// States lists the states of a worker's servers. They are parsed as they come: it is
+// asked for them all the time. last is what it returned last, or nil, see ParseStates.
+func (c *Client) States(ctx context.Context, pid int, last []State) (states []State, err error) {
+	err = c.exchange(ctx, worker(pid, "show servers state"), func(from io.Reader) error {
+		reply := bufio.NewReader(from)
+		begin, err := reply.Peek(len(noTarget))
+		switch {
+		case err != nil && !errors.Is(err, io.EOF):
+			return err
+		case string(begin) == noTarget || len(bytes.TrimSpace(begin)) == 0: // see show
+			return ErrNoWorker
+		}
+		states, err = ParseStates(reply, last)
 		return err
-	}
-	defer connection.Close()
-	stop := context.AfterFunc(ctx, func() { connection.Close() })
-	defer stop()
-	if err := connection.SetDeadline(time.Now().Add(c.Timeout)); err != nil {
-		return err
-	}
-	if _, err = io.WriteString(connection, "show cli level\n"); err == nil {
-		_, err = connection.Read(make([]byte, 64))
-	}
-	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return fmt.Errorf("%w within %v", ErrSilent, c.Timeout)
-	}
-	return err
-}
-
-// States lists the states of a worker's servers.
-func (c *Client) States(ctx context.Context, pid int) ([]State, error) {
-	reply, err := c.show(ctx, worker(pid, "show servers state"))
-	if err != nil {
-		return nil, err
-	}
-	return ParseStates(strings.NewReader(reply))
+	})
+	return states, err
 }
 
 // Stats lists all proxies and servers of a worker. It costs HAProxy 7 µs each.

@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -58,30 +59,30 @@ const stateColumns = "be_id be_name srv_id srv_name srv_addr srv_op_state srv_ad
 	"bk_f_forced_id srv_f_forced_id srv_fqdn srv_port srvrecord srv_use_ssl srv_check_port srv_check_addr " +
 	"srv_agent_addr srv_agent_port"
 
-// ParseStates parses the reply to "show servers state", by column names.
-func ParseStates(r io.Reader) ([]State, error) {
-	var states []State
-	var columns map[string]int
+// ParseStates parses the reply to "show servers state", by column names. It is called
+// all the time, and so makes little garbage: what it returned last, if that is given, has
+// the size and most of the names.
+func ParseStates(r io.Reader, last []State) ([]State, error) {
+	states := make([]State, 0, len(last))
+	var row stateRow
 	lines := bufio.NewScanner(r)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
-		line := lines.Text()
+		line := lines.Bytes()
 		switch {
-		case strings.HasPrefix(line, "# "):
-			columns = make(map[string]int)
-			for i, name := range strings.Fields(line[2:]) {
-				columns[name] = i
-			}
-			for name := range strings.FieldsSeq(stateColumns) {
-				if _, ok := columns[name]; !ok && name != "srv_use_ssl" {
-					return nil, fmt.Errorf("show servers state: no column %s", name)
-				}
+		case bytes.HasPrefix(line, []byte("# ")):
+			if err := row.name(string(line[2:])); err != nil {
+				return nil, err
 			}
 			continue
-		case line == "", columns == nil: // the format's version comes first
+		case len(line) == 0, row.columns == nil: // the format's version comes first
 			continue
 		}
-		state, err := parseState(columns, strings.Fields(line))
+		var was config.Key
+		if n := len(states); n < len(last) {
+			was = last[n].Key
+		}
+		state, err := row.parse(line, was)
 		if err != nil {
 			return nil, fmt.Errorf("show servers state: %q: %w", line, err)
 		}
@@ -90,43 +91,78 @@ func ParseStates(r io.Reader) ([]State, error) {
 	if err := lines.Err(); err != nil {
 		return nil, fmt.Errorf("show servers state: %w", err)
 	}
-	if columns == nil {
+	if row.columns == nil {
 		return nil, errors.New("show servers state: no columns in the reply")
 	}
 	return states, nil
 }
 
-func parseState(columns map[string]int, fields []string) (State, error) {
-	if len(fields) != len(columns) {
-		return State{}, fmt.Errorf("%d fields, not %d", len(fields), len(columns))
+// stateRow is a line of the reply.
+type stateRow struct {
+	columns map[string]int
+	fields  [][]byte
+	err     error // the first one of a number
+}
+
+// name takes the names of the columns.
+func (r *stateRow) name(names string) error {
+	r.columns = make(map[string]int)
+	for name := range strings.FieldsSeq(names) {
+		r.columns[name] = len(r.columns)
 	}
-	var err error
-	number := func(name string) int {
-		n, e := strconv.ParseUint(fields[columns[name]], 10, 31)
-		if e != nil && err == nil {
-			err = fmt.Errorf("%s: %w", name, e)
+	for name := range strings.FieldsSeq(stateColumns) {
+		if _, ok := r.columns[name]; !ok && name != "srv_use_ssl" {
+			return fmt.Errorf("show servers state: no column %s", name)
 		}
-		return int(n)
+	}
+	return nil
+}
+
+func (r *stateRow) text(column string) []byte { return r.fields[r.columns[column]] }
+
+func (r *stateRow) number(column string) int {
+	n, err := strconv.ParseUint(string(r.text(column)), 10, 31)
+	if err != nil && r.err == nil {
+		r.err = fmt.Errorf("%s: %w", column, err)
+	}
+	return int(n)
+}
+
+// same returns text as a string, that which it was if it is the same.
+func same(text []byte, was string) string {
+	if string(text) == was {
+		return was
+	}
+	return string(text)
+}
+
+func (r *stateRow) parse(line []byte, was config.Key) (State, error) {
+	r.fields, r.err = r.fields[:0], nil
+	for field := range bytes.FieldsSeq(line) {
+		r.fields = append(r.fields, field)
+	}
+	if len(r.fields) != len(r.columns) {
+		return State{}, fmt.Errorf("%d fields, not %d", len(r.fields), len(r.columns))
 	}
 	s := State{
-		Key:         config.Key{Backend: strings.Clone(fields[columns["be_name"]]), Name: strings.Clone(fields[columns["srv_name"]])},
-		BackendID:   number("be_id"),
-		ID:          uint32(number("srv_id")),
-		Op:          Op(number("srv_op_state")),
-		Admin:       number("srv_admin_state"),
-		Weight:      uint32(number("srv_uweight")),
-		Since:       seconds(fields[columns["srv_time_since_last_change"]]),
-		CheckStatus: number("srv_check_status"),
-		CheckResult: number("srv_check_result"),
-		CheckHealth: number("srv_check_health"),
-		CheckState:  number("srv_check_state"),
+		Key:         config.Key{Backend: same(r.text("be_name"), was.Backend), Name: same(r.text("srv_name"), was.Name)},
+		BackendID:   r.number("be_id"),
+		ID:          uint32(r.number("srv_id")),
+		Op:          Op(r.number("srv_op_state")),
+		Admin:       r.number("srv_admin_state"),
+		Weight:      uint32(r.number("srv_uweight")),
+		Since:       seconds(string(r.text("srv_time_since_last_change"))),
+		CheckStatus: r.number("srv_check_status"),
+		CheckResult: r.number("srv_check_result"),
+		CheckHealth: r.number("srv_check_health"),
+		CheckState:  r.number("srv_check_state"),
 	}
-	port := number("srv_port")
+	port := r.number("srv_port")
 	// A server without a fixed address prints "-", which stays invalid.
-	if a, e := netip.ParseAddr(fields[columns["srv_addr"]]); e == nil && port < 1<<16 {
+	if a, err := netip.ParseAddr(string(r.text("srv_addr"))); err == nil && port < 1<<16 {
 		s.Address = netip.AddrPortFrom(a.Unmap(), uint16(port))
 	}
-	return s, err
+	return s, r.err
 }
 
 // seconds parses how long ago something was. A change in this very second may

@@ -48,7 +48,9 @@ var (
 type Socket struct {
 	fd      int
 	ifindex int
-	proto   uint16 // in network byte order
+	proto   uint16     // in network byte order
+	buffer  [2048]byte // of Receive
+	control [128]byte
 }
 
 // Filter is a program by which the kernel picks packets (socket(7),
@@ -203,9 +205,8 @@ func Lost(err error) bool { return errors.Is(err, unix.ENOBUFS) || errors.Is(err
 // time at which the kernel received it, by the wall clock, and returns how many waited: at
 // most limit. The packet is valid during the call only.
 func (s *Socket) Receive(limit int, take func(packet []byte, from MAC, at time.Time)) (count int, err error) {
-	buffer, control := make([]byte, 2048), make([]byte, 128)
 	for count < limit {
-		n, length, _, from, err := unix.Recvmsg(s.fd, buffer, control, 0)
+		n, length, _, from, err := unix.Recvmsg(s.fd, s.buffer[:], s.control[:], 0)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
@@ -217,7 +218,7 @@ func (s *Socket) Receive(limit int, take func(packet []byte, from MAC, at time.T
 		count++
 		a, ok := from.(*unix.SockaddrLinklayer)
 		if ok && a.Halen == 6 && forUs(a.Pkttype) {
-			take(buffer[:n], MAC(a.Addr[:6]), stamp(control[:length]))
+			take(s.buffer[:n], MAC(a.Addr[:6]), stamp(s.control[:length]))
 		}
 	}
 	return count, nil

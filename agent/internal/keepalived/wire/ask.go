@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"errors"
 	"net/netip"
 	"slices"
 	"time"
@@ -13,8 +14,10 @@ import (
 
 // tick does what is to be done each second.
 func (e *ear) tick(now time.Time) error {
-	if err := e.look(); err != nil {
-		return err
+	if e.stale {
+		if err := errors.Join(e.look(), e.poller.again(e.changes.FD())); err != nil {
+			return err
+		}
 	}
 	if e.gateway.IsValid() && e.arp != nil {
 		to := link.Everyone
@@ -97,6 +100,9 @@ func (e *ear) question(now time.Time) (err error) {
 				return err
 			}
 			e.broad = append(e.broad, s)
+			if err := e.poller.add(s.FD()); err != nil {
+				return err
+			}
 		}
 	case !doubt && e.broad != nil:
 		for _, s := range e.broad {
@@ -124,31 +130,6 @@ func (e *ear) questionOne(w *witness, doubt bool) error {
 		}
 	}
 	return nil
-}
-
-// findOwn finds the interface's own addresses by IPv4, those of VIPs left out. An error
-// is as good as none.
-func (e *ear) findOwn() {
-	e.own = nil
-	addresses, err := e.on.Addrs()
-	if err != nil {
-		return
-	}
-	for _, a := range addresses {
-		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Is4() && !slices.Contains(e.addresses(false), p.Addr()) {
-			e.own = append(e.own, p)
-		}
-	}
-}
-
-// beside is the own address in the subnet of a host; invalid: there is none.
-func (e *ear) beside(host netip.Addr) netip.Addr {
-	for _, p := range e.own {
-		if p.Contains(host) && p.Addr() != host {
-			return p.Addr()
-		}
-	}
-	return netip.Addr{}
 }
 
 // askForOwn asks for the addresses that this node holds: nobody else has them.
@@ -181,25 +162,4 @@ func (e *ear) askFor(addresses []netip.Addr, six bool) error {
 		}
 	}
 	return nil
-}
-
-// findGateway finds the interface's gateway. An error is as good as none: the
-// next tick asks again.
-func (e *ear) findGateway() {
-	var found netip.Addr
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{LinkIndex: e.on.Index, Dst: nil},
-		netlink.RT_FILTER_OIF|netlink.RT_FILTER_DST)
-	if err != nil {
-		return
-	}
-	for _, r := range routes {
-		if a, ok := netip.AddrFromSlice(r.Gw); ok {
-			found = a.Unmap()
-			break
-		}
-	}
-	if found != e.gateway {
-		e.gateway, e.answers, e.answered = found, false, time.Now()
-	}
-	e.reach.set(gatewayWitness, []netip.Addr{found})
 }

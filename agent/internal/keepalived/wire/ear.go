@@ -26,8 +26,8 @@ const (
 	again = 200 * time.Millisecond
 	// refused is the same where this process may not listen.
 	refused = 30 * time.Second
-	// every is how often the gateway is asked, and everything that no packet tells
-	// of looked at.
+	// every is how often the gateway is asked, and the interface looked at when the
+	// kernel has told of a change.
 	every = time.Second
 	// unanswered is how long a gateway may be silent: two questions.
 	unanswered = 2*every + every/2
@@ -55,6 +55,9 @@ type ear struct {
 	table   table
 	roused  bool // by the last poll
 	on      *net.Interface
+	poller  *poller
+	changes *link.Changes // of what look sees
+	stale   bool          // something has changed since it looked
 	arp, nd *link.Socket
 	sockets []*link.Socket // all that receive
 	members []*link.Socket // that do not
@@ -174,6 +177,9 @@ func (e *ear) take() {
 // error, when other sockets are needed or the end has come.
 func (e *ear) listen(ctx context.Context) error {
 	e.take()
+	if err := e.begin(); err != nil {
+		return err
+	}
 	if err := e.look(); err != nil {
 		return err
 	}
@@ -238,6 +244,17 @@ func (e *ear) shape() string {
 // errDown is an interface that carries nothing.
 var errDown = errors.New("the interface is down")
 
+// begin begins to hear what the kernel tells.
+func (e *ear) begin() (err error) {
+	if e.poller, err = newPoller(); err != nil {
+		return err
+	}
+	if e.changes, err = link.HearChanges(); err != nil {
+		return err
+	}
+	return errors.Join(e.poller.add(int32(e.wake)), e.poller.addOnce(e.changes.FD()))
+}
+
 // open opens the sockets.
 func (e *ear) open() (err error) {
 	add := func(ethertype uint16, program link.Filter, groups ...net.HardwareAddr) *link.Socket {
@@ -247,6 +264,7 @@ func (e *ear) open() (err error) {
 			return nil
 		}
 		e.sockets = append(e.sockets, s)
+		err = errors.Join(err, e.poller.add(s.FD()))
 		return s
 	}
 	four := e.addresses(false)
@@ -272,56 +290,36 @@ func (e *ear) close() {
 	for _, s := range slices.Concat(e.sockets, e.members, e.broad) {
 		_ = s.Close()
 	}
-	e.sockets, e.members, e.broad, e.arp, e.nd = nil, nil, nil, nil, nil
-}
-
-// find looks at the interface.
-func (e *ear) find() error {
-	on, err := net.InterfaceByName(e.name)
-	if err != nil {
-		return err
+	if e.changes != nil {
+		_ = e.changes.Close()
 	}
-	const needed = net.FlagUp | net.FlagRunning | net.FlagBroadcast
-	if on.Flags&needed != needed || len(on.HardwareAddr) != len(link.MAC{}) {
-		return errDown
+	if e.poller != nil {
+		e.poller.close()
 	}
-	if e.sockets != nil && on.Index != e.on.Index {
-		return errors.New("it is another interface by the same name")
-	}
-	e.on = on
-	return nil
-}
-
-// look learns what no packet tells.
-func (e *ear) look() (err error) {
-	if err := e.find(); err != nil {
-		return err
-	}
-	e.findGateway()
-	e.findOwn()
-	e.table.own, err = link.Own()
-	return err
+	e.sockets, e.members, e.broad, e.arp, e.nd, e.changes, e.poller = nil, nil, nil, nil, nil, nil, nil
 }
 
 // poll takes what comes within the time, and returns a time before that: by it
 // nobody has been silent whose packets waited while this process had no turn.
 func (e *ear) poll(ctx context.Context, limit time.Duration) (now time.Time, err error) {
-	fds := []unix.PollFd{{Fd: int32(e.wake), Events: unix.POLLIN}}
-	sockets := slices.Concat(e.sockets, e.broad)
-	for _, s := range sockets {
-		fds = append(fds, unix.PollFd{Fd: s.FD(), Events: unix.POLLIN})
-	}
-	limit = max(limit, 0) + time.Millisecond // poll(2) rounds down
-	if _, err := unix.Poll(fds, int(limit.Milliseconds())); err != nil && !errors.Is(err, unix.EINTR) {
-		return now, fmt.Errorf("poll: %w", err)
+	limit = max(limit, 0) + time.Millisecond // nobody is heard in no time
+	ready, err := e.poller.ready(time.Now().Add(limit))
+	if err != nil {
+		return now, err
 	}
 	now = time.Now()
-	if e.roused = fds[0].Revents != 0; e.roused {
+	if e.roused = slices.Contains(ready, int32(e.wake)); e.roused {
 		var counter [8]byte
 		_, _ = unix.Read(e.wake, counter[:])
 	}
+	if slices.Contains(ready, e.changes.FD()) {
+		e.stale = true
+	}
 	flood := false
-	for _, s := range sockets {
+	for _, s := range slices.Concat(e.sockets, e.broad) {
+		if !slices.Contains(ready, s.FD()) {
+			continue
+		}
 		isARP := s == e.arp || e.broad != nil && s == e.broad[0]
 		count, err := s.Receive(atOnce, func(p []byte, from link.MAC, at time.Time) { e.packet(p, from, isARP, time.Now(), at) })
 		if err != nil {

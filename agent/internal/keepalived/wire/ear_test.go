@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"os/exec"
 	"runtime"
 	"strings"
@@ -140,16 +142,82 @@ func TestAFullQueueIsNotDeafness(t *testing.T) {
 		}
 		cancel()
 	}()
-	err := e.listen(ctx)
-	for ; errors.Is(err, errDown) && ctx.Err() == nil; err = e.listen(ctx) { // the kernel sees a cable a moment later
-		<-time.After(again)
-	}
-	if err != nil || !e.listener.Heard("web").Listens {
+	if err := listens(ctx, e); err != nil || !e.listener.Heard("web").Listens {
 		t.Errorf("it does not listen: %v", err)
 	}
 	if sent := execute(t, "tc", "-s qdisc show dev eth0"); strings.Contains(sent, "dropped 0,") {
 		t.Errorf("the queue is not full: %s", sent)
 	}
+}
+
+// What becomes of the interface is seen without being asked for: here, a gateway.
+func TestAChangeOfTheInterfaceIsSeen(t *testing.T) {
+	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Skipf("needs network namespaces (root): %v", err)
+	}
+	for _, command := range []string{
+		"link add eth0 type veth peer name eth1", "link set eth1 up",
+		"address add 192.168.1.10/24 dev eth0", "link set eth0 up",
+	} {
+		execute(t, "ip", command)
+	}
+	e := newTestEar(t, hclog.NewNullLogger(), Router{Name: "web", Interface: "eth0", VRID: 51, Interval: interval, Addresses: []netip.Addr{vip}})
+	defer e.close()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	here, changed := unix.Gettid(), make(chan error, 1)
+	await := func(seen func(Heard) bool) {
+		for ctx.Err() == nil && !seen(e.listener.Heard("web")) {
+			select {
+			case <-e.listener.Changed():
+			case <-ctx.Done():
+			}
+		}
+	}
+	go func() {
+		defer cancel()
+		await(func(h Heard) bool { return h.Listens })
+		changed <- changeBeside(here, "route", "add", "default", "via", "192.168.1.1")
+		await(func(h Heard) bool { return h.Gateway == GatewaySilent })
+	}()
+	err := listens(ctx, e)
+	if err := errors.Join(err, <-changed); err != nil || e.listener.Heard("web").Gateway != GatewaySilent {
+		t.Errorf("the gateway is not seen: %v, %+v", err, e.listener.Heard("web"))
+	}
+}
+
+// listens has an ear listen until the end, as run does, on this thread.
+func listens(ctx context.Context, e *ear) (err error) {
+	for ctx.Err() == nil {
+		err = e.listen(ctx)
+		e.close()
+		switch {
+		case errors.Is(err, errDown): // the kernel sees a cable a moment later
+			<-time.After(again)
+		case err != nil:
+			return err
+		}
+	}
+	return err
+}
+
+// changeBeside runs ip where another thread is.
+func changeBeside(thread int, args ...string) error {
+	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+	in, err := os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", thread))
+	if err != nil {
+		return err
+	}
+	defer in.Close()
+	if err := unix.Setns(int(in.Fd()), unix.CLONE_NEWNET); err != nil {
+		return err
+	}
+	said, err := exec.Command("ip", args...).CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("ip %v: %w: %s", args, err, said)
+	}
+	return err
 }
 
 func execute(t *testing.T, name, args string) string {

@@ -1,0 +1,84 @@
+package wire
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// poller waits for descriptors by the runtime's own poller, which takes no thread. One that
+// is blocked in poll(2) keeps the runtime's monitor awake for 10 ms of each wait: that took
+// more than all else that an agent at rest does.
+type poller struct {
+	file *os.File // of epoll(7), which can be waited for itself
+	wait syscall.RawConn
+}
+
+func newPoller() (*poller, error) {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("epoll: %w", err)
+	}
+	if err := unix.SetNonblock(fd, true); err != nil { // or the runtime does not take it
+		return nil, errors.Join(fmt.Errorf("epoll: %w", err), unix.Close(fd))
+	}
+	p := &poller{file: os.NewFile(uintptr(fd), "epoll")}
+	if p.wait, err = p.file.SyscallConn(); err != nil {
+		return nil, errors.Join(fmt.Errorf("epoll: %w", err), p.file.Close())
+	}
+	return p, nil
+}
+
+// add has a descriptor waited for until it is closed.
+func (p *poller) add(fd int32) error { return p.control(unix.EPOLL_CTL_ADD, fd, unix.EPOLLIN) }
+
+// addOnce has one waited for until it is ready, and again has that done once more.
+func (p *poller) addOnce(fd int32) error {
+	return p.control(unix.EPOLL_CTL_ADD, fd, unix.EPOLLIN|unix.EPOLLONESHOT)
+}
+
+func (p *poller) again(fd int32) error {
+	return p.control(unix.EPOLL_CTL_MOD, fd, unix.EPOLLIN|unix.EPOLLONESHOT)
+}
+
+func (p *poller) control(how int, fd int32, events uint32) error {
+	var failed error
+	err := p.wait.Control(func(epoll uintptr) {
+		failed = unix.EpollCtl(int(epoll), how, int(fd), &unix.EpollEvent{Events: events, Fd: fd})
+	})
+	if err = errors.Join(err, failed); err != nil {
+		return fmt.Errorf("epoll: %w", err)
+	}
+	return nil
+}
+
+// ready returns the descriptors from which something is to be read, or that have failed;
+// none when the time is over.
+func (p *poller) ready(until time.Time) (fds []int32, err error) {
+	if err := p.file.SetReadDeadline(until); err != nil {
+		return nil, fmt.Errorf("epoll: %w", err)
+	}
+	var events [16]unix.EpollEvent
+	n := 0
+	var failed error
+	err = p.wait.Read(func(epoll uintptr) bool {
+		n, failed = unix.EpollWait(int(epoll), events[:], 0)
+		return n != 0 || failed != nil && !errors.Is(failed, unix.EINTR)
+	})
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return nil, nil
+	}
+	if err = errors.Join(err, failed); err != nil {
+		return nil, fmt.Errorf("epoll: %w", err)
+	}
+	for _, e := range events[:n] {
+		fds = append(fds, e.Fd)
+	}
+	return fds, nil
+}
+
+func (p *poller) close() { _ = p.file.Close() }
