@@ -255,8 +255,9 @@ func TestManyReloads(t *testing.T) {
 	if after := a.keepalived(); !slices.Equal(before, after) {
 		t.Errorf("keepalived is another one: %v, was %v", after, before)
 	}
-	if len(b.seen()) != peers {
-		t.Errorf("the VIP moved: %+v", b.seen()[peers:])
+	// The peer may tell of the jitter meanwhile.
+	if i := slices.IndexFunc(b.seen()[peers:], func(e Event) bool { return e.Transition != nil }); i >= 0 {
+		t.Errorf("the VIP moved: %+v", b.seen()[peers+i].Transition)
 	}
 	foundNothing(t, a, b)
 	for _, pid := range before {
