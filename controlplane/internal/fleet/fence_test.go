@@ -180,6 +180,73 @@ func TestFenceIsLifted(t *testing.T) {
 	}
 }
 
+// A fence ends with the session of either node, and the event says whose.
+func TestFenceEndsWithASession(t *testing.T) {
+	for name, test := range map[string]struct {
+		end  func(a, b *agent)
+		want string
+	}{
+		"the loser's":    {func(_, b *agent) { _ = b.disconnect() }, "lb-backup is no longer kept off VIP web: it is not connected, so that its lease ends"},
+		"the survivor's": {func(a, _ *agent) { _ = a.disconnect() }, "lb-backup is no longer kept off VIP web: lb-master is not connected, and may not hold the VIP any more"},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			l, a, b, _ := fencing(t)
+			a.observe(split(230))
+			b.observe(split(220))
+			pass(time.Second)
+			b.observe(fenced())
+			pass(time.Second)
+			test.end(a, b)
+			pass(100 * time.Millisecond)
+			synctest.Wait()
+			if slices.Contains(l.alarms(), "FENCED web") {
+				t.Errorf("%s: the alarm stays", name)
+			}
+			l.log.mu.Lock()
+			defer l.log.mu.Unlock()
+			if !slices.ContainsFunc(l.log.all, func(e *tandemv1.Event) bool { return e.GetMessage() == test.want }) {
+				t.Errorf("%s: no event says %q", name, test.want)
+			}
+		})
+	}
+}
+
+// A fence stays while its own reason does, and is lifted with that.
+func TestFenceIsLiftedWithItsReason(t *testing.T) {
+	const lifted = "lb-backup may hold web"
+	said := func(of *agentv1.Observation, change func(*agentv1.InstanceObservation)) *agentv1.Observation {
+		change(of.GetInstances().GetInstances()[0])
+		return of
+	}
+	for name, test := range map[string]struct {
+		a, b   *agentv1.Observation // that b loses by
+		then   *agentv1.Observation // of b
+		lifted bool
+	}{
+		"its gateway answers":               {split(230, answers), split(220, silent), said(fenced(), answers), true},
+		"its gateway is silent, it hears":   {split(230, answers), split(220, silent), said(fenced("192.168.1.10"), silent), false},
+		"clients reach it":                  {split(230, asked), split(220), said(fenced(), asked), true},
+		"clients do not reach it, it hears": {split(230, asked), split(220), fenced("192.168.1.10"), false},
+		"clients reach it, by priority":     {split(230), split(220), said(fenced(), asked), false},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			_, a, b, told := fencing(t)
+			a.observe(test.a)
+			b.observe(test.b)
+			pass(2 * time.Second)
+			if got := told.take(); !slices.Contains(got, "lb-backup is fenced off web for 3s") {
+				t.Fatalf("%s: told %v", name, got)
+			}
+			b.observe(test.then)
+			pass(100 * time.Millisecond)
+			synctest.Wait()
+			if got := told.take(); slices.Contains(got, lifted) != test.lifted {
+				t.Errorf("%s: told %v", name, got)
+			}
+		})
+	}
+}
+
 var stopped = &agentv1.DaemonObservation{State: agentv1.DaemonState_DAEMON_STATE_STOPPED, Message: "exited"}
 
 // A survivor that has lost its power has a session for a while still. It does not
@@ -224,6 +291,19 @@ func TestWhoCannotBeFenced(t *testing.T) {
 		b.observe(split(220))
 		pass(10 * time.Second)
 		l.wantAlarms("TWO_HOLDERS web", "PEER_SILENT web")
+	})
+	synctest.Test(t, func(t *testing.T) {
+		_, a, b, said := fencing(t)
+		_ = b.disconnect()
+		b.capabilities = slices.DeleteFunc(b.capabilities, func(c string) bool { return c == "command/fence" })
+		b.connect()
+		a.observe(split(230))
+		b.observe(split(220))
+		pass(10 * time.Second)
+		synctest.Wait()
+		if got := said.take(); got != nil {
+			t.Errorf("told %v", got)
+		}
 	})
 }
 

@@ -6,7 +6,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/fieldmaskpb"
 
 	"github.com/tandem-lb/tandem/controlplane/internal/state"
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
@@ -55,4 +57,49 @@ func TestAProfileIsProposedFromJitter(t *testing.T) {
 			}
 		})
 	}
+}
+
+// VRRPv2 knows whole seconds only, so that no other profile is proposed for it.
+func TestAProfileSuitsTheVersion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, _, b := pair(t)
+		l.change(state.UpdateCluster(&tandemv1.Cluster{Name: "clusters/default", Vrrp: &tandemv1.Vrrp{Version: proto.Uint32(2), AdvertInterval: durationpb.New(time.Second)}},
+			&fieldmaskpb.FieldMask{Paths: []string{"vrrp"}}))
+		b.observe(jittery(2*time.Millisecond, nil))
+		synctest.Wait()
+		if got := l.status().GetVips()[0].GetProposedProfile(); got != "wan" {
+			t.Errorf("%q is proposed", got)
+		}
+	})
+}
+
+// jittery is what a standby says that measures this, by one family and perhaps another.
+func jittery(worst time.Duration, other *agentv1.Jitter) *agentv1.Observation {
+	set := holding(backup)
+	set.Instances[0].Jitter = &agentv1.Jitter{Mean: durationpb.New(time.Millisecond), Worst: durationpb.New(worst), Measured: durationpb.New(time.Minute)}
+	if other != nil {
+		set.Instances = append(set.Instances, &agentv1.InstanceObservation{Name: "web-v6", Vip: "web", State: backup, Jitter: other})
+	}
+	return &agentv1.Observation{Instances: set}
+}
+
+// The worst that any node measures, of any family, decides, and nobody's word is taken for
+// more than an hour.
+func TestTheWorstJitterDecides(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, a, b := pair(t)
+		worst := &agentv1.Jitter{Mean: durationpb.New(time.Millisecond), Worst: durationpb.New(40 * time.Millisecond), Measured: durationpb.New(time.Minute)}
+		a.observe(jittery(2*time.Millisecond, nil))
+		b.observe(jittery(3*time.Millisecond, worst))
+		synctest.Wait()
+		s := l.status().GetVips()[0]
+		if got := s.GetNodes()[1].GetJitter().GetWorst().AsDuration(); got != 40*time.Millisecond || s.GetProposedProfile() != "normal" {
+			t.Errorf("lb-backup shows %v, %q is proposed", got, s.GetProposedProfile())
+		}
+		b.observe(jittery(1000*time.Hour, nil))
+		synctest.Wait()
+		if got := l.status().GetVips()[0].GetNodes()[1].GetJitter().GetWorst().AsDuration(); got != time.Hour {
+			t.Errorf("lb-backup shows %v", got)
+		}
+	})
 }

@@ -33,7 +33,7 @@ func TestJitter(t *testing.T) {
 		want   Jitter
 	}{
 		"nobody":   {func(*table) time.Time { return start }, Jitter{}},
-		"a moment": {func(t *table) time.Time { return arriving(t, start, advert(11, 230), peer, repeated(20, 0)...) }, Jitter{}},
+		"a moment": {func(t *table) time.Time { return arriving(t, start, advert(11, 230), peer, repeated(20, 4*ms)...) }, Jitter{}},
 		"punctual": {func(t *table) time.Time { return arriving(t, start, advert(11, 230), peer, repeated(201, 0)...) }, Jitter{0, 0, 20 * time.Second}},
 		"early too": {func(t *table) time.Time {
 			return arriving(t, start, advert(11, 230), peer, repeated(101, -4*ms, 4*ms)...)

@@ -34,8 +34,11 @@ func advert(last byte, priority uint8) *vrrp.Advert {
 }
 
 // stray is an advertisement of the VIP's address as virtual router 52.
-func stray() *vrrp.Advert {
-	packet, err := hex.DecodeString("45c0002000010000ff700000c0a8010ae00000123134e601000a8471c0a80164")
+func stray() *vrrp.Advert { return parsed("8471c0a80164") }
+
+// parsed is one of the virtual router 52 that ends in a checksum and an address.
+func parsed(end string) *vrrp.Advert {
+	packet, err := hex.DecodeString("45c0002000010000ff700000c0a8010ae00000123134e601000a" + end)
 	if err != nil {
 		panic(err)
 	}
@@ -115,6 +118,9 @@ func TestHeard(t *testing.T) {
 		"a machine that has the address as another router": {func(t *table, at func(time.Duration) time.Time) {
 			t.advert(stray(), peer, at(0))
 		}, 399 * time.Millisecond, "192.168.1.10 as 52"},
+		"another address as another router": {func(t *table, at func(time.Duration) time.Time) {
+			t.advert(parsed("8472c0a80163"), peer, at(0))
+		}, 0, ""},
 		"one that has fallen silent": {func(t *table, at func(time.Duration) time.Time) {
 			t.advert(stray(), peer, at(0))
 		}, 400 * time.Millisecond, ""},
@@ -201,6 +207,7 @@ func TestNext(t *testing.T) {
 	table.advert(advert(11, 220), peer, start)
 	table.claim(vip, host, start)
 	table.ask(vip, host, start)
+	table.advert(stray(), host, start.Add(50*time.Millisecond))
 	now, was := start, ""
 	for steps := 0; ; steps++ {
 		next := table.next(now)
@@ -219,6 +226,9 @@ func TestNext(t *testing.T) {
 	}
 	if was != "" || now != start.Add(askedLife) {
 		t.Errorf("%q at the end, %v", was, now.Sub(start))
+	}
+	if r := table.routers[0]; len(r.speakers)+len(r.strays)+len(r.claims) > 0 {
+		t.Errorf("it is kept: %+v", r)
 	}
 }
 
