@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/link"
 	"github.com/tandem-lb/tandem/agent/internal/keepalived/vrrp"
 	"github.com/tandem-lb/tandem/agent/internal/keepalived/wire"
 )
@@ -15,7 +16,9 @@ import (
 // Wire is what reaches an instance's interface. It is not changed after it was made.
 type Wire struct {
 	// Listens tells that the interface is listened on, for long enough to hear a peer:
-	// only then do the other fields say something, but for Reach.
+	// only then do the other fields say something, but for Reach; and for MAC, Gateway and
+	// Asked where advertisements go over another interface than the addresses', which these
+	// are of.
 	Listens bool
 	// MAC is the interface's link-layer address.
 	MAC string
@@ -147,7 +150,11 @@ func first(all []Finding, kind FindingKind) string {
 // digest judges what was heard of an instance. The priority of a stranger stays as it
 // was told first: one that changes it all the time would be news each time.
 func (o *observer) digest(i *instance, was *Wire, h wire.Heard) Wire {
-	if !h.Listens {
+	switch {
+	case !h.Listens && i.apart() && h.MAC != (link.MAC{}):
+		// Without a carrier for advertisements it is their network alone that says nothing.
+		return Wire{MAC: h.MAC.String(), Gateway: h.Gateway, Asked: h.Asked, Reach: h.Reach}
+	case !h.Listens:
 		// A cut is told by others than those who advertise.
 		return Wire{Reach: h.Reach}
 	}

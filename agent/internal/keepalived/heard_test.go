@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/link"
 	"github.com/tandem-lb/tandem/agent/internal/keepalived/vrrp"
 	"github.com/tandem-lb/tandem/agent/internal/keepalived/wire"
 	keepalivedv1 "github.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1"
@@ -258,5 +259,25 @@ func TestAStrangersPriorityIsToldOnce(t *testing.T) {
 	first = o.digest(i, &Wire{}, heard("10.9.0.2", 254))
 	if got := o.digest(i, &first, heard("10.9.0.2", 1)); got.Advertisers[0].Priority != 1 {
 		t.Errorf("a node's priority is told as %d", got.Advertisers[0].Priority)
+	}
+}
+
+// Without a carrier for advertisements a node still tells what it knows of the network of
+// the addresses, by which one of two holders is chosen. Of an ordinary instance that is
+// the same network.
+func TestTheAddressesNetworkIsToldOfWithoutTheOther(t *testing.T) {
+	o := &observer{}
+	h := wire.Heard{MAC: link.MAC{2, 0, 0, 0, 0, 1}, Gateway: wire.GatewaySilent, Asked: true, Reach: wire.ReachMute}
+	apart := &instance{name: "web", iface: "eth0", over: "eth2"}
+	want := Wire{MAC: "02:00:00:00:00:01", Gateway: wire.GatewaySilent, Asked: true, Reach: wire.ReachMute}
+	if got := o.digest(apart, &Wire{}, h); !reflect.DeepEqual(got, want) {
+		t.Errorf("%+v, want %+v", got, want)
+	}
+	if got := o.digest(apart, &Wire{}, wire.Heard{}); !reflect.DeepEqual(got, Wire{}) {
+		t.Errorf("neither is listened to: %+v", got)
+	}
+	ordinary := &instance{name: "web", iface: "eth0", over: "eth0"}
+	if got := o.digest(ordinary, &Wire{}, h); !reflect.DeepEqual(got, Wire{Reach: wire.ReachMute}) {
+		t.Errorf("an ordinary one: %+v", got)
 	}
 }

@@ -1146,7 +1146,8 @@ type InstanceObservation struct {
 	// holds tells whether the kernel has the anchor address now.
 	Holds bool `protobuf:"varint,5,opt,name=holds,proto3" json:"holds,omitempty"`
 	// listens tells that the node listens to the network of the instance: only then
-	// do the next fields say something.
+	// do the next fields say something; but for mac, gateway and asked where the addresses
+	// are on another network, which these are of.
 	Listens bool `protobuf:"varint,10,opt,name=listens,proto3" json:"listens,omitempty"`
 	// mac is the link-layer address of the interface.
 	Mac string `protobuf:"bytes,11,opt,name=mac,proto3" json:"mac,omitempty"`
