@@ -91,12 +91,13 @@ func TestAFrozenAgentMovesNothing(t *testing.T) {
 		freeze(syscall.SIGCONT)
 		s.healthy(ctx)
 	})
-	freeze(syscall.SIGSTOP)
 	frozen, err := signal(s.Master().Host, "haproxy", everyone, syscall.SIGSTOP)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = signalPids(frozen, syscall.SIGCONT) })
+	_ = pause(ctx, 250*time.Millisecond) // until there is a question without an answer
+	freeze(syscall.SIGSTOP)
 	_ = pause(ctx, 3*time.Second)
 	// The agent first: it finds questions of its own that nobody has answered.
 	freeze(syscall.SIGCONT)
