@@ -335,7 +335,7 @@ func TestStartTime(t *testing.T) {
 // KillAll ends the children too, also those that are stopped.
 func TestKillAll(t *testing.T) {
 	dir := t.TempDir()
-	p := startForTest(t, script(dir, `sleep 1000 & echo $! >`+dir+`/child; kill -STOP $!; wait`))
+	p := startForTest(t, script(dir, `sleep 1000 & echo $! >`+dir+`/child; kill -STOP $!; wait; exec sleep 1000`))
 	var child int
 	eventually(t, "the child is stopped", func() bool {
 		text, err := os.ReadFile(filepath.Join(dir, "child"))

@@ -114,6 +114,34 @@ func TestScoresKeepTheirOrder(t *testing.T) {
 	}
 }
 
+// Stickiness is a holder's own: an agent that comes back to it finds it as it was, and
+// beside a new keepalived, as after a boot, nobody has it, whatever the files say.
+func TestStickinessIsNotInherited(t *testing.T) {
+	now := time.Unix(1000, 0)
+	for name, test := range map[string]struct {
+		scores func(paths) (*scores, error)
+		want   int
+	}{"the same keepalived": {loadScores, 0}, "a new one": {newScores, standbyScore}} {
+		dir := t.TempDir()
+		for _, file := range []string{scoreFile, standbyFile("web")} {
+			if err := os.WriteFile(filepath.Join(dir, file), []byte("0\n"), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s, err := test.scores(paths{trackDir: dir})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.set([]instance{{name: "web", failBack: keepalivedv1.FailBack_FAIL_BACK_NEVER}}, now)
+		if err := s.write(now); err != nil {
+			t.Fatal(err)
+		}
+		if got := score(t, dir, standbyFile("web")); got != test.want {
+			t.Errorf("%s: %d, want %d", name, got, test.want)
+		}
+	}
+}
+
 func TestStandby(t *testing.T) {
 	dir := t.TempDir()
 	now := time.Unix(1000, 0)
