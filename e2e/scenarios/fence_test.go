@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -139,6 +141,44 @@ func TestI7OneOfTwoHoldersIsFencedOff(t *testing.T) {
 	t.Logf("without the holder the other one holds it after %v", took)
 	must(errors.Join(together(), master.Plug(ctx)))
 	g.well()
+}
+
+// However many ask what keeps VIPs from moving, and however long that takes, a fence
+// stands: it is renewed each second.
+func TestDoctorsKeepNoFenceAway(t *testing.T) {
+	const doctors, while = 8, 8 * time.Second
+	g := newTorn(t)
+	ctx := labtest.Deadline(t, 2*time.Minute)
+	backup := g.Lab.Host(cluster.Backup)
+	if err := backup.Drop(ctx, lab.In, "ip protocol vrrp"); err != nil {
+		t.Fatal(err)
+	}
+	g.fenced(cluster.Backup, cluster.Master, "it has the lower priority")
+	asking, end := context.WithTimeout(ctx, while)
+	defer end()
+	var all sync.WaitGroup
+	var answered atomic.Int64
+	for range doctors {
+		all.Go(func() {
+			for asking.Err() == nil {
+				if _, err := g.Lbctl(asking, "doctor"); failedWith(err, 1, "no standby would take web") {
+					answered.Add(1)
+				} else if asking.Err() == nil {
+					t.Errorf("lbctl doctor: %v", err)
+				}
+			}
+		})
+	}
+	g.stays(while, cluster.Master)
+	all.Wait()
+	if n := answered.Load(); n < doctors {
+		t.Errorf("%d answers in %v", n, while)
+	}
+	if err := backup.Undrop(ctx); err != nil {
+		t.Fatal(err)
+	}
+	g.well()
+	t.Logf("%d diagnoses of %d doctors at a time", answered.Load(), doctors)
 }
 
 // The node is fenced off that the gateway does not answer, though its priority is

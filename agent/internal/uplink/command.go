@@ -10,26 +10,44 @@ import (
 	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
 )
 
-// maxCommands bounds the commands that are carried out at a time. What comes
-// beyond is answered at once as not done.
-const maxCommands = 4
+// maxCommands bounds the commands that are carried out at a time, maxDiagnoses the
+// diagnoses beside them: one takes seconds, for which no fence and no failover may be
+// refused. What comes beyond is answered at once as not done.
+const (
+	maxCommands  = 4
+	maxDiagnoses = 1
+)
 
 // capabilities are the commands that this agent carries out.
-var capabilities = []string{"command/check", "command/discard", "command/failover", "command/fence", "command/announce", "command/diagnose"}
+var capabilities = []string{"command/check", "command/discard", "command/failover", "command/fence", "command/announce", "command/diagnose", "command/ping"}
 
 // errLate is the answer to a command whose deadline has passed.
 var errLate = errors.New("the deadline has passed")
+
+// carried is a command that is carried out, or not: its answer, and which of the session's counts it is part of.
+type carried struct {
+	answer *agentv1.SessionRequest
+	slots  *int
+}
 
 // command starts a command. It runs beside the session, so that a slow check
 // delays neither targets nor reports, and ends with it; its result comes back
 // through results.
 func (s *session) command(ctx context.Context, c *agentv1.Command) {
-	if s.commands >= maxCommands {
-		err := fmt.Errorf("the agent has %d commands to carry out: ask again", maxCommands)
+	if c.GetPing() != nil {
+		s.send(result(c, agentv1.CommandOutcome_COMMAND_OUTCOME_DONE, nil))
+		return
+	}
+	slots, most, what := &s.commands, maxCommands, "commands to carry out"
+	if c.GetDiagnose() != nil {
+		slots, most, what = &s.diagnoses, maxDiagnoses, "diagnosis under way"
+	}
+	if *slots >= most {
+		err := fmt.Errorf("the agent has %d %s: ask again", most, what)
 		s.send(result(c, agentv1.CommandOutcome_COMMAND_OUTCOME_NOT_DONE, err))
 		return
 	}
-	s.commands++
+	*slots++
 	// The controller's clock set the deadline; this node's may be wrong.
 	deadline := c.GetDeadline().AsTime().Add(s.ahead)
 	go func() {
@@ -37,7 +55,7 @@ func (s *session) command(ctx context.Context, c *agentv1.Command) {
 		defer cancel()
 		answer := s.obey(limited, c)
 		select {
-		case s.results <- answer:
+		case s.results <- carried{answer, slots}:
 		case <-ctx.Done():
 		}
 	}()

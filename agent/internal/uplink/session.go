@@ -53,7 +53,7 @@ type session struct {
 	cancel   context.CancelCauseFunc
 	received chan received
 	outbox   chan *agentv1.SessionRequest // to the one who sends
-	results  chan *agentv1.SessionRequest // of commands
+	results  chan carried                 // of commands
 	renewer  *renewer
 
 	queue      []*agentv1.SessionRequest // to be sent, in order
@@ -62,6 +62,7 @@ type session struct {
 	controller string        // its version
 	ahead      time.Duration // this node's clock, of the controller's
 	commands   int           // being carried out
+	diagnoses  int           // likewise, beside them
 	// submitted is the nonce of the newest update of this session that the
 	// reconciler was given.
 	submitted string
@@ -179,9 +180,9 @@ func (s *session) run(ctx context.Context) error {
 			s.queue = s.queue[1:]
 		case outcome := <-outcomes:
 			s.answer(outcome)
-		case result := <-s.results:
-			s.commands--
-			s.send(result)
+		case r := <-s.results:
+			*r.slots--
+			s.send(r.answer)
 		case <-s.Report.Ready():
 			s.reporting = true
 		case next := <-s.renewer.renewed:

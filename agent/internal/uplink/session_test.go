@@ -72,6 +72,8 @@ type desk struct {
 	hello   *agentv1.Hello
 	ended   chan error
 	end     func()
+
+	diagnose func(context.Context) *agentv1.Diagnosis
 }
 
 // newDesk begins a session; it is to be used in a bubble and ends with end.
@@ -93,9 +95,10 @@ func newDesk(t *testing.T, welcome *agentv1.Welcome) *desk {
 		},
 	}
 	s := &session{
-		Uplink: &Uplink{Options: Options{Version: "1.0", Report: d.report, Reconciler: d.checker, Problem: func(string, string) {}, Logger: hclog.NewNullLogger()}, identity: someone(t)},
-		conn:   conn, stream: w, cancel: cancel, received: make(chan received),
-		outbox: make(chan *agentv1.SessionRequest), results: make(chan *agentv1.SessionRequest),
+		Uplink: &Uplink{Options: Options{Version: "1.0", Report: d.report, Reconciler: d.checker, Problem: func(string, string) {}, Logger: hclog.NewNullLogger(),
+			Diagnose: func(ctx context.Context) *agentv1.Diagnosis { return d.diagnose(ctx) }}, identity: someone(t)},
+		conn: conn, stream: w, cancel: cancel, received: make(chan received),
+		outbox: make(chan *agentv1.SessionRequest), results: make(chan carried),
 		renewer: newRenewer(t.TempDir(), conn, func(string) {}, hclog.NewNullLogger()),
 	}
 	go s.receive(ctx)
@@ -252,6 +255,55 @@ func TestCommandsAreBounded(t *testing.T) {
 		d.end()
 		if n := running.Load(); n != 0 {
 			t.Errorf("%d commands outlive their session", n)
+		}
+	})
+}
+
+// A diagnosis takes seconds: it has a slot of its own, so that the node is fenced, and
+// gives VIPs up, whatever is diagnosed meanwhile. A second one is refused.
+func TestDiagnosesKeepNoCommandOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, &agentv1.Welcome{})
+		defer d.end()
+		d.diagnose = func(ctx context.Context) *agentv1.Diagnosis { <-ctx.Done(); return &agentv1.Diagnosis{} }
+		const flood = 2 * maxCommands
+		for i := range flood {
+			d.command(fmt.Sprint(i), 30*time.Second, &agentv1.Command{Kind: &agentv1.Command_Diagnose{Diagnose: &agentv1.DiagnoseCommand{}}})
+		}
+		for i := range flood - maxDiagnoses {
+			if r := d.answer(); r.GetId() != fmt.Sprint(i+maxDiagnoses) || r.GetOutcome() != agentv1.CommandOutcome_COMMAND_OUTCOME_NOT_DONE || !strings.Contains(r.GetError(), "1 diagnosis under way: ask again") {
+				t.Errorf("a diagnosis beside another one is answered %v", r)
+			}
+		}
+		d.checker.check = func(context.Context) error { return nil }
+		d.command("check", time.Second, checkOf())
+		if r := d.answer(); r.GetId() != "check" || r.GetOutcome() != agentv1.CommandOutcome_COMMAND_OUTCOME_DONE {
+			t.Errorf("a command beside diagnoses is answered %v", r)
+		}
+		if r := d.answer(); r.GetId() != "0" || r.GetDiagnosis() == nil {
+			t.Errorf("the diagnosis that was begun is answered %v", r)
+		}
+		d.diagnose = func(context.Context) *agentv1.Diagnosis { return &agentv1.Diagnosis{} }
+		d.command("again", 30*time.Second, &agentv1.Command{Kind: &agentv1.Command_Diagnose{Diagnose: &agentv1.DiagnoseCommand{}}})
+		if r := d.answer(); r.GetId() != "again" || r.GetDiagnosis() == nil {
+			t.Errorf("the next one is answered %v", r)
+		}
+	})
+}
+
+// Whether the agent is there is answered at once, with all its hands full.
+func TestAPingIsAnsweredAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, &agentv1.Welcome{})
+		defer d.end()
+		d.checker.check = func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }
+		for i := range maxCommands {
+			d.command(fmt.Sprint(i), time.Hour, checkOf())
+		}
+		begin := time.Now()
+		d.command("ping", time.Second, &agentv1.Command{Kind: &agentv1.Command_Ping{Ping: &agentv1.PingCommand{}}})
+		if r := d.answer(); r.GetId() != "ping" || r.GetOutcome() != agentv1.CommandOutcome_COMMAND_OUTCOME_DONE || time.Since(begin) != 0 {
+			t.Errorf("it is answered %v after %v", r, time.Since(begin))
 		}
 	})
 }

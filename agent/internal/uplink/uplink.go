@@ -222,7 +222,7 @@ func (u *Uplink) hold(ctx context.Context, conn *grpc.ClientConn) (welcomed bool
 	}
 	s := &session{
 		Uplink: u, conn: conn, stream: stream, cancel: cancel, received: make(chan received),
-		outbox: make(chan *agentv1.SessionRequest), results: make(chan *agentv1.SessionRequest),
+		outbox: make(chan *agentv1.SessionRequest), results: make(chan carried),
 		renewer: newRenewer(u.IdentityDir, conn, func(text string) { u.Problem(problemCertificate, text) }, u.Logger),
 	}
 	go s.receive(ctx)

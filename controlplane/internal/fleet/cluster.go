@@ -37,20 +37,21 @@ type cluster struct {
 	peers    []*keepalivedv1.Peer // likewise
 	agreed   agreements           // likewise
 
-	mu       sync.Mutex
-	closed   bool
-	head     *state.Config
-	restored *store.Restored // nil: the store waits for nobody
-	unknown  map[string]bool // ids of nodes that a restored store does not know
-	nodes    map[string]*node
-	vips     map[string]*holders
-	arranged arrangement
-	suspects map[string]*suspect
-	fences   map[fenceKey]*fence
-	watchers map[*Watcher]struct{}
-	rendered map[string]*tandemv1.BackendStatus // by "pool/backend", until it changes
-	backends int                                // in head
-	live     int                                // names that a watch tells of
+	mu        sync.Mutex
+	closed    bool
+	head      *state.Config
+	restored  *store.Restored // nil: the store waits for nobody
+	unknown   map[string]bool // ids of nodes that a restored store does not know
+	nodes     map[string]*node
+	vips      map[string]*holders
+	arranged  arrangement
+	suspects  map[string]*suspect
+	fences    map[fenceKey]*fence
+	inquiries inquiries
+	watchers  map[*Watcher]struct{}
+	rendered  map[string]*tandemv1.BackendStatus // by "pool/backend", until it changes
+	backends  int                                // in head
+	live      int                                // names that a watch tells of
 }
 
 // node is what is known of one node. The cluster's lock guards it, but for

@@ -25,15 +25,17 @@ var errNoDiagnosis = errors.New("no answer within 8 s")
 
 // Diagnose looks for what would keep a VIP of a cluster from moving, any VIP with an
 // empty id: it asks all nodes at once what there is on them and judges that together
-// with what they observe. The error is that of ctx, or ErrUnknownCluster.
+// with what they observe. The nodes of a cluster are asked one question at a time, whose
+// answers all share who have asked before it begins. The error is that of ctx, or
+// ErrUnknownCluster.
 func (f *Fleet) Diagnose(ctx context.Context, cluster, vip string) (*tandemv1.Diagnosis, error) {
 	c, err := f.cluster(cluster)
 	if err != nil {
 		return nil, err
 	}
-	answers := c.askAll(ctx)
-	if ctx.Err() != nil {
-		return nil, context.Cause(ctx)
+	answers, err := c.askAll(ctx)
+	if err != nil {
+		return nil, err
 	}
 	// The newest one: what the operator has just changed is what he asks about.
 	head, err := f.options.Ledger.Head(cluster)
@@ -51,12 +53,63 @@ type diagnosed struct {
 	err   error
 }
 
-// askAll asks all nodes at once. A node that does not answer has an error.
-func (c *cluster) askAll(ctx context.Context) map[string]diagnosed {
+// inquiry is one question to all nodes.
+type inquiry struct {
+	done    chan struct{}        // closed when all have answered, or will not
+	answers map[string]diagnosed // by node, then
+}
+
+// inquiries are those of a cluster: one at a time. Whoever asks meanwhile shares the next
+// one, not the one under way, which may have passed over what an operator has just
+// changed. The cluster's lock guards them.
+type inquiries struct{ running, next *inquiry }
+
+// askAll returns what all nodes answer to a question that they are asked from now on. The
+// error is that of ctx, whose end ends no question: an agent goes on with it anyway.
+func (c *cluster) askAll(ctx context.Context) (map[string]diagnosed, error) {
+	q := c.inquire() //nolint:contextcheck // it goes on for those who share it
+	select {
+	case <-q.done:
+		return q.answers, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// inquire returns the next inquiry, which begins when the one under way has ended.
+func (c *cluster) inquire() *inquiry {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.inquiries.next == nil {
+		c.inquiries.next = &inquiry{done: make(chan struct{})}
+	}
+	next := c.inquiries.next
+	if c.inquiries.running == nil {
+		c.inquiries = inquiries{running: next}
+		go c.runInquiries(next)
+	}
+	return next
+}
+
+// runInquiries asks until nobody waits for another inquiry. Each takes diagnoseTimeout at
+// most, and ends with the nodes' sessions.
+func (c *cluster) runInquiries(q *inquiry) {
+	for q != nil {
+		q.answers = c.askNodes()
+		close(q.done)
+		c.mu.Lock()
+		q = c.inquiries.next
+		c.inquiries = inquiries{running: q}
+		c.mu.Unlock()
+	}
+}
+
+// askNodes asks all nodes at once. A node that does not answer has an error.
+func (c *cluster) askNodes() map[string]diagnosed {
 	c.mu.Lock()
 	nodes := slices.Sorted(maps.Keys(c.nodes))
 	c.mu.Unlock()
-	ctx, cancel := context.WithTimeoutCause(ctx, diagnoseTimeout, errNoDiagnosis)
+	ctx, cancel := context.WithTimeoutCause(context.Background(), diagnoseTimeout, errNoDiagnosis)
 	defer cancel()
 	answers := make([]diagnosed, len(nodes))
 	var asking sync.WaitGroup

@@ -1,8 +1,12 @@
 package fleet
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -108,6 +112,60 @@ func TestDiagnoseWithoutAnAnswer(t *testing.T) {
 			})
 		})
 	}
+}
+
+// A cluster is diagnosed once at a time: who asks meanwhile shares the next diagnosis,
+// which begins after all of them have asked.
+func TestDiagnosesAreShared(t *testing.T) {
+	const takes, callers = time.Second, 6
+	synctest.Test(t, func(t *testing.T) {
+		l, agents := askable(t)
+		var mu sync.Mutex
+		asked, open, most := 0, 0, 0
+		a := agents["lb-backup"]
+		answer := a.commands
+		a.commands = func(c *agentv1.Command) *agentv1.CommandResult {
+			mu.Lock()
+			defer mu.Unlock()
+			asked, open = asked+1, open+1
+			most = max(most, open)
+			r := answer(c)
+			r.Id = c.GetId()
+			r.GetDiagnosis().Failures = []string{fmt.Sprint("the state of question ", asked)}
+			time.AfterFunc(takes, func() {
+				mu.Lock()
+				open--
+				mu.Unlock()
+				a.say(&agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Result{Result: r}})
+			})
+			return nil
+		}
+		began := time.Now()
+		diagnoses := func(want string, takes time.Duration) {
+			d, err := l.fleet.Diagnose(l.ctx, home, "")
+			if took := time.Since(began); err != nil || len(d.GetFindings()) != 1 || d.GetFindings()[0].GetEvidence() != want || took != takes {
+				t.Errorf("found %v, %v after %v, want %q after %v", d.GetFindings(), err, took, want, takes)
+			}
+		}
+		l.all.Go(func() { diagnoses("the state of question 1", takes) })
+		pass(takes / 2)
+		for range callers {
+			l.all.Go(func() { diagnoses("the state of question 2", 2*takes) })
+		}
+		synctest.Wait()
+		// One that gives up takes no answer from the others.
+		ctx, cancel := context.WithTimeout(l.ctx, takes)
+		defer cancel()
+		if _, err := l.fleet.Diagnose(ctx, home, ""); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("a diagnosis that takes too long: %v", err)
+		}
+		pass(takes)
+		if asked != 2 || most != 1 {
+			t.Errorf("an agent was asked %d times, and %d at a time", asked, most)
+		}
+		began = time.Now()
+		diagnoses("the state of question 3", takes)
+	})
 }
 
 // What observations tell is judged together with the answers, and a failover that

@@ -1283,6 +1283,7 @@ type Command struct {
 	//	*Command_Failover
 	//	*Command_Announce
 	//	*Command_Diagnose
+	//	*Command_Ping
 	Kind          isCommand_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -1402,6 +1403,15 @@ func (x *Command) GetDiagnose() *DiagnoseCommand {
 	return nil
 }
 
+func (x *Command) GetPing() *PingCommand {
+	if x != nil {
+		if x, ok := x.Kind.(*Command_Ping); ok {
+			return x.Ping
+		}
+	}
+	return nil
+}
+
 type isCommand_Kind interface {
 	isCommand_Kind()
 }
@@ -1441,6 +1451,11 @@ type Command_Diagnose struct {
 	Diagnose *DiagnoseCommand `protobuf:"bytes,9,opt,name=diagnose,proto3,oneof"`
 }
 
+type Command_Ping struct {
+	// ping asks whether the agent is there.
+	Ping *PingCommand `protobuf:"bytes,10,opt,name=ping,proto3,oneof"`
+}
+
 func (*Command_Check) isCommand_Kind() {}
 
 func (*Command_Probe) isCommand_Kind() {}
@@ -1454,6 +1469,8 @@ func (*Command_Failover) isCommand_Kind() {}
 func (*Command_Announce) isCommand_Kind() {}
 
 func (*Command_Diagnose) isCommand_Kind() {}
+
+func (*Command_Ping) isCommand_Kind() {}
 
 // CheckCommand carries a configuration to check.
 type CheckCommand struct {
@@ -1735,6 +1752,44 @@ func (x *FailoverCommand) GetReason() string {
 	return ""
 }
 
+// PingCommand is answered at once, whatever else the agent does. An agent that does not
+// know it is there all the same, and says that it does not.
+type PingCommand struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PingCommand) Reset() {
+	*x = PingCommand{}
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PingCommand) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PingCommand) ProtoMessage() {}
+
+func (x *PingCommand) ProtoReflect() protoreflect.Message {
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PingCommand.ProtoReflect.Descriptor instead.
+func (*PingCommand) Descriptor() ([]byte, []int) {
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{19}
+}
+
 // DiscardCommand ends local changes; without a subject, all of them.
 type DiscardCommand struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1750,7 +1805,7 @@ type DiscardCommand struct {
 
 func (x *DiscardCommand) Reset() {
 	*x = DiscardCommand{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[19]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1762,7 +1817,7 @@ func (x *DiscardCommand) String() string {
 func (*DiscardCommand) ProtoMessage() {}
 
 func (x *DiscardCommand) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[19]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1775,7 +1830,7 @@ func (x *DiscardCommand) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardCommand.ProtoReflect.Descriptor instead.
 func (*DiscardCommand) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{19}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *DiscardCommand) GetDrain() bool {
@@ -1818,7 +1873,7 @@ type CommandResult struct {
 
 func (x *CommandResult) Reset() {
 	*x = CommandResult{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[20]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1830,7 +1885,7 @@ func (x *CommandResult) String() string {
 func (*CommandResult) ProtoMessage() {}
 
 func (x *CommandResult) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[20]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1843,7 +1898,7 @@ func (x *CommandResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CommandResult.ProtoReflect.Descriptor instead.
 func (*CommandResult) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{20}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CommandResult) GetId() string {
@@ -1895,7 +1950,7 @@ type EventBatch struct {
 
 func (x *EventBatch) Reset() {
 	*x = EventBatch{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[21]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1907,7 +1962,7 @@ func (x *EventBatch) String() string {
 func (*EventBatch) ProtoMessage() {}
 
 func (x *EventBatch) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[21]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1920,7 +1975,7 @@ func (x *EventBatch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventBatch.ProtoReflect.Descriptor instead.
 func (*EventBatch) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{21}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *EventBatch) GetBootId() string {
@@ -1963,7 +2018,7 @@ type Event struct {
 
 func (x *Event) Reset() {
 	*x = Event{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[22]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1975,7 +2030,7 @@ func (x *Event) String() string {
 func (*Event) ProtoMessage() {}
 
 func (x *Event) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[22]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1988,7 +2043,7 @@ func (x *Event) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Event.ProtoReflect.Descriptor instead.
 func (*Event) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{22}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Event) GetSequence() uint64 {
@@ -2157,7 +2212,7 @@ type LocalChangeEnd struct {
 
 func (x *LocalChangeEnd) Reset() {
 	*x = LocalChangeEnd{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[23]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2169,7 +2224,7 @@ func (x *LocalChangeEnd) String() string {
 func (*LocalChangeEnd) ProtoMessage() {}
 
 func (x *LocalChangeEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[23]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2182,7 +2237,7 @@ func (x *LocalChangeEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocalChangeEnd.ProtoReflect.Descriptor instead.
 func (*LocalChangeEnd) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{23}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *LocalChangeEnd) GetChange() *LocalChange {
@@ -2212,7 +2267,7 @@ type EventAck struct {
 
 func (x *EventAck) Reset() {
 	*x = EventAck{}
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[24]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2224,7 +2279,7 @@ func (x *EventAck) String() string {
 func (*EventAck) ProtoMessage() {}
 
 func (x *EventAck) ProtoReflect() protoreflect.Message {
-	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[24]
+	mi := &file_tandem_agent_v1_agent_service_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2237,7 +2292,7 @@ func (x *EventAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EventAck.ProtoReflect.Descriptor instead.
 func (*EventAck) Descriptor() ([]byte, []int) {
-	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{24}
+	return file_tandem_agent_v1_agent_service_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *EventAck) GetBootId() string {
@@ -2339,7 +2394,7 @@ const file_tandem_agent_v1_agent_service_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\x0e2\x1b.tandem.agent.v1.NackReasonR\x06reason\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\x122\n" +
 	"\aversion\x18\x04 \x01(\v2\x18.tandem.agent.v1.VersionR\aversion\x12\x1a\n" +
-	"\bretrying\x18\x05 \x01(\bR\bretrying\"\xfb\x03\n" +
+	"\bretrying\x18\x05 \x01(\bR\bretrying\"\xaf\x04\n" +
 	"\aCommand\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x126\n" +
 	"\bdeadline\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\x125\n" +
@@ -2349,7 +2404,9 @@ const file_tandem_agent_v1_agent_service_proto_rawDesc = "" +
 	"\adiscard\x18\x06 \x01(\v2\x1f.tandem.agent.v1.DiscardCommandH\x00R\adiscard\x12>\n" +
 	"\bfailover\x18\a \x01(\v2 .tandem.agent.v1.FailoverCommandH\x00R\bfailover\x12>\n" +
 	"\bannounce\x18\b \x01(\v2 .tandem.agent.v1.AnnounceCommandH\x00R\bannounce\x12>\n" +
-	"\bdiagnose\x18\t \x01(\v2 .tandem.agent.v1.DiagnoseCommandH\x00R\bdiagnoseB\x06\n" +
+	"\bdiagnose\x18\t \x01(\v2 .tandem.agent.v1.DiagnoseCommandH\x00R\bdiagnose\x122\n" +
+	"\x04ping\x18\n" +
+	" \x01(\v2\x1c.tandem.agent.v1.PingCommandH\x00R\x04pingB\x06\n" +
 	"\x04kind\"C\n" +
 	"\fCheckCommand\x123\n" +
 	"\x06config\x18\x01 \x01(\v2\x1b.tandem.agent.v1.NodeConfigR\x06config\"U\n" +
@@ -2365,7 +2422,8 @@ const file_tandem_agent_v1_agent_service_proto_rawDesc = "" +
 	"\x03vip\x18\x01 \x01(\tR\x03vip\x12/\n" +
 	"\x05lease\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05lease\x12\x16\n" +
 	"\x06author\x18\x03 \x01(\tR\x06author\x12\x16\n" +
-	"\x06reason\x18\x04 \x01(\tR\x06reason\"Z\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"\r\n" +
+	"\vPingCommand\"Z\n" +
 	"\x0eDiscardCommand\x12\x14\n" +
 	"\x05drain\x18\x01 \x01(\bR\x05drain\x12\x1a\n" +
 	"\bbackends\x18\x02 \x03(\tR\bbackends\x12\x16\n" +
@@ -2435,7 +2493,7 @@ func file_tandem_agent_v1_agent_service_proto_rawDescGZIP() []byte {
 }
 
 var file_tandem_agent_v1_agent_service_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_tandem_agent_v1_agent_service_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_tandem_agent_v1_agent_service_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_tandem_agent_v1_agent_service_proto_goTypes = []any{
 	(NackReason)(0),               // 0: tandem.agent.v1.NackReason
 	(CommandOutcome)(0),           // 1: tandem.agent.v1.CommandOutcome
@@ -2458,85 +2516,87 @@ var file_tandem_agent_v1_agent_service_proto_goTypes = []any{
 	(*FenceCommand)(nil),          // 18: tandem.agent.v1.FenceCommand
 	(*AnnounceCommand)(nil),       // 19: tandem.agent.v1.AnnounceCommand
 	(*FailoverCommand)(nil),       // 20: tandem.agent.v1.FailoverCommand
-	(*DiscardCommand)(nil),        // 21: tandem.agent.v1.DiscardCommand
-	(*CommandResult)(nil),         // 22: tandem.agent.v1.CommandResult
-	(*EventBatch)(nil),            // 23: tandem.agent.v1.EventBatch
-	(*Event)(nil),                 // 24: tandem.agent.v1.Event
-	(*LocalChangeEnd)(nil),        // 25: tandem.agent.v1.LocalChangeEnd
-	(*EventAck)(nil),              // 26: tandem.agent.v1.EventAck
-	nil,                           // 27: tandem.agent.v1.Hello.InterfacesEntry
-	(*Observation)(nil),           // 28: tandem.agent.v1.Observation
-	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
-	(*Version)(nil),               // 30: tandem.agent.v1.Version
-	(*Resource)(nil),              // 31: tandem.agent.v1.Resource
-	(*durationpb.Duration)(nil),   // 32: google.protobuf.Duration
-	(*DiagnoseCommand)(nil),       // 33: tandem.agent.v1.DiagnoseCommand
-	(*NodeConfig)(nil),            // 34: tandem.agent.v1.NodeConfig
-	(*Diagnosis)(nil),             // 35: tandem.agent.v1.Diagnosis
-	(*BackendObservation)(nil),    // 36: tandem.agent.v1.BackendObservation
-	(*InstanceObservation)(nil),   // 37: tandem.agent.v1.InstanceObservation
-	(*DaemonObservation)(nil),     // 38: tandem.agent.v1.DaemonObservation
-	(*LocalChange)(nil),           // 39: tandem.agent.v1.LocalChange
+	(*PingCommand)(nil),           // 21: tandem.agent.v1.PingCommand
+	(*DiscardCommand)(nil),        // 22: tandem.agent.v1.DiscardCommand
+	(*CommandResult)(nil),         // 23: tandem.agent.v1.CommandResult
+	(*EventBatch)(nil),            // 24: tandem.agent.v1.EventBatch
+	(*Event)(nil),                 // 25: tandem.agent.v1.Event
+	(*LocalChangeEnd)(nil),        // 26: tandem.agent.v1.LocalChangeEnd
+	(*EventAck)(nil),              // 27: tandem.agent.v1.EventAck
+	nil,                           // 28: tandem.agent.v1.Hello.InterfacesEntry
+	(*Observation)(nil),           // 29: tandem.agent.v1.Observation
+	(*timestamppb.Timestamp)(nil), // 30: google.protobuf.Timestamp
+	(*Version)(nil),               // 31: tandem.agent.v1.Version
+	(*Resource)(nil),              // 32: tandem.agent.v1.Resource
+	(*durationpb.Duration)(nil),   // 33: google.protobuf.Duration
+	(*DiagnoseCommand)(nil),       // 34: tandem.agent.v1.DiagnoseCommand
+	(*NodeConfig)(nil),            // 35: tandem.agent.v1.NodeConfig
+	(*Diagnosis)(nil),             // 36: tandem.agent.v1.Diagnosis
+	(*BackendObservation)(nil),    // 37: tandem.agent.v1.BackendObservation
+	(*InstanceObservation)(nil),   // 38: tandem.agent.v1.InstanceObservation
+	(*DaemonObservation)(nil),     // 39: tandem.agent.v1.DaemonObservation
+	(*LocalChange)(nil),           // 40: tandem.agent.v1.LocalChange
 }
 var file_tandem_agent_v1_agent_service_proto_depIdxs = []int32{
 	10, // 0: tandem.agent.v1.SessionRequest.hello:type_name -> tandem.agent.v1.Hello
 	13, // 1: tandem.agent.v1.SessionRequest.ack:type_name -> tandem.agent.v1.Ack
 	14, // 2: tandem.agent.v1.SessionRequest.nack:type_name -> tandem.agent.v1.Nack
-	22, // 3: tandem.agent.v1.SessionRequest.result:type_name -> tandem.agent.v1.CommandResult
-	23, // 4: tandem.agent.v1.SessionRequest.events:type_name -> tandem.agent.v1.EventBatch
-	28, // 5: tandem.agent.v1.SessionRequest.observation:type_name -> tandem.agent.v1.Observation
+	23, // 3: tandem.agent.v1.SessionRequest.result:type_name -> tandem.agent.v1.CommandResult
+	24, // 4: tandem.agent.v1.SessionRequest.events:type_name -> tandem.agent.v1.EventBatch
+	29, // 5: tandem.agent.v1.SessionRequest.observation:type_name -> tandem.agent.v1.Observation
 	8,  // 6: tandem.agent.v1.SessionRequest.identity:type_name -> tandem.agent.v1.IdentityState
 	11, // 7: tandem.agent.v1.SessionResponse.welcome:type_name -> tandem.agent.v1.Welcome
 	12, // 8: tandem.agent.v1.SessionResponse.update:type_name -> tandem.agent.v1.Update
 	15, // 9: tandem.agent.v1.SessionResponse.command:type_name -> tandem.agent.v1.Command
-	26, // 10: tandem.agent.v1.SessionResponse.event_ack:type_name -> tandem.agent.v1.EventAck
+	27, // 10: tandem.agent.v1.SessionResponse.event_ack:type_name -> tandem.agent.v1.EventAck
 	9,  // 11: tandem.agent.v1.SessionResponse.renew:type_name -> tandem.agent.v1.RenewNow
-	29, // 12: tandem.agent.v1.IdentityState.expire_time:type_name -> google.protobuf.Timestamp
-	30, // 13: tandem.agent.v1.Hello.applied:type_name -> tandem.agent.v1.Version
-	27, // 14: tandem.agent.v1.Hello.interfaces:type_name -> tandem.agent.v1.Hello.InterfacesEntry
+	30, // 12: tandem.agent.v1.IdentityState.expire_time:type_name -> google.protobuf.Timestamp
+	31, // 13: tandem.agent.v1.Hello.applied:type_name -> tandem.agent.v1.Version
+	28, // 14: tandem.agent.v1.Hello.interfaces:type_name -> tandem.agent.v1.Hello.InterfacesEntry
 	8,  // 15: tandem.agent.v1.Hello.identity:type_name -> tandem.agent.v1.IdentityState
-	26, // 16: tandem.agent.v1.Welcome.last_event:type_name -> tandem.agent.v1.EventAck
-	29, // 17: tandem.agent.v1.Welcome.time:type_name -> google.protobuf.Timestamp
-	30, // 18: tandem.agent.v1.Update.version:type_name -> tandem.agent.v1.Version
-	31, // 19: tandem.agent.v1.Update.upserts:type_name -> tandem.agent.v1.Resource
-	30, // 20: tandem.agent.v1.Ack.version:type_name -> tandem.agent.v1.Version
-	32, // 21: tandem.agent.v1.Ack.duration:type_name -> google.protobuf.Duration
+	27, // 16: tandem.agent.v1.Welcome.last_event:type_name -> tandem.agent.v1.EventAck
+	30, // 17: tandem.agent.v1.Welcome.time:type_name -> google.protobuf.Timestamp
+	31, // 18: tandem.agent.v1.Update.version:type_name -> tandem.agent.v1.Version
+	32, // 19: tandem.agent.v1.Update.upserts:type_name -> tandem.agent.v1.Resource
+	31, // 20: tandem.agent.v1.Ack.version:type_name -> tandem.agent.v1.Version
+	33, // 21: tandem.agent.v1.Ack.duration:type_name -> google.protobuf.Duration
 	0,  // 22: tandem.agent.v1.Nack.reason:type_name -> tandem.agent.v1.NackReason
-	30, // 23: tandem.agent.v1.Nack.version:type_name -> tandem.agent.v1.Version
-	29, // 24: tandem.agent.v1.Command.deadline:type_name -> google.protobuf.Timestamp
+	31, // 23: tandem.agent.v1.Nack.version:type_name -> tandem.agent.v1.Version
+	30, // 24: tandem.agent.v1.Command.deadline:type_name -> google.protobuf.Timestamp
 	16, // 25: tandem.agent.v1.Command.check:type_name -> tandem.agent.v1.CheckCommand
 	17, // 26: tandem.agent.v1.Command.probe:type_name -> tandem.agent.v1.ProbeCommand
 	18, // 27: tandem.agent.v1.Command.fence:type_name -> tandem.agent.v1.FenceCommand
-	21, // 28: tandem.agent.v1.Command.discard:type_name -> tandem.agent.v1.DiscardCommand
+	22, // 28: tandem.agent.v1.Command.discard:type_name -> tandem.agent.v1.DiscardCommand
 	20, // 29: tandem.agent.v1.Command.failover:type_name -> tandem.agent.v1.FailoverCommand
 	19, // 30: tandem.agent.v1.Command.announce:type_name -> tandem.agent.v1.AnnounceCommand
-	33, // 31: tandem.agent.v1.Command.diagnose:type_name -> tandem.agent.v1.DiagnoseCommand
-	34, // 32: tandem.agent.v1.CheckCommand.config:type_name -> tandem.agent.v1.NodeConfig
-	32, // 33: tandem.agent.v1.ProbeCommand.timeout:type_name -> google.protobuf.Duration
-	32, // 34: tandem.agent.v1.FenceCommand.lease:type_name -> google.protobuf.Duration
-	32, // 35: tandem.agent.v1.FailoverCommand.lease:type_name -> google.protobuf.Duration
-	1,  // 36: tandem.agent.v1.CommandResult.outcome:type_name -> tandem.agent.v1.CommandOutcome
-	35, // 37: tandem.agent.v1.CommandResult.diagnosis:type_name -> tandem.agent.v1.Diagnosis
-	24, // 38: tandem.agent.v1.EventBatch.events:type_name -> tandem.agent.v1.Event
-	29, // 39: tandem.agent.v1.Event.time:type_name -> google.protobuf.Timestamp
-	36, // 40: tandem.agent.v1.Event.backend:type_name -> tandem.agent.v1.BackendObservation
-	37, // 41: tandem.agent.v1.Event.instance:type_name -> tandem.agent.v1.InstanceObservation
-	38, // 42: tandem.agent.v1.Event.haproxy:type_name -> tandem.agent.v1.DaemonObservation
-	38, // 43: tandem.agent.v1.Event.keepalived:type_name -> tandem.agent.v1.DaemonObservation
-	39, // 44: tandem.agent.v1.Event.local_begun:type_name -> tandem.agent.v1.LocalChange
-	25, // 45: tandem.agent.v1.Event.local_ended:type_name -> tandem.agent.v1.LocalChangeEnd
-	39, // 46: tandem.agent.v1.LocalChangeEnd.change:type_name -> tandem.agent.v1.LocalChange
-	2,  // 47: tandem.agent.v1.AgentService.Enrol:input_type -> tandem.agent.v1.EnrolRequest
-	4,  // 48: tandem.agent.v1.AgentService.Renew:input_type -> tandem.agent.v1.RenewRequest
-	6,  // 49: tandem.agent.v1.AgentService.Session:input_type -> tandem.agent.v1.SessionRequest
-	3,  // 50: tandem.agent.v1.AgentService.Enrol:output_type -> tandem.agent.v1.EnrolResponse
-	5,  // 51: tandem.agent.v1.AgentService.Renew:output_type -> tandem.agent.v1.RenewResponse
-	7,  // 52: tandem.agent.v1.AgentService.Session:output_type -> tandem.agent.v1.SessionResponse
-	50, // [50:53] is the sub-list for method output_type
-	47, // [47:50] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	34, // 31: tandem.agent.v1.Command.diagnose:type_name -> tandem.agent.v1.DiagnoseCommand
+	21, // 32: tandem.agent.v1.Command.ping:type_name -> tandem.agent.v1.PingCommand
+	35, // 33: tandem.agent.v1.CheckCommand.config:type_name -> tandem.agent.v1.NodeConfig
+	33, // 34: tandem.agent.v1.ProbeCommand.timeout:type_name -> google.protobuf.Duration
+	33, // 35: tandem.agent.v1.FenceCommand.lease:type_name -> google.protobuf.Duration
+	33, // 36: tandem.agent.v1.FailoverCommand.lease:type_name -> google.protobuf.Duration
+	1,  // 37: tandem.agent.v1.CommandResult.outcome:type_name -> tandem.agent.v1.CommandOutcome
+	36, // 38: tandem.agent.v1.CommandResult.diagnosis:type_name -> tandem.agent.v1.Diagnosis
+	25, // 39: tandem.agent.v1.EventBatch.events:type_name -> tandem.agent.v1.Event
+	30, // 40: tandem.agent.v1.Event.time:type_name -> google.protobuf.Timestamp
+	37, // 41: tandem.agent.v1.Event.backend:type_name -> tandem.agent.v1.BackendObservation
+	38, // 42: tandem.agent.v1.Event.instance:type_name -> tandem.agent.v1.InstanceObservation
+	39, // 43: tandem.agent.v1.Event.haproxy:type_name -> tandem.agent.v1.DaemonObservation
+	39, // 44: tandem.agent.v1.Event.keepalived:type_name -> tandem.agent.v1.DaemonObservation
+	40, // 45: tandem.agent.v1.Event.local_begun:type_name -> tandem.agent.v1.LocalChange
+	26, // 46: tandem.agent.v1.Event.local_ended:type_name -> tandem.agent.v1.LocalChangeEnd
+	40, // 47: tandem.agent.v1.LocalChangeEnd.change:type_name -> tandem.agent.v1.LocalChange
+	2,  // 48: tandem.agent.v1.AgentService.Enrol:input_type -> tandem.agent.v1.EnrolRequest
+	4,  // 49: tandem.agent.v1.AgentService.Renew:input_type -> tandem.agent.v1.RenewRequest
+	6,  // 50: tandem.agent.v1.AgentService.Session:input_type -> tandem.agent.v1.SessionRequest
+	3,  // 51: tandem.agent.v1.AgentService.Enrol:output_type -> tandem.agent.v1.EnrolResponse
+	5,  // 52: tandem.agent.v1.AgentService.Renew:output_type -> tandem.agent.v1.RenewResponse
+	7,  // 53: tandem.agent.v1.AgentService.Session:output_type -> tandem.agent.v1.SessionResponse
+	51, // [51:54] is the sub-list for method output_type
+	48, // [48:51] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_tandem_agent_v1_agent_service_proto_init() }
@@ -2571,8 +2631,9 @@ func file_tandem_agent_v1_agent_service_proto_init() {
 		(*Command_Failover)(nil),
 		(*Command_Announce)(nil),
 		(*Command_Diagnose)(nil),
+		(*Command_Ping)(nil),
 	}
-	file_tandem_agent_v1_agent_service_proto_msgTypes[22].OneofWrappers = []any{
+	file_tandem_agent_v1_agent_service_proto_msgTypes[23].OneofWrappers = []any{
 		(*Event_Backend)(nil),
 		(*Event_Instance)(nil),
 		(*Event_Haproxy)(nil),
@@ -2588,7 +2649,7 @@ func file_tandem_agent_v1_agent_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tandem_agent_v1_agent_service_proto_rawDesc), len(file_tandem_agent_v1_agent_service_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   26,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
