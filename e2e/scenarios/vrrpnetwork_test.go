@@ -102,8 +102,7 @@ func TestVRRPOverANetworkOfItsOwn(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.wait(ctx, "a cluster in good health again", append(clustertest.Healthy(), cluster.HeldBy("web", cluster.Master))...)
-	// What lb-master said last counts until its session is known to be dead.
-	untroubled(ctx, t, s.Cluster, "NODE_DISCONNECTED", "TWO_HOLDERS", "PEER_SILENT", "FENCED")
+	untroubled(ctx, t, s.Cluster, "NODE_DISCONNECTED")
 }
 
 // A cable between the nodes is a network that ends with either of them: the survivor has

@@ -19,7 +19,7 @@ func vips(status *tandemv1.ClusterStatus, clock Clock) output.Table {
 	for _, vip := range status.GetVips() {
 		row := []output.Cell{output.Text(name.ID(vip.GetName())), holder(status, vip), output.Text(clock.Ago(vip.GetSince()))}
 		for _, id := range ids {
-			row = append(row, vipOnNode(vip, id))
+			row = append(row, vipOnNode(status, vip, id, clock))
 		}
 		t.Rows = append(t.Rows, append(row, output.Text(jitter(vip))))
 	}
@@ -42,11 +42,16 @@ func jitter(vip *tandemv1.VipStatus) string {
 
 func holder(status *tandemv1.ClusterStatus, vip *tandemv1.VipStatus) output.Cell {
 	holders := vip.GetHolders()
+	if len(holders) > 0 {
+		holders = append(slices.Clone(holders), vip.GetHeard()...)
+	}
 	switch {
 	case len(holders) > 1:
 		return output.Cell{Text: strings.Join(holders, " AND "), Tone: output.Bad}
 	case len(holders) == 1:
 		return output.Cell{Text: holders[0], Tone: output.Good}
+	case len(vip.GetHeard()) > 0:
+		return output.Cell{Text: strings.Join(vip.GetHeard(), " AND ") + ", by its advertisements", Tone: output.Warn}
 	case len(vip.GetNodes()) < len(status.GetNodes()) && !hasAlarm(status, "NO_HOLDER", vip.GetName()):
 		// A node that does not tell may hold it.
 		return output.Cell{Text: "not known", Tone: output.Warn}
@@ -61,7 +66,7 @@ func hasAlarm(status *tandemv1.ClusterStatus, reason, subject string) bool {
 	})
 }
 
-func vipOnNode(vip *tandemv1.VipStatus, node string) output.Cell {
+func vipOnNode(status *tandemv1.ClusterStatus, vip *tandemv1.VipStatus, node string, clock Clock) output.Cell {
 	for _, on := range vip.GetNodes() {
 		if on.GetNode() != node {
 			continue
@@ -93,7 +98,24 @@ func vipOnNode(vip *tandemv1.VipStatus, node string) output.Cell {
 		}
 		return cell
 	}
+	for _, n := range status.GetNodes() {
+		if output.Clean(name.ID(n.GetName())) == node && !n.GetConnected() {
+			return notKnown(n, slices.Contains(vip.GetHeard(), node), clock)
+		}
+	}
 	return output.Text(none)
+}
+
+// notKnown is a VIP on a node whose agent is not connected.
+func notKnown(n *tandemv1.NodeStatus, heard bool, clock Clock) output.Cell {
+	text := "not known"
+	if n.GetLastSeen() != nil {
+		text += " for " + clock.Ago(n.GetLastSeen())
+	}
+	if heard {
+		text += ", heard"
+	}
+	return output.Cell{Text: text, Tone: output.Warn}
 }
 
 // lostTracks names what a node has lost that the VIP needs.

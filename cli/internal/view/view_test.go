@@ -96,7 +96,7 @@ func untouched() *tandemv1.ClusterStatus {
 	status.Nodes[1].Connected, status.Nodes[1].LastSeen = false, ago(time.Second)
 	status.Vips = []*tandemv1.VipStatus{
 		{Name: id("vips", "web"), Holders: []string{"lb-master"}, Since: ago(time.Minute), Nodes: []*tandemv1.VipNodeStatus{{Node: "lb-master", Holds: true}}},
-		{Name: id("vips", "db"), Since: ago(time.Second), Nodes: []*tandemv1.VipNodeStatus{{Node: "lb-master"}}},
+		{Name: id("vips", "db"), Since: ago(time.Second), Heard: []string{"lb-backup"}, Nodes: []*tandemv1.VipNodeStatus{{Node: "lb-master"}}},
 	}
 	return status
 }

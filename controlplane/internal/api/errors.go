@@ -104,6 +104,7 @@ var known = []struct {
 	{fleet.ErrHello, codes.InvalidArgument, reasonProtocol},
 	{fleet.ErrProtocol, codes.InvalidArgument, reasonProtocol},
 	{fleet.ErrStalled, codes.DeadlineExceeded, reasonStalled},
+	{fleet.ErrSilent, codes.DeadlineExceeded, reasonStalled},
 	{fleet.ErrSlow, codes.ResourceExhausted, reasonStalled},
 	{fleet.ErrShutdown, codes.Unavailable, reasonStopping},
 	{fleet.ErrClosed, codes.Unavailable, reasonStopping},

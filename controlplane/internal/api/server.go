@@ -120,7 +120,9 @@ func (s *Server) grpcOptions(more ...grpc.ServerOption) []grpc.ServerOption {
 		grpc.MaxHeaderListSize(maxHeaders),
 		grpc.ConnectionTimeout(10*time.Second),
 		grpc.KeepaliveParams(keepalive.ServerParameters{
-			Time: 20 * time.Second, Timeout: 10 * time.Second, MaxConnectionIdle: maxIdle,
+			// What a node does that has lost its power or its network is not known 10 s
+			// later, and sooner where an alarm depends on it (fleet.ErrSilent).
+			Time: 5 * time.Second, Timeout: 5 * time.Second, MaxConnectionIdle: maxIdle,
 		}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 5 * time.Second, PermitWithoutStream: true}),
 	)

@@ -101,6 +101,8 @@ type agent struct {
 	acks      []*agentv1.EventAck
 	welcome   *agentv1.Welcome
 	commands  func(*agentv1.Command) *agentv1.CommandResult
+	pings     int
+	gone      bool // its machine, without a word: it answers nothing
 }
 
 func (l *lab) agent(node string) *agent {
@@ -174,6 +176,15 @@ func (a *agent) take(m *agentv1.SessionResponse) *agentv1.SessionRequest {
 	case *agentv1.SessionResponse_EventAck:
 		a.acks = append(a.acks, k.EventAck)
 	case *agentv1.SessionResponse_Command:
+		if k.Command.GetPing() != nil {
+			a.pings++
+			if a.gone {
+				return nil
+			}
+			return &agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Result{Result: &agentv1.CommandResult{
+				Id: k.Command.GetId(), Outcome: agentv1.CommandOutcome_COMMAND_OUTCOME_DONE,
+			}}}
+		}
 		if r := a.commands(k.Command); r != nil {
 			r.Id = k.Command.GetId()
 			return &agentv1.SessionRequest{Kind: &agentv1.SessionRequest_Result{Result: r}}

@@ -68,7 +68,7 @@ func (c *cluster) attach(ctx context.Context, s *session, id Identity, hello *ag
 	}
 	n.boot = bounded(hello.GetBootId(), maxWord)
 	n.twins.begins(n.boot, now)
-	s.node, n.session = n, s
+	s.node, s.began, n.session = n, now, s
 	if n.given == (events.Position{}) {
 		n.given, n.safe = stored, stored
 	}
@@ -121,6 +121,11 @@ func (c *cluster) detach(s *session, why error) {
 	if n == nil || n.session != s {
 		return
 	}
+	c.part(n, why)
+}
+
+// part leaves a node without a session. The lock is held.
+func (c *cluster) part(n *node, why error) {
 	n.session = nil
 	c.forget(n)
 	if errors.Is(why, ErrLost) {

@@ -85,7 +85,9 @@ type node struct {
 	interfaces   map[string]string
 	observed     observed
 
-	ordered chan struct{} // holds an entry while it is given an order about a VIP
+	ordered  chan struct{} // holds an entry while it is given an order about a VIP
+	asked    time.Time     // when it was last asked whether it is there; zero: nobody doubts that
+	silenced time.Time     // when a session of it last ended since it had not answered; zero: none has
 
 	boot     string      // of the agent that has, or had last, the session
 	begun    []time.Time // when sessions began lately
@@ -183,11 +185,16 @@ func (c *cluster) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+		c.dismiss(time.Now())
 		next := c.judge(time.Now())
+		asked, answered := c.doubt(time.Now())
+		c.ping(ctx, asked, &sending)
 		orders, renew := c.referee(time.Now())
 		c.send(ctx, orders, &sending)
-		if renew > 0 {
-			next = min(renew, cmp.Or(next, renew))
+		for _, wait := range []time.Duration{answered, renew} {
+			if wait > 0 {
+				next = min(wait, cmp.Or(next, wait))
+			}
 		}
 		if next > 0 {
 			alarm.Reset(next)

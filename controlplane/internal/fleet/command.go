@@ -83,6 +83,11 @@ func (c *cluster) ask(ctx context.Context, node string, command *agentv1.Command
 	if err != nil {
 		return nil, err
 	}
+	return s.ask(ctx, command)
+}
+
+// ask sends a command and waits for its answer.
+func (s *session) ask(ctx context.Context, command *agentv1.Command) (*agentv1.CommandResult, error) {
 	if proto.Size(command) > maxCommand {
 		return nil, ErrTooLarge
 	}

@@ -14,10 +14,16 @@ import (
 // said what they do.
 func (c *cluster) suspectVip(v *tandemv1.Vip, add addSuspect) {
 	id := lastID(v.GetName())
-	h := c.vips[id]
-	if h != nil && len(h.nodes) > 1 {
+	var holding []string
+	if h := c.vips[id]; h != nil {
+		holding = slices.Clone(h.nodes)
+	}
+	for _, node := range c.heard(id) {
+		holding = append(holding, node+" (not connected, and heard to advertise it)")
+	}
+	if len(holding) > 1 {
 		add("TWO_HOLDERS", v.GetName(), moving,
-			fmt.Sprintf("VIP %s is held by %s at once: clients reach one of them by chance", id, strings.Join(h.nodes, " and ")),
+			fmt.Sprintf("VIP %s is held by %s at once: clients reach one of them by chance", id, strings.Join(holding, " and ")),
 			"check that the nodes receive each other's VRRP advertisements (protocol 112) on the VIP's network and that no firewall drops them")
 		return
 	}
@@ -67,7 +73,7 @@ func (c *cluster) grip(vip string) grip {
 		reported++
 		for _, i := range n.observed.instances[vip] {
 			holds[i.GetName()] = holds[i.GetName()] || i.GetHolds()
-			hearing = hearing || n.hears(i.GetState())
+			hearing = hearing || n.hears(i.GetState()) || hears(i)
 		}
 	}
 	none := false

@@ -39,6 +39,9 @@ var (
 	ErrRevoked = errors.New("the node is not part of the cluster: join it again with a new token")
 	// ErrStalled means that the agent left a message unread for 30 s.
 	ErrStalled = errors.New("the agent left a message unread for 30 s")
+	// ErrSilent means that the agent did not answer whether it is there, when its last
+	// word was in doubt.
+	ErrSilent = errors.New("the agent did not answer within 0.7 s whether it is there")
 	// ErrLost means that the stream has ended or failed.
 	ErrLost = errors.New("the connection to the agent was lost")
 	// ErrProtocol means that the agent said what the protocol does not allow.
@@ -68,7 +71,8 @@ type Identity struct {
 type session struct {
 	id      string // random: an answer to another session's update is none to this one's
 	cluster *cluster
-	node    *node // set by attach
+	node    *node     // set by attach
+	began   time.Time // likewise
 	stream  Stream
 	log     hclog.Logger
 	cancel  context.CancelCauseFunc

@@ -150,7 +150,7 @@ func known[E ~int32](e E, names map[int32]string) E {
 
 func (c *cluster) vipStatus(v *tandemv1.Vip) *tandemv1.VipStatus {
 	id := lastID(v.GetName())
-	s := &tandemv1.VipStatus{Name: v.GetName(), Notes: state.Notes(c.head, v)}
+	s := &tandemv1.VipStatus{Name: v.GetName(), Notes: state.Notes(c.head, v), Heard: c.heard(id)}
 	if h := c.vips[id]; h != nil {
 		s.Holders = h.nodes
 		s.Since = timestamppb.New(h.since)

@@ -72,6 +72,28 @@ func (c *cluster) reporting(vip string) (all []*node) {
 	return all
 }
 
+// heard are the ids of the nodes without a session that one which tells of a VIP hears
+// advertise it, in order of their numbers: they hold it, by what the wire says.
+func (c *cluster) heard(vip string) (all []string) {
+	speaks := make(map[string]bool)
+	for _, n := range c.reporting(vip) {
+		for _, i := range n.observed.instances[vip] {
+			if !i.GetListens() {
+				continue
+			}
+			for _, a := range i.GetAdvertisers() {
+				speaks[a.GetNode()] = true
+			}
+		}
+	}
+	for _, x := range c.head.Nodes() {
+		if n := c.nodes[lastID(x.GetName())]; n != nil && n.session == nil && speaks[n.id] {
+			all = append(all, n.id)
+		}
+	}
+	return all
+}
+
 // macs are the link-layer addresses that nodes have on a VIP's network.
 func (c *cluster) macs(vip string) map[string]bool {
 	macs := make(map[string]bool)

@@ -758,8 +758,11 @@ type VipStatus struct {
 	// worst jitter that the nodes measure now is at most half an interval. Empty: none is
 	// known, or not even wan. Nothing follows it by itself.
 	ProposedProfile string `protobuf:"bytes,6,opt,name=proposed_profile,json=proposedProfile,proto3" json:"proposed_profile,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// heard are the ids of nodes that do not tell of themselves, as their agents are not
+	// connected, and that one which does hears advertise the VIP: they hold it by that.
+	Heard         []string `protobuf:"bytes,7,rep,name=heard,proto3" json:"heard,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *VipStatus) Reset() {
@@ -832,6 +835,13 @@ func (x *VipStatus) GetProposedProfile() string {
 		return x.ProposedProfile
 	}
 	return ""
+}
+
+func (x *VipStatus) GetHeard() []string {
+	if x != nil {
+		return x.Heard
+	}
+	return nil
 }
 
 // VipNodeStatus is one VIP on one node.
@@ -1424,14 +1434,15 @@ const file_tandem_v1_status_proto_rawDesc = "" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x129\n" +
 	"\n" +
 	"start_time\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\tstartTime\x12\x18\n" +
-	"\amessage\x18\x04 \x01(\tR\amessage\"\xdc\x01\n" +
+	"\amessage\x18\x04 \x01(\tR\amessage\"\xf2\x01\n" +
 	"\tVipStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aholders\x18\x02 \x03(\tR\aholders\x12.\n" +
 	"\x05nodes\x18\x03 \x03(\v2\x18.tandem.v1.VipNodeStatusR\x05nodes\x120\n" +
 	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x14\n" +
 	"\x05notes\x18\x05 \x03(\tR\x05notes\x12)\n" +
-	"\x10proposed_profile\x18\x06 \x01(\tR\x0fproposedProfile\"\xf4\x01\n" +
+	"\x10proposed_profile\x18\x06 \x01(\tR\x0fproposedProfile\x12\x14\n" +
+	"\x05heard\x18\a \x03(\tR\x05heard\"\xf4\x01\n" +
 	"\rVipNodeStatus\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12*\n" +
 	"\x05state\x18\x02 \x01(\x0e2\x14.tandem.v1.VrrpStateR\x05state\x12\x14\n" +

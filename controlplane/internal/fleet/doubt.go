@@ -1,0 +1,100 @@
+package fleet
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
+)
+
+// A node whose power or network is gone has a session for seconds still, and counts by
+// what it said last: the VIP that its peer has taken over has two holders by that, and
+// the peer does not hear the one that advertises. So whoever an alarm about the holder
+// of a VIP depends on is asked, before it is raised and while it lasts, whether he is
+// there. Who does not answer has no session any more: what he does is not known, and
+// nothing follows from it but what the others hear.
+
+const (
+	// answering is how long an agent may take to say that it is there: less than moving,
+	// so that no last word raises an alarm.
+	answering = 700 * time.Millisecond
+	// pingEvery is how often it is asked while the doubt lasts.
+	pingEvery = time.Second
+)
+
+// doubtful are the alarms that the last word of a node which is gone would raise.
+var doubtful = []string{"TWO_HOLDERS", "NO_HOLDER", "PEER_SILENT"}
+
+// doubt returns the sessions of those who are to be asked whether they are there, and
+// when to look again, 0 for never. It is called after judge.
+func (c *cluster) doubt(now time.Time) (ask []*session, next time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	doubted := make(map[*node]bool)
+	for _, s := range c.suspects {
+		if slices.Contains(doubtful, s.alarm.GetReason()) {
+			for _, n := range c.reporting(lastID(s.alarm.GetSubject())) {
+				doubted[n] = true
+			}
+		}
+	}
+	for _, n := range c.nodes {
+		if !doubted[n] {
+			n.asked = time.Time{}
+			continue
+		}
+		wait := answering - now.Sub(n.asked)
+		switch {
+		case n.asked.IsZero() || n.answered() && now.Sub(n.asked) >= pingEvery:
+			n.asked = now
+			ask, wait = append(ask, n.session), answering
+		case n.answered():
+			wait = pingEvery - now.Sub(n.asked)
+		case wait <= 0: // it is spared
+			wait = reconnecting - now.Sub(n.session.began)
+		}
+		wait = max(wait, time.Millisecond)
+		next = min(wait, cmp.Or(next, wait))
+	}
+	return ask, next
+}
+
+// answered tells whether a node has said anything since it was asked.
+func (n *node) answered() bool { return n.seen.Load() >= n.asked.UnixNano() }
+
+// spared tells whether a node keeps its session though it has not answered: the last one
+// has ended so, and this one has just begun. An agent that answers, but later each time,
+// is heard for a while at least.
+func (n *node) spared(now time.Time) bool {
+	return n.session.began.Sub(n.silenced) < time.Minute && now.Sub(n.session.began) < reconnecting
+}
+
+// dismiss ends the sessions of nodes that have not answered. It is called before judge.
+func (c *cluster) dismiss(now time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, n := range c.nodes {
+		s := n.session
+		if s == nil || n.asked.IsZero() || n.answered() || now.Sub(n.asked) < answering || n.spared(now) {
+			continue
+		}
+		n.asked, n.silenced = time.Time{}, now
+		s.cancel(ErrSilent)
+		c.part(n, ErrSilent)
+	}
+}
+
+// ping asks agents whether they are there. Any answer is one, also that of an agent that
+// does not know the question, and it counts when it comes in (see handle).
+func (c *cluster) ping(ctx context.Context, sessions []*session, pinging *sync.WaitGroup) {
+	for _, s := range sessions {
+		pinging.Go(func() {
+			ctx, cancel := context.WithTimeout(ctx, orderTimeout)
+			defer cancel()
+			_, _ = s.ask(ctx, &agentv1.Command{Kind: &agentv1.Command_Ping{Ping: &agentv1.PingCommand{}}})
+		})
+	}
+}

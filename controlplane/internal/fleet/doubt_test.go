@@ -1,0 +1,165 @@
+package fleet
+
+import (
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	agentv1 "github.com/tandem-lb/tandem/gen/tandem/agent/v1"
+)
+
+// vanish has an agent's machine go without a word: its session is there still.
+func (a *agent) vanish() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.gone = true
+}
+
+func (a *agent) pinged() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.pings
+}
+
+// advertiser is one that a node hears, known by its address.
+func advertiser(set *agentv1.InstanceSet, node string) *agentv1.InstanceSet {
+	i := set.Instances[0]
+	i.Advertisers = append(i.Advertisers, &agentv1.Advertiser{Address: "192.168.1.10", Node: node})
+	return set
+}
+
+// A holder whose port is cut counts for nothing by what it said last: its peer has
+// taken over, and neither two holders nor a silent peer is an alarm. That it is away is.
+func TestI7TheLastWordOfAHolderThatIsGoneRaisesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, a, b := pair(t)
+		a.observe(&agentv1.Observation{Instances: hearing(master, masterMAC)})
+		b.observe(&agentv1.Observation{Instances: advertiser(hearing(backup, backupMAC), "lb-master")})
+		pass(time.Minute)
+		if a.pinged() != 0 {
+			t.Errorf("it is asked %d times whether it is there, and nobody doubts it", a.pinged())
+		}
+		heard := time.Now()
+		a.vanish()
+		pass(time.Minute)
+		b.observe(&agentv1.Observation{Instances: hearing(master, backupMAC)})
+		pass(time.Second)
+		l.wantAlarms()
+		select {
+		case err := <-a.served:
+			if !errors.Is(err, ErrSilent) {
+				t.Errorf("its session ends with %v, want ErrSilent", err)
+			}
+		default:
+			t.Fatal("its session goes on")
+		}
+		if h := l.status().GetVips()[0].GetHolders(); !slices.Equal(h, []string{"lb-backup"}) {
+			t.Errorf("holders %v", h)
+		}
+		if n := l.node("lb-master"); n.GetConnected() || n.GetLastSeen().AsTime().After(heard) {
+			t.Errorf("lb-master is connected %v, last seen %v after it was cut off", n.GetConnected(), n.GetLastSeen().AsTime().Sub(heard))
+		}
+		pass(reconnecting)
+		l.wantAlarms("NODE_DISCONNECTED lb-master")
+		for _, e := range l.log.all {
+			if e.GetReason() == string(reasonFenced) || strings.HasPrefix(e.GetMessage(), "TWO_HOLDERS") {
+				t.Errorf("event %v", e)
+			}
+		}
+		// It is back, and is the holder again.
+		a.gone = false
+		a.connect()
+		synctest.Wait()
+		a.observe(&agentv1.Observation{Whole: true, Instances: hearing(master, masterMAC)})
+		b.observe(&agentv1.Observation{Instances: advertiser(hearing(backup, backupMAC), "lb-master")})
+		pass(time.Minute)
+		l.wantAlarms()
+	})
+}
+
+// Two holders that answer are an alarm within a second, however often they are asked,
+// and are one no longer when one of them is gone.
+func TestI7HoldersThatAnswerAreTwo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, a, b := pair(t)
+		pass(time.Minute)
+		b.observe(&agentv1.Observation{Instances: holding(master)})
+		pass(time.Second)
+		l.wantAlarms("TWO_HOLDERS web")
+		pass(10 * time.Second)
+		l.wantAlarms("TWO_HOLDERS web")
+		if n := a.pinged(); n < 10 || n > 12 {
+			t.Errorf("it was asked %d times in 11 s", n)
+		}
+		b.vanish()
+		pass(pingEvery + answering)
+		l.wantAlarms()
+		if h := l.status().GetVips()[0].GetHolders(); !slices.Equal(h, []string{"lb-master"}) {
+			t.Errorf("holders %v", h)
+		}
+	})
+}
+
+// An agent that answers late is heard for a while after each hello, so that two holders
+// are told of all the same.
+func TestI7TwoHoldersBehindASlowLinkAreTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, a, b := pair(t)
+		pass(100 * time.Millisecond)
+		a.vanish()
+		b.observe(&agentv1.Observation{Instances: holding(master)})
+		pass(time.Second)
+		l.wantAlarms()
+		a.connect()
+		synctest.Wait()
+		a.observe(&agentv1.Observation{Whole: true, Instances: holding(backup)})
+		pass(time.Second)
+		b.observe(&agentv1.Observation{Instances: holding(backup)})
+		a.observe(&agentv1.Observation{Instances: holding(master)})
+		pass(100 * time.Millisecond)
+		b.observe(&agentv1.Observation{Instances: holding(master)})
+		pass(time.Second)
+		l.wantAlarms("TWO_HOLDERS web")
+		pass(reconnecting)
+		l.wantAlarms()
+	})
+}
+
+// A node that the controller has lost, and its peer hears, holds the VIP by that; when
+// the peer holds it, too, both do.
+func TestI7WhatTheWireSaysOfANodeThatIsAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, a, b := pair(t)
+		heard := func() []string { return l.status().GetVips()[0].GetHeard() }
+		b.observe(&agentv1.Observation{Instances: advertiser(hearing(backup, backupMAC), "lb-master")})
+		synctest.Wait()
+		if h := heard(); h != nil {
+			t.Errorf("of a node that tells: heard %v", h)
+		}
+		_ = a.disconnect()
+		pass(time.Minute)
+		l.wantAlarms("NODE_DISCONNECTED lb-master")
+		if v := l.status().GetVips()[0]; !slices.Equal(v.GetHeard(), []string{"lb-master"}) || len(v.GetHolders()) != 0 {
+			t.Errorf("%v", v)
+		}
+		// It stands by no longer, since it is fenced off, and hears that one.
+		b.observe(&agentv1.Observation{Instances: advertiser(hearing(fault, backupMAC), "lb-master")})
+		pass(time.Minute)
+		l.wantAlarms("NODE_DISCONNECTED lb-master")
+		b.observe(&agentv1.Observation{Instances: advertiser(hearing(master, backupMAC), "lb-master")})
+		pass(time.Second)
+		l.wantAlarms("TWO_HOLDERS web", "NODE_DISCONNECTED lb-master")
+		if text := l.status().GetAlarms()[0].GetMessage(); !strings.Contains(text, "lb-backup and lb-master (not connected, and heard to advertise it)") {
+			t.Errorf("%q", text)
+		}
+		b.observe(&agentv1.Observation{Instances: hearing(master, backupMAC)})
+		pass(time.Second)
+		l.wantAlarms("NODE_DISCONNECTED lb-master")
+		if h := heard(); h != nil {
+			t.Errorf("heard %v", h)
+		}
+	})
+}
