@@ -190,6 +190,46 @@ func TestDrillOfAFailover(t *testing.T) {
 	s.holdsNow(ctx, cluster.Master)
 }
 
+// Of three nodes, too, a drill brings the VIP back to where it was, whatever its fail-back
+// policy is: the third node would take it instead while the first one keeps away.
+func TestDrillWithThreeNodes(t *testing.T) {
+	s := newSite(t)
+	ctx := labtest.Deadline(t, 3*time.Minute)
+	token := s.lbctl(ctx, "node", "token", "create", "lb-third", "-o", "name")
+	if _, err := s.JoinOn(ctx, "client2", "lb-third", []byte(token)); err != nil {
+		t.Fatal(err)
+	}
+	for _, policy := range []string{"automatic", "never"} {
+		s.lbctl(ctx, "vip", "set", "web", "--fail-back", policy)
+		s.wait(ctx, "three nodes in good health", cluster.Settled(cluster.Master, cluster.Backup, "lb-third"), cluster.NoAlarms, cluster.HeldBy("web", cluster.Master))
+		s.doctorUntil("both standbys to be ready", func(d *tandemv1.Diagnosis) error {
+			for _, n := range d.GetVips()[0].GetStandbys() {
+				if !n.GetReady() {
+					return fmt.Errorf("%v", d)
+				}
+			}
+			return nil
+		})
+		report := &tandemv1.DrillReport{}
+		s.under(ctx, load, func() {
+			out := s.lbctl(ctx, "drill", "failover", "web", "--yes", "-o", "json")
+			if err := protojson.Unmarshal([]byte(out), report); err != nil {
+				t.Fatalf("it prints %s: %v", out, err)
+			}
+		})
+		s.holdsNow(ctx, cluster.Master)
+		for n, m := range report.GetMoves() {
+			t.Logf("fail-back %s: from %s to %s: %v, blackout %v, by itself: %t", policy, m.GetFrom(), m.GetTo(), m.GetDuration().AsDuration(), m.GetBlackout().AsDuration(), m.GetFailedBack())
+			if m.GetFrom() != clustertest.Both[n] || m.GetTo() != clustertest.Both[1-n] || m.GetFailed()+m.GetErrors() != 0 {
+				t.Errorf("fail-back %s: it reports %v", policy, m)
+			}
+		}
+		if len(report.GetMoves()) != 2 {
+			t.Errorf("fail-back %s: it reports %v", policy, report)
+		}
+	}
+}
+
 // isFound makes a fault, waits until it is found, and cures it.
 func (s *site) isFound(ctx context.Context, ill illness) {
 	s.t.Helper()

@@ -263,6 +263,7 @@ func TestResolveRefuses(t *testing.T) {
 		"URL with password":      {trackOf(func(t *keepalivedv1.Track) { t.Kind, t.Target = 3, "http://a:b@c/" }), "without user and password"},
 		"URL of another scheme":  {trackOf(func(t *keepalivedv1.Track) { t.Kind, t.Target = 3, "file:///etc/passwd" }), "must be an http or https URL"},
 		"statuses":               {trackOf(func(t *keepalivedv1.Track) { t.Kind, t.Target, t.HighestStatus = 3, "http://c/", 199 }), "highest_status is 199: must be 200 to 599"},
+		"URL without host":       {trackOf(func(t *keepalivedv1.Track) { t.Kind, t.Target = 3, "http://:80/" }), "tracks[0].target must be an http or https URL with a host"},
 		"network with newline":   {trackOf(func(t *keepalivedv1.Track) { t.Kind, t.Target = 4, "vrrp\n" }), "tracks[0].target is"},
 		"network of no name":     {trackOf(func(t *keepalivedv1.Track) { t.Kind, t.Target = 4, "" }), "tracks[0].target is"},
 		"network of its own":     {trackOf(func(t *keepalivedv1.Track) { t.Kind, t.Target = 4, "front" }), "which the VIP needs anyway"},

@@ -147,8 +147,8 @@ func checkTarget(field string, s *track.Spec) error {
 	switch s.Kind {
 	case track.URL:
 		u, err := url.Parse(s.Target)
-		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil {
-			return fmt.Errorf("%starget must be an http or https URL without user and password", field)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil {
+			return fmt.Errorf("%starget must be an http or https URL with a host, and without user and password", field)
 		}
 		if err := checkRange(field+"lowest_status", s.Lowest, 100, 599); err != nil {
 			return err

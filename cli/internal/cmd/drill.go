@@ -1,6 +1,7 @@
 package cmd
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -57,10 +58,13 @@ known, since the standby could not be looked at, unless --force is given.
 The measure is taken where lbctl runs: it opens a connection to the VIP's first
 listener every 10 ms, and asks an HTTP listener for the path of its probe, or
 for /. The blackout is the longest time between two answers, so it is some 10 ms
-when nothing was noticed. Where the VIP cannot be reached from here nothing is
-measured, and the report says so; the moves are made all the same.
+when nothing was noticed. A status of 500 or above is no answer and is counted
+apart, unless the VIP answers so before it is moved. Where the VIP cannot be
+reached from here nothing is measured, and the report says so; the moves are
+made all the same.
 
-The exit code is 1 when a move or a request failed.`,
+The exit code is 1 when a move or a request failed. When it is interrupted, it
+says where the VIP may be.`,
 		Example:           "  lbctl drill failover web\n  lbctl drill failover web --to lb-backup --yes -o json",
 		Args:              arguments("VIP"),
 		ValidArgsFunction: a.firstName(listVips),
@@ -193,34 +197,82 @@ func (s *session) drill(ctx context.Context, vip, from, to string) (*tandemv1.Dr
 		return nil, err
 	}
 	report := &tandemv1.DrillReport{Vip: vip}
-	ask := target.Ask
-	if err := s.reaches(ctx, target); err != nil {
-		s.say("nothing is measured: %v", err)
-		ask = nil
-	} else {
+	ask := s.question(ctx, target)
+	if ask != nil {
 		report.Target = target.String()
 	}
-	for _, step := range []move{
-		{to: to, lease: awayFor, reason: "drill"},
-		{to: from, lease: backFor, reason: "drill, the way back", patience: 2 * awayFor},
-	} {
-		m, err := s.measured(ctx, ask, vip, step)
-		if m != nil {
-			report.Moves = append(report.Moves, m)
-		}
-		if err != nil && len(report.GetMoves()) == 1 {
-			err = fmt.Errorf("VIP %s stays on %s: %w\nbring it back with \"lbctl vip failover %[1]s --to %[4]s\"", name.Short(vip), to, err, from)
-		}
-		if err != nil {
-			return report, err
-		}
+	m, err := s.measured(ctx, ask, vip, move{to: to, lease: awayFor, reason: "drill"})
+	back := fmt.Sprintf("bring it back with \"lbctl vip failover %s --to %s\"", name.Short(vip), from)
+	switch {
+	case err != nil && isRefusal(err):
+		return report, err
+	case err != nil:
+		return report, fmt.Errorf("VIP %s may be on %s by now (see \"lbctl status\"): %w\n%s", name.Short(vip), to, err, back)
+	case m.GetFrom() == m.GetTo():
+		return report, fmt.Errorf("VIP %s was on %s already when it was to be moved there: somebody else has moved it", name.Short(vip), to)
+	}
+	report.Moves = append(report.Moves, m)
+	s.say("VIP %s moved from %s to %s in %s", name.Short(vip), m.GetFrom(), m.GetTo(), m.GetDuration().AsDuration().Round(time.Millisecond))
+	m, err = s.measured(ctx, ask, vip, move{to: from, lease: backFor, reason: "drill, the way back", patience: 2 * awayFor})
+	switch {
+	case err != nil && isRefusal(err):
+		return report, fmt.Errorf("VIP %s stays on %s: %w\n%s", name.Short(vip), to, err, back)
+	case err != nil:
+		return report, fmt.Errorf("VIP %s is on %s, or on %s by now (see \"lbctl status\"): %w\n%s", name.Short(vip), to, from, err, back)
+	case m.GetFrom() == m.GetTo():
+		m.From, m.Duration, m.FailedBack = to, nil, true
+		s.say("VIP %s had gone back from %s to %s by itself: its fail-back policy is automatic", name.Short(vip), to, from)
+	default:
 		s.say("VIP %s moved from %s to %s in %s", name.Short(vip), m.GetFrom(), m.GetTo(), m.GetDuration().AsDuration().Round(time.Millisecond))
 	}
-	failed := report.GetMoves()[0].GetFailed() + report.GetMoves()[1].GetFailed()
-	if failed > 0 {
-		return report, fmt.Errorf("%d of %d requests got no answer", failed, report.GetMoves()[0].GetRequests()+report.GetMoves()[1].GetRequests())
+	report.Moves = append(report.Moves, m)
+	return report, unanswered(report.GetMoves())
+}
+
+// unanswered is an error when clients have noticed moves.
+func unanswered(moves []*tandemv1.DrillMove) error {
+	var requests, failed, ill uint32
+	status := ""
+	for _, m := range moves {
+		requests, failed, ill = requests+m.GetRequests(), failed+m.GetFailed(), ill+m.GetErrors()
+		status = cmp.Or(status, m.GetError())
 	}
-	return report, nil
+	var all []error
+	if failed > 0 {
+		all = append(all, fmt.Errorf("%d of %d requests got no answer", failed, requests))
+	}
+	if ill > 0 {
+		all = append(all, fmt.Errorf("%d of %d requests were answered with an error of the server, the first with %s", ill, requests, status))
+	}
+	return errors.Join(all...)
+}
+
+// isRefusal tells whether an error says that the controller has moved nothing.
+func isRefusal(err error) bool {
+	var refused *failure.Error
+	return errors.As(err, &refused) && slices.Contains([]codes.Code{
+		codes.FailedPrecondition, codes.InvalidArgument, codes.NotFound, codes.PermissionDenied, codes.Unauthenticated, codes.ResourceExhausted,
+	}, refused.Code)
+}
+
+// question is what a VIP is asked all the time; nil, after it was said why: nothing is.
+func (s *session) question(ctx context.Context, target drill.Target) func(context.Context) error {
+	err := s.reaches(ctx, target)
+	var server *drill.ServerError
+	switch {
+	case errors.As(err, &server):
+		s.say("%s answers %s before anything is moved: such answers count as others do", target, server.Status)
+		return func(ctx context.Context) error {
+			if err := target.Ask(ctx); !errors.As(err, &server) {
+				return err
+			}
+			return nil
+		}
+	case err != nil:
+		s.say("nothing is measured: %v", err)
+		return nil
+	}
+	return target.Ask
 }
 
 // reaches tells why nothing can be measured; nil: it can.
@@ -234,8 +286,8 @@ func (s *session) reaches(ctx context.Context, target drill.Target) error {
 	return nil
 }
 
-// target is the first listener of a VIP, at its first address; without an address:
-// there is none.
+// target is the first listener of a VIP, else the first one on every address, at the
+// VIP's first address; without an address: there is none.
 func (s *session) target(ctx context.Context, vip string) (drill.Target, error) {
 	ctx, cancel := s.within(ctx)
 	defer cancel()
@@ -247,23 +299,33 @@ func (s *session) target(ctx context.Context, vip string) (drill.Target, error) 
 	if err != nil {
 		return drill.Target{}, err
 	}
-	for _, l := range all.GetListeners() {
-		for _, b := range l.GetBinds() {
-			address, err := netip.ParsePrefix(v.GetAddresses()[0])
-			if b.GetVip() != name.ID(vip) || err != nil {
-				continue
+	at, err := netip.ParsePrefix(v.GetAddresses()[0])
+	if err != nil {
+		return drill.Target{}, err
+	}
+	for _, accepts := range []func(*tandemv1.Bind) bool{
+		func(b *tandemv1.Bind) bool { return b.GetVip() == name.ID(vip) },
+		func(b *tandemv1.Bind) bool { return b.GetVip() == "" && b.GetAddress() == "" }, // any address
+	} {
+		for _, l := range all.GetListeners() {
+			if n := slices.IndexFunc(l.GetBinds(), accepts); n >= 0 {
+				return askable(l, at.Addr(), l.GetBinds()[n].GetPort()), nil
 			}
-			target := drill.Target{Address: net.JoinHostPort(address.Addr().String(), strconv.Itoa(int(b.GetPort())))}
-			if l.GetProtocol() != "tcp" {
-				target.Probe = l.GetProbe()
-				if target.Probe == nil {
-					target.Probe = &tandemv1.Probe{}
-				}
-			}
-			return target, nil
 		}
 	}
 	return drill.Target{}, nil
+}
+
+// askable is a listener at one of its places.
+func askable(l *tandemv1.Listener, at netip.Addr, port uint32) drill.Target {
+	target := drill.Target{Address: net.JoinHostPort(at.String(), strconv.Itoa(int(port)))}
+	if l.GetProtocol() != "tcp" {
+		target.Probe = l.GetProbe()
+		if target.Probe == nil {
+			target.Probe = &tandemv1.Probe{}
+		}
+	}
+	return target
 }
 
 // measured makes one move while connections are made, if they can be.
@@ -283,9 +345,12 @@ func (s *session) measured(ctx context.Context, ask func(context.Context) error,
 		return nil, err
 	}
 	moved.Blackout = durationpb.New(m.Blackout)
-	moved.Requests, moved.Failed = uint32(m.Requests), uint32(m.Failed)
+	moved.Requests, moved.Failed, moved.Errors = uint32(m.Requests), uint32(m.Failed), uint32(m.Errors)
 	if m.Failure != nil {
 		moved.Failure = m.Failure.Error()
+	}
+	if m.Error != nil {
+		moved.Error = m.Error.Status
 	}
 	return moved, nil
 }

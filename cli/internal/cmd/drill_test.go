@@ -100,6 +100,28 @@ func TestADrillThatFails(t *testing.T) {
 			panic(http.ErrAbortHandler)
 		}
 	})
+	ill := func(from int64) uint16 {
+		var asked atomic.Int64
+		return serve(t, func(w http.ResponseWriter, _ *http.Request) {
+			if asked.Add(1) >= from {
+				w.WriteHeader(http.StatusServiceUnavailable)
+			}
+		})
+	}
+	turns := func(all ...any) func(*recorder) {
+		return func(r *recorder) { r.turns = map[string][]any{"FailoverVip": all} }
+	}
+	moved := func(from, to string) *tandemv1.FailoverVipResponse {
+		return &tandemv1.FailoverVipResponse{From: from, To: to, Duration: durationpb.New(300 * time.Millisecond)}
+	}
+	at := func(binds ...*tandemv1.Bind) func(*recorder) {
+		return func(r *recorder) {
+			r.replies["ListListeners"] = []proto.Message{&tandemv1.ListListenersResponse{Listeners: []*tandemv1.Listener{
+				{Name: "clusters/default/listeners/web", Binds: binds, Protocol: "tcp"},
+			}}}
+		}
+	}
+	third := status.Error(codes.FailedPrecondition, "VIP web: node lb-third would take it from lb-backup, with a higher priority than lb-master")
 	for name, test := range map[string]struct {
 		recorder *recorder
 		spoil    func(*recorder)
@@ -107,6 +129,7 @@ func TestADrillThatFails(t *testing.T) {
 		code     int
 		says     string
 		moves    int
+		prints   string
 	}{
 		"no failover would work": {recorder: standing(t, port, "PROXY_DEAD"), args: []string{"--yes"}, code: 1,
 			says: "VIP web is not moved: the failover would not work (see \"lbctl doctor web\")\n       PROXY_DEAD: lb-backup is ill; cure: heal it"},
@@ -122,6 +145,27 @@ func TestADrillThatFails(t *testing.T) {
 		"the move fails": {recorder: standing(t, port), spoil: func(r *recorder) {
 			r.refusals["FailoverVip"] = status.Error(codes.FailedPrecondition, "VIP web: it stays")
 		}, args: []string{"--yes"}, code: failure.ExitConflict, says: "it stays", moves: 1},
+		"the move is interrupted": {recorder: standing(t, port), spoil: func(r *recorder) {
+			r.refusals["FailoverVip"] = status.Error(codes.Canceled, "canceled")
+		}, args: []string{"--yes"}, code: 1, says: "VIP web may be on lb-backup by now (see \"lbctl status\"): canceled\n       bring it back with \"lbctl vip failover web --to lb-master\"", moves: 1},
+		"the way back is interrupted": {recorder: standing(t, port), spoil: turns(moved("lb-master", "lb-backup"), status.Error(codes.Unavailable, "gone")),
+			args: []string{"--yes"}, code: 1, says: "VIP web is on lb-backup, or on lb-master by now", moves: 2},
+		"the way back is refused": {recorder: standing(t, port), spoil: turns(moved("lb-master", "lb-backup"), status.Error(codes.NotFound, "no such node")),
+			args: []string{"--yes"}, code: failure.ExitNotFound, says: "VIP web stays on lb-backup: no such node", moves: 2},
+		"it goes back by itself": {recorder: standing(t, port), spoil: turns(moved("lb-master", "lb-backup"), moved("lb-master", "lb-master")),
+			args: []string{"--yes"}, code: 0, says: "VIP web had gone back from lb-backup to lb-master by itself", moves: 2},
+		"somebody else moves it": {recorder: standing(t, port), spoil: turns(moved("lb-backup", "lb-backup")),
+			args: []string{"--yes"}, code: 1, says: "VIP web was on lb-backup already", moves: 1},
+		"a third node would take it on the way back": {recorder: standing(t, port), spoil: turns(moved("lb-master", "lb-backup"), third, third, moved("lb-backup", "lb-master")),
+			args: []string{"--yes"}, code: 0, says: "VIP web moved from lb-backup to lb-master", moves: 4},
+		"answers are errors": {recorder: standing(t, ill(20)), args: []string{"--yes"}, code: 1,
+			says: "requests were answered with an error of the server, the first with 503 Service Unavailable", moves: 2},
+		"answers are errors before, too": {recorder: standing(t, ill(0)), args: []string{"--yes"}, code: 0,
+			says: "answers 503 Service Unavailable before anything is moved: such answers count", moves: 2},
+		"its listener is on every address": {recorder: standing(t, port), spoil: at(&tandemv1.Bind{Address: "127.0.0.1", Port: 1}, &tandemv1.Bind{Port: uint32(port)}),
+			args: []string{"--yes", "-o", "json"}, code: 0, moves: 2, prints: fmt.Sprintf("tcp://127.0.0.1:%d", port)},
+		"its own listener goes first": {recorder: standing(t, port), spoil: at(&tandemv1.Bind{Port: 1}, &tandemv1.Bind{Vip: "web", Port: uint32(port)}),
+			args: []string{"--yes", "-o", "json"}, code: 0, moves: 2, prints: fmt.Sprintf("tcp://127.0.0.1:%d", port)},
 		"requests are lost":  {recorder: standing(t, flaky), args: []string{"--yes"}, code: 1, says: "requests got no answer", moves: 2},
 		"it is not reached":  {recorder: standing(t, 1), args: []string{"--yes"}, code: 0, says: "nothing is measured: http://127.0.0.1:1/health does not answer where lbctl runs", moves: 2},
 		"it has no listener": {recorder: standing(t, port), spoil: func(r *recorder) { delete(r.replies, "ListListeners") }, args: []string{"--yes"}, code: 0, says: "nothing is measured: no listener is on the VIP", moves: 2},
@@ -136,8 +180,8 @@ func TestADrillThatFails(t *testing.T) {
 				moves++
 			}
 		}
-		if got.code != test.code || !strings.Contains(got.stderr, test.says) || moves != test.moves {
-			t.Errorf("%s: %v and %d moves, want code %d, %q, %d", name, got, moves, test.code, test.says, test.moves)
+		if got.code != test.code || !strings.Contains(got.stderr, test.says) || !strings.Contains(got.stdout, test.prints) || moves != test.moves {
+			t.Errorf("%s: %v and %d moves, want code %d, %q, %d", name, got, moves, test.code, test.says+test.prints, test.moves)
 		}
 	}
 }

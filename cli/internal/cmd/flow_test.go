@@ -52,12 +52,13 @@ func TestMistypedCommandLines(t *testing.T) {
 		{"backend drain p/web1 --for -1m", "--for must be a time to come"},
 		{"vip add web 192.168.1.100/24", "--vrid is missing"},
 		{"vip add web", "ADDRESS/PREFIX... is missing"},
-		{"vip set web --track router", "--track must begin with gateway, ping, url or network"},
-		{"vip set web --track network", "--track network needs a network of the nodes"},
-		{"vip set web --track ping", "--track ping needs an IP address, such as 'ping 192.168.1.1'"},
-		{"vip set web --track 'gateway 192.168.1.300'", "--track gateway needs an IP address"},
-		{"vip set web --track url", "--track url needs a URL"},
-		{"vip set web --track 'gateway wieght=-4'", `"wieght" is none of interval=, timeout=`},
+		{"vip set web --track router", "for \"--track\" flag: must begin with gateway, ping, url or network"},
+		{"vip set web --track network", "network needs a network of the nodes"},
+		{"vip set web --track ping", "ping needs an IP address, such as 'ping 192.168.1.1'"},
+		{"vip set web --track 'gateway 192.168.1.300'", "gateway needs an IP address"},
+		{"vip set web --track url", "url needs a URL"},
+		{"vip set web --track 'gateway wieght=-4'", `"wieght=" is none of interval=, timeout=`},
+		{"vip set web --track 'gateway weight=-20 192.168.1.1'", `"192.168.1.1" is no option: a target comes first, and options such as weight=-20 behind it`},
 		{"vip set web --track 'gateway interval=1'", "interval must be a duration such as 500ms"},
 		{"vip set web --track 'gateway weight=heavy'", "weight must be a whole number, -56 to -1"},
 		{"vip set web --track gateway --unset track", "--unset track and --track contradict each other"},
@@ -242,6 +243,7 @@ func TestSettingsPrecedence(t *testing.T) {
 	}
 	expect(t, r.runEnv(env, "", "export"), 1, "", "config.yaml must hold server, token_file, ca and cluster")
 	expect(t, r.runEnv(nil, "", "export"), 1, "", "no CA of the controller is known: run \"lbctl login\"")
+	expect(t, r.runEnv(nil, "", "vip", "set", "web", "--track", "pin 192.0.2.1"), 2, "", "must begin with gateway, ping, url or network")
 	expect(t, r.run("", "export", "--server", "127.0.0.1:1"), 1, "", "cannot reach the controller at 127.0.0.1:1: ")
 	expect(t, r.run("", "export", "--server", "a b"), 1, "", "server must be HOST or HOST:PORT")
 	expect(t, r.run("", "export", "--token-file", r.write("two", "two words\n")), 1, "", "must hold the token alone")

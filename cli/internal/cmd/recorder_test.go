@@ -45,6 +45,9 @@ type recorder struct {
 	// replies are by method, such as "GetVip"; several for a stream. A method
 	// that is not in it answers with an empty message.
 	replies map[string][]proto.Message
+	// turns are what the next calls of a method return, each a proto.Message or an error,
+	// before refusals and replies.
+	turns map[string][]any
 	// refusals are errors by method.
 	refusals map[string]error
 	// broken are errors by method that end a stream after its replies.
@@ -130,6 +133,12 @@ func (r *recorder) handle(_ any, stream grpc.ServerStream) error {
 		return status.Error(codes.Unauthenticated, "the token is not known")
 	}
 	r.record(method, request)
+	switch turn := r.turn(method).(type) {
+	case error:
+		return turn
+	case proto.Message:
+		return stream.SendMsg(turn)
+	}
 	if err := r.refusals[method]; err != nil {
 		return err
 	}
@@ -152,6 +161,18 @@ func (r *recorder) handle(_ any, stream grpc.ServerStream) error {
 		<-stream.Context().Done()
 	}
 	return nil
+}
+
+// turn takes what a method's next call returns; nil: nothing of its own.
+func (r *recorder) turn(method string) any {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.turns[method]) == 0 {
+		return nil
+	}
+	next := r.turns[method][0]
+	r.turns[method] = r.turns[method][1:]
+	return next
 }
 
 // messagesOf makes the request and the reply of "/tandem.v1.XService/Method".

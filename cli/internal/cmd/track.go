@@ -1,6 +1,8 @@
 package cmd
 
 import (
+	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -11,14 +13,17 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
-	"github.com/tandem-lb/tandem/cli/internal/failure"
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
 )
 
-// trackFlag says what a VIP needs beside a node.
-type trackFlag struct{ texts []string }
+// trackFlag says what a VIP needs beside a node. It is read when it is typed, as other
+// flags are, before anybody looks for a controller.
+type trackFlag struct {
+	texts  []string
+	tracks []*tandemv1.Track
+}
 
-const trackUsage = `what the VIP needs beside a node: "gateway [ADDRESS]", "ping ADDRESS", "url URL" or "network NETWORK", and interval=, timeout=, rise=, fall=, weight=, status= behind it; may be repeated`
+const trackUsage = `what the VIP needs beside a node: "gateway [ADDRESS]", "ping ADDRESS", "url URL" or "network NETWORK", with interval=, timeout=, rise=, fall=, weight=, status= behind it; may be repeated`
 
 // trackHelp explains the flag.
 const trackHelp = `--track names what the VIP needs beside the node. Each node asks for it
@@ -36,29 +41,32 @@ for it to count again, fall=3 questions without one for it to count as lost,
 weight=-44 (-56 to -1), status=200-399.`
 
 func (f *trackFlag) bind(cmd *cobra.Command) {
-	cmd.Flags().StringArrayVar(&f.texts, "track", nil, trackUsage)
+	cmd.Flags().Var(f, "track", trackUsage)
 	complete(cmd, "track", fixed("gateway", "ping ", "url http://", "network "))
 }
 
-func (f *trackFlag) given() bool { return len(f.texts) > 0 }
+// String returns what was typed, and nothing by default.
+func (f *trackFlag) String() string { return strings.Join(f.texts, ",") }
 
-// tracks reads what was typed.
-func (f *trackFlag) tracks() ([]*tandemv1.Track, error) {
-	var all []*tandemv1.Track
-	for _, text := range f.texts {
-		t, err := parseTrack(text)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, t)
+// Type names the kind of value in help.
+func (f *trackFlag) Type() string { return strings.Join(trackKinds, "|") }
+
+// Set reads one occurrence of the flag.
+func (f *trackFlag) Set(text string) error {
+	t, err := parseTrack(text)
+	if err != nil {
+		return err
 	}
-	return all, nil
+	f.texts, f.tracks = append(f.texts, text), append(f.tracks, t)
+	return nil
 }
+
+var trackKinds = []string{"gateway", "ping", "url", "network"}
 
 func parseTrack(text string) (*tandemv1.Track, error) {
 	words := strings.Fields(text)
-	if len(words) == 0 || !slices.Contains([]string{"gateway", "ping", "url", "network"}, words[0]) {
-		return nil, failure.Usagef(`--track must begin with gateway, ping, url or network, such as --track gateway or --track 'ping 192.0.2.1' (got %q)`, text)
+	if len(words) == 0 || !slices.Contains(trackKinds, words[0]) {
+		return nil, errors.New("must begin with gateway, ping, url or network, such as --track gateway or --track 'ping 192.0.2.1'")
 	}
 	t := &tandemv1.Track{Kind: words[0]}
 	for n, word := range words[1:] {
@@ -67,23 +75,26 @@ func parseTrack(text string) (*tandemv1.Track, error) {
 			t.Target = word
 			continue
 		}
+		if !option {
+			return nil, fmt.Errorf("%q is no option: a target comes first, and options such as weight=-20 behind it", word)
+		}
 		if err := setTrackOption(t, key, value); err != nil {
 			return nil, err
 		}
 	}
 	switch _, err := netip.ParseAddr(t.GetTarget()); {
 	case t.Kind == "url" && t.GetTarget() == "":
-		return nil, failure.Usagef("--track url needs a URL, such as 'url http://192.168.1.5/up' (got %q)", text)
+		return nil, errors.New("url needs a URL, such as 'url http://192.168.1.5/up'")
 	case t.Kind == "network" && t.GetTarget() == "":
-		return nil, failure.Usagef("--track network needs a network of the nodes, such as 'network back' (got %q)", text)
+		return nil, errors.New("network needs a network of the nodes, such as 'network back'")
 	case t.Kind != "url" && t.Kind != "network" && err != nil && (t.Kind == "ping" || t.GetTarget() != ""):
-		return nil, failure.Usagef("--track %s needs an IP address, such as '%[1]s 192.168.1.1' (got %[2]q)", t.Kind, text)
+		return nil, fmt.Errorf("%s needs an IP address, such as '%[1]s 192.168.1.1'", t.Kind)
 	}
 	return t, nil
 }
 
 func setTrackOption(t *tandemv1.Track, key, value string) error {
-	wrong := func(would string) error { return failure.Usagef("--track: %s must be %s (got %q)", key, would, value) }
+	wrong := func(would string) error { return fmt.Errorf("%s must be %s (got %q)", key, would, value) }
 	switch key {
 	case "interval", "timeout":
 		d, err := time.ParseDuration(value)
@@ -114,7 +125,7 @@ func setTrackOption(t *tandemv1.Track, key, value string) error {
 	case "status":
 		t.ExpectedStatus = value
 	default:
-		return failure.Usagef("--track: %q is none of interval=, timeout=, rise=, fall=, weight= and status=", key)
+		return fmt.Errorf("%q is none of interval=, timeout=, rise=, fall=, weight= and status=", key+"=")
 	}
 	return nil
 }

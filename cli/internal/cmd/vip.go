@@ -89,9 +89,7 @@ joined holds it when all are well.
 			if _, err := set.Apply(vip); err != nil {
 				return failure.Usage(err)
 			}
-			if vip.Tracks, err = tracks.tracks(); err != nil {
-				return err
-			}
+			vip.Tracks = tracks.tracks
 			if !set.Touched("vrid") {
 				return failure.Usagef("--vrid is missing: a virtual router id, 1 to 255, that nothing else on the network uses")
 			}
@@ -133,13 +131,11 @@ replace all that there are.
 			if err != nil {
 				return failure.Usage(err)
 			}
-			if tracks.given() {
+			if len(tracks.tracks) > 0 {
 				if slices.Contains(paths, "tracks") {
 					return failure.Usagef("--unset track and --track contradict each other")
 				}
-				if vip.Tracks, err = tracks.tracks(); err != nil {
-					return err
-				}
+				vip.Tracks = tracks.tracks
 				paths = append(paths, "tracks")
 			}
 			mask, err := maskOf(paths)

@@ -6,6 +6,7 @@ import (
 	"bufio"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -41,8 +42,17 @@ func (t Target) String() string {
 	return "http://" + t.Address + cmp.Or(t.Probe.GetPath(), "/")
 }
 
+// ServerError is an answer with a status of 500 or above: a node that holds the VIP and
+// reaches no backend gives such ones, and so may a backend.
+type ServerError struct {
+	// Status is its status line, such as "503 Service Unavailable".
+	Status string
+}
+
+func (e *ServerError) Error() string { return "it answers " + e.Status }
+
 // Ask opens one connection and waits for the answer. Any whole answer of HTTP counts,
-// unless the listener says which one: what a backend says is not the VIP's fault.
+// unless the listener says which one, but for a *ServerError.
 func (t Target) Ask(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
@@ -73,21 +83,27 @@ func (t Target) Ask(ctx context.Context) error {
 		return err
 	}
 	defer answer.Body.Close()
-	if want := t.Probe.GetExpectedStatus(); want != 0 && answer.StatusCode != int(want) {
+	switch want := int(t.Probe.GetExpectedStatus()); {
+	case want != 0 && answer.StatusCode != want:
 		return fmt.Errorf("it answers %s", answer.Status)
+	case want == 0 && answer.StatusCode >= http.StatusInternalServerError:
+		return &ServerError{answer.Status}
 	}
 	return nil
 }
 
 // Measure is what came of the connections of a while.
 type Measure struct {
-	// Blackout is the longest time between two answers, or between the first or last
-	// and the begin or end.
+	// Blackout is the longest time between two answers that are no *ServerError, or
+	// between the first or last and the begin or end.
 	Blackout time.Duration
-	// Requests that were made, and how many of them got no answer.
-	Requests, Failed int
-	// Failure is why the first of them got none.
+	// Requests that were made, how many of them got no answer, and how many of them a
+	// *ServerError.
+	Requests, Failed, Errors int
+	// Failure is why the first of them got none, and Error the first *ServerError; nil:
+	// there is none.
 	Failure error
+	Error   *ServerError
 }
 
 // Watch is a measurement under way.
@@ -153,6 +169,11 @@ func measure(answers []answer, began, end time.Time) Measure {
 	for _, a := range answers {
 		if a.err == nil {
 			good = append(good, a.at)
+			continue
+		}
+		var server *ServerError
+		if errors.As(a.err, &server) {
+			m.Errors, m.Error = m.Errors+1, cmp.Or(m.Error, server)
 			continue
 		}
 		if m.Failed == 0 {

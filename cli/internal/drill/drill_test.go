@@ -21,12 +21,14 @@ func TestTheBlackoutIsMeasured(t *testing.T) {
 	for name, test := range map[string]struct {
 		meanwhile func(left time.Duration) error // left of the blackout
 		failed    bool
+		errors    bool
 		least     time.Duration
 		most      time.Duration
 	}{
-		"all is well": {nil, false, Interval, Interval},
-		"refused":     {func(time.Duration) error { return errors.New("refused") }, true, until - from, until - from + Interval},
-		"late":        {func(left time.Duration) error { <-time.After(left); return nil }, false, until - from, until - from + Interval},
+		"all is well": {nil, false, false, Interval, Interval},
+		"refused":     {func(time.Duration) error { return errors.New("refused") }, true, false, until - from, until - from + Interval},
+		"late":        {func(left time.Duration) error { <-time.After(left); return nil }, false, false, until - from, until - from + Interval},
+		"in error":    {func(time.Duration) error { return &ServerError{"503 Service Unavailable"} }, false, true, until - from, until - from + Interval},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -39,11 +41,34 @@ func TestTheBlackoutIsMeasured(t *testing.T) {
 				})
 				<-time.After(time.Second + Interval/2)
 				m := w.End()
-				if m.Requests != 100 || m.Failed > 0 != test.failed || (m.Failure != nil) != test.failed || m.Blackout < test.least || m.Blackout > test.most {
+				if m.Requests != 100 || m.Failed > 0 != test.failed || (m.Failure != nil) != test.failed ||
+					m.Errors > 0 != test.errors || (m.Error != nil) != test.errors || m.Blackout < test.least || m.Blackout > test.most {
 					t.Errorf("measured %+v, want %v to %v", m, test.least, test.most)
 				}
 			})
 		})
+	}
+}
+
+// Any answer counts that is no error of the server, unless one is expected: then that one.
+func TestWhatIsAnAnswer(t *testing.T) {
+	var gives int
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(gives) }))
+	defer server.Close()
+	for _, test := range []struct {
+		gives, want int
+		fails       bool
+		server      bool
+	}{
+		{200, 0, false, false}, {404, 0, false, false}, {499, 0, false, false}, {500, 0, true, true}, {503, 0, true, true},
+		{503, 503, false, false}, {503, 200, true, false}, {404, 200, true, false},
+	} {
+		gives = test.gives
+		err := Target{strings.TrimPrefix(server.URL, "http://"), &tandemv1.Probe{ExpectedStatus: uint32(test.want)}}.Ask(t.Context())
+		var answer *ServerError
+		if (err != nil) != test.fails || errors.As(err, &answer) != test.server {
+			t.Errorf("status %d, where %d is expected: %v", test.gives, test.want, err)
+		}
 	}
 }
 
@@ -80,7 +105,7 @@ func TestATargetIsAsked(t *testing.T) {
 		fails  bool
 	}{
 		"a connection":      {Target{Address: address}, "tcp://" + address, false},
-		"any answer":        {Target{address, &tandemv1.Probe{}}, "http://" + address + "/", false},
+		"an error":          {Target{address, &tandemv1.Probe{}}, "http://" + address + "/", true},
 		"another one":       {Target{address, &tandemv1.Probe{Path: "/health", Host: "www.example.com", ExpectedStatus: 200}}, "http://" + address + "/health", true},
 		"the right one":     {Target{address, &tandemv1.Probe{Path: "/health", Host: "www.example.com", ExpectedStatus: 503}}, "http://" + address + "/health", false},
 		"nobody there":      {Target{Address: closed.Addr().String()}, "tcp://" + closed.Addr().String(), true},

@@ -12,22 +12,31 @@ import (
 
 // Drill is a table of the moves of a drill, and what clients noticed of each.
 func Drill(report *tandemv1.DrillReport) output.Table {
-	t := output.Table{Columns: output.Columns("FROM", "TO", "TOOK", "BLACKOUT", "REQUESTS", "FAILED", "ASKED", "FAILURE")}
+	t := output.Table{Columns: output.Columns("FROM", "TO", "TOOK", "BLACKOUT", "REQUESTS", "FAILED", "ERRORS", "ASKED", "FAILURE")}
 	for _, m := range report.GetMoves() {
-		failed := output.Cell{Text: strconv.Itoa(int(m.GetFailed())), Tone: output.Good}
-		requests := strconv.Itoa(int(m.GetRequests()))
-		switch {
-		case report.GetTarget() == "":
-			failed, requests = output.Text(none), none
-		case m.GetFailed() > 0:
-			failed.Tone = output.Bad
+		failed, ill, requests := bad(m.GetFailed()), bad(m.GetErrors()), strconv.Itoa(int(m.GetRequests()))
+		if report.GetTarget() == "" {
+			failed, ill, requests = output.Text(none), output.Text(none), none
+		}
+		took := milliseconds(m.GetDuration())
+		if m.GetFailedBack() {
+			took = "by itself"
 		}
 		t.Rows = append(t.Rows, []output.Cell{
-			output.Text(m.GetFrom()), output.Text(m.GetTo()), output.Text(milliseconds(m.GetDuration())), output.Text(milliseconds(m.GetBlackout())),
-			output.Text(requests), failed, output.Text(or(report.GetTarget(), "nothing: not reached from here")), output.Text(or(m.GetFailure(), none)),
+			output.Text(m.GetFrom()), output.Text(m.GetTo()), output.Text(took), output.Text(milliseconds(m.GetBlackout())),
+			output.Text(requests), failed, ill, output.Text(or(report.GetTarget(), "nothing: not reached from here")), output.Text(or(m.GetFailure(), or(m.GetError(), none))),
 		})
 	}
 	return t
+}
+
+// bad is a number of what should not be.
+func bad(n uint32) output.Cell {
+	tone := output.Good
+	if n > 0 {
+		tone = output.Bad
+	}
+	return output.Cell{Text: strconv.Itoa(int(n)), Tone: tone}
 }
 
 func milliseconds(d *durationpb.Duration) string {

@@ -44,15 +44,15 @@ func (j *judgement) drops(n *Node) {
 
 // place says which rule it is.
 func place(d *agentv1.FirewallDrop) string {
-	at := fmt.Sprintf("policy of chain %s", d.GetChain())
+	at := fmt.Sprintf("policy of chain %s", word(d.GetChain()))
 	if d.GetHandle() != 0 {
-		at = fmt.Sprintf("rule with handle %d of chain %s", d.GetHandle(), d.GetChain())
+		at = fmt.Sprintf("rule with handle %d of chain %s", d.GetHandle(), word(d.GetChain()))
 	}
-	at += fmt.Sprintf(" in table %s %s", d.GetFamily(), d.GetTable())
+	at += fmt.Sprintf(" in table %s %s", word(d.GetFamily()), word(d.GetTable()))
 	if d.Packets != nil {
 		at += fmt.Sprintf(", which has dropped %d packets", d.GetPackets())
 	}
-	return at + fmt.Sprintf(" (nft -a list table %s %s)", d.GetFamily(), d.GetTable())
+	return at + fmt.Sprintf(" (%s)", command("nft -a list table %s %s", d.GetFamily(), d.GetTable()))
 }
 
 // allow is the command that lets VRRP through, in the words of whoever keeps the
@@ -74,8 +74,8 @@ func allow(d *agentv1.FirewallDrop) string {
 	case "iptables":
 		return fmt.Sprintf("ip%stables -I %s -p 112 -j ACCEPT, and the same in the file that restores the rules at boot", six, chain)
 	default:
-		return fmt.Sprintf("nft insert rule %s %s %s meta l4proto vrrp accept, and the same in the file that makes the table (/etc/nftables.conf)",
-			d.GetFamily(), d.GetTable(), d.GetBase())
+		return command("nft insert rule %s %s %s meta l4proto vrrp accept", d.GetFamily(), d.GetTable(), d.GetBase()) +
+			", and the same in the file that makes the table (/etc/nftables.conf)"
 	}
 }
 
@@ -238,8 +238,8 @@ func (j *judgement) hears(v *tandemv1.Vip, h, n *Node) {
 		case !arrives:
 			j.on(n, adverts, "ADVERTS_NOT_SEEN", fmt.Sprintf("%s does not hear %s advertise VIP %s", n.ID, h.ID, id(v.GetName())),
 				fmt.Sprintf("%s; none of them reaches interface %s of %s%s", evidence, iface, n.ID, n.doubts(v)),
-				fmt.Sprintf("let protocol 112%s through: cables, VLANs, firewalls on the way; on %s: tcpdump -ni %s proto 112", j.means(v), n.ID, iface)).stops(v, n.ID)
-		case counted(got) && got.GetReceived() == 0 && !j.dropsIn(n, v):
+				fmt.Sprintf("let protocol 112%s through: cables, VLANs, firewalls on the way; on %s: %s", j.means(v), n.ID, command("tcpdump -ni %s proto 112", iface))).stops(v, n.ID)
+		case counted(got) && got.GetReceived() == 0 && !j.dropsIn(n, v) && j.filtered(n, v, i) == nil:
 			j.on(n, adverts, "ADVERTS_LOST", fmt.Sprintf("the advertisements of %s for VIP %s reach %s, and keepalived there gets none of them", h.ID, id(v.GetName()), n.ID),
 				fmt.Sprintf("%s; they are seen at interface %s, and keepalived on %s counted 0%s", evidence, iface, n.ID, n.doubts(v)),
 				fmt.Sprintf("on %s: systemctl restart keepalived, which is deaf when the interface was made anew under it; else something drops protocol 112 behind the interface: nft list ruleset, iptables-legacy -S, eBPF programs", n.ID)).stops(v, n.ID)
@@ -259,7 +259,7 @@ func (j *judgement) unheard(v *tandemv1.Vip, h, n *Node, sent, got *agentv1.Inst
 			j.on(n, adverts, "ADVERTS_LOST", fmt.Sprintf("keepalived on %s gets none of the advertisements of %s for VIP %s; where they are lost is not known", n.ID, h.ID, vip),
 				fmt.Sprintf("%s sent %d in %s by its keepalived's count, and keepalived on %s counted 0 in %s; its agent does not listen at the interface%s",
 					h.ID, sent.GetSent(), round(sent), n.ID, round(got), n.doubts(v)),
-				fmt.Sprintf("on %s: tcpdump -ni %s proto 112 tells whether they reach it; if so systemctl restart keepalived, else let protocol 112%s through", n.ID, n.Interfaces[state.EffectiveVrrpNetwork(v)], j.means(v))).stops(v, n.ID)
+				fmt.Sprintf("on %s: %s tells whether they reach it; if so systemctl restart keepalived, else let protocol 112%s through", n.ID, command("tcpdump -ni %s proto 112", n.Interfaces[state.EffectiveVrrpNetwork(v)]), j.means(v))).stops(v, n.ID)
 		}
 	default:
 		j.on(n, adverts, "NOT_LISTENED", fmt.Sprintf("whether %s hears %s advertise VIP %s is not known", n.ID, h.ID, vip),
@@ -340,24 +340,32 @@ func (j *judgement) wire(v *tandemv1.Vip) {
 			macs[i.GetMac()] = true
 		}
 	}
-	told := make(map[string]bool)
+	told := make(map[string]*finding) // what is heard once, and what a node says of itself of each
 	for n := range j.Nodes {
 		x := &j.Nodes[n]
 		for _, i := range x.Instances[id(v.GetName())] {
 			for _, f := range i.GetFindings() {
 				fault, known := faults[f.GetKind()]
-				if !known || told[f.GetText()] || f.GetKind() == agentv1.FindingKind_FINDING_KIND_DUPLICATE_ADDRESS && macs[f.GetWho()] {
+				if !known || f.GetKind() == agentv1.FindingKind_FINDING_KIND_DUPLICATE_ADDRESS && macs[f.GetWho()] {
 					continue
 				}
-				told[f.GetText()] = true
-				cure := strings.ReplaceAll(fault.cure, "%s", id(v.GetName()))
-				added := j.on(x, adverts, fault.reason, f.GetText(), "heard by "+x.ID, cure).about(v)
-				switch f.GetKind() {
-				case agentv1.FindingKind_FINDING_KIND_FOREIGN_SPEAKER, agentv1.FindingKind_FINDING_KIND_DUPLICATE_ADDRESS:
-				default:
-					j.stopsPair(added, v, x)
+				key := f.GetText()
+				if isOfItself(f) {
+					key = x.ID + " " + key
+				}
+				if told[key] == nil {
+					cure := strings.ReplaceAll(fault.cure, "%s", id(v.GetName()))
+					told[key] = j.on(x, adverts, fault.reason, f.GetText(), "heard by "+x.ID, cure).about(v)
+				}
+				if isOfItself(f) || f.GetKind() == agentv1.FindingKind_FINDING_KIND_ADVERT_MISMATCH {
+					j.stopsPair(told[key], v, x)
 				}
 			}
 		}
 	}
+}
+
+// isOfItself tells whether a finding is about the node that tells it.
+func isOfItself(f *agentv1.Finding) bool {
+	return f.GetKind() == agentv1.FindingKind_FINDING_KIND_NOTHING_RECEIVED || f.GetKind() == agentv1.FindingKind_FINDING_KIND_NOTHING_SENT
 }

@@ -157,17 +157,24 @@ func TestEachCauseIsFound(t *testing.T) {
 		"other subnet": {func(_ *Facts, _, b *Node) {
 			front(b).Addresses, front(b).ReversePathFilter = []string{"10.0.0.11/24"}, 2
 		}, "VIP_OUTSIDE_SUBNET", false, "10.0.0.11/24"},
-		"strict filter": {func(_ *Facts, _, b *Node) { b.Instances["web"][0].Advertisers[0].Address = "192.168.2.10" }, "REVERSE_PATH_FILTERED", true, "rp_filter=2"},
-		"ARP ignored":   {func(_ *Facts, _, b *Node) { front(b).ArpIgnore = 8 }, "ARP_IGNORED", true, "arp_ignore=0"},
+		"strict filter": {func(_ *Facts, _, b *Node) {
+			b.Instances["web"][0].Advertisers[0].Address, b.Diagnosis.GetInstances()[0].Received = "192.168.2.10", 0
+		}, "REVERSE_PATH_FILTERED", true, "rp_filter=2"},
+		"ARP ignored": {func(_ *Facts, _, b *Node) { front(b).ArpIgnore = 8 }, "ARP_IGNORED", true, "arp_ignore=0"},
 		"dropped": {func(_ *Facts, _, b *Node) {
 			drop(b, &agentv1.FirewallDrop{Certain: true, Handle: 7, Packets: proto.Uint64(42)})
 		}, "VRRP_DROPPED", true, "on lb-backup: nft insert rule inet site in meta l4proto vrrp accept"},
 		"dropped packets": {func(_ *Facts, _, b *Node) {
 			drop(b, &agentv1.FirewallDrop{Certain: true, Handle: 7, Packets: proto.Uint64(42)})
 		}, "VRRP_DROPPED", true, "rule with handle 7 of chain in in table inet site, which has dropped 42 packets"},
-		"dropped on leave": {func(_ *Facts, m, _ *Node) { drop(m, &agentv1.FirewallDrop{Certain: true, Outgoing: true}) }, "VRRP_DROPPED", true, "policy of chain in"},
-		"firewalld":        {func(_ *Facts, _, b *Node) { drop(b, &agentv1.FirewallDrop{Certain: true, Owner: "firewalld"}) }, "VRRP_DROPPED", true, "firewall-cmd --permanent --add-protocol=vrrp"},
-		"ufw":              {func(_ *Facts, _, b *Node) { drop(b, &agentv1.FirewallDrop{Certain: true, Owner: "ufw"}) }, "VRRP_DROPPED", true, `"-A ufw-before-input -p 112 -j ACCEPT"`},
+		"a hostile chain": {func(_ *Facts, _, b *Node) {
+			drop(b, &agentv1.FirewallDrop{Certain: true})
+			b.Diagnosis.GetDrops()[0].Base = "in; reboot #"
+		}, "VRRP_DROPPED", true, `on lb-backup: (no command is made of the name "in; reboot #"), and the same`},
+		"a hostile interface": {func(_ *Facts, _, b *Node) { front(b).Carrier, front(b).Interface = false, "$(reboot)" }, "NO_CARRIER", true, `(no command is made of the name "$(reboot)")`},
+		"dropped on leave":    {func(_ *Facts, m, _ *Node) { drop(m, &agentv1.FirewallDrop{Certain: true, Outgoing: true}) }, "VRRP_DROPPED", true, "policy of chain in"},
+		"firewalld":           {func(_ *Facts, _, b *Node) { drop(b, &agentv1.FirewallDrop{Certain: true, Owner: "firewalld"}) }, "VRRP_DROPPED", true, "firewall-cmd --permanent --add-protocol=vrrp"},
+		"ufw":                 {func(_ *Facts, _, b *Node) { drop(b, &agentv1.FirewallDrop{Certain: true, Owner: "ufw"}) }, "VRRP_DROPPED", true, `"-A ufw-before-input -p 112 -j ACCEPT"`},
 		"iptables": {func(_ *Facts, _, b *Node) {
 			drop(b, &agentv1.FirewallDrop{Certain: true, Owner: "iptables", Outgoing: true})
 		}, "VRRP_DROPPED", true, "iptables -I OUTPUT -p 112 -j ACCEPT"},

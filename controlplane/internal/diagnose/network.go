@@ -52,10 +52,10 @@ func (j *judgement) network(n *Node, network string) *finding {
 			fmt.Sprintf("on %s: create it (ip link lists those that there are) and systemctl restart keepalived, or map the network to another one in /etc/tandem/agent.yaml", n.ID))
 	case !facts.GetUp():
 		return j.on(n, interfaces, "INTERFACE_DOWN", fmt.Sprintf("interface %s of %s is down", name, n.ID), "the kernel's flags: no UP",
-			fmt.Sprintf("on %s: ip link set %s up", n.ID, name))
+			fmt.Sprintf("on %s: %s", n.ID, command("ip link set %s up", name)))
 	case !facts.GetCarrier():
 		return j.on(n, interfaces, "NO_CARRIER", fmt.Sprintf("interface %s of %s has no carrier", name, n.ID), "the kernel's flags: no LOWER_UP",
-			fmt.Sprintf("see the cable and the switch's port; on %s: ethtool %s", n.ID, name))
+			fmt.Sprintf("see the cable and the switch's port; on %s: %s", n.ID, command("ethtool %s", name)))
 	}
 	return nil
 }
@@ -89,7 +89,7 @@ func (j *judgement) clients(n *Node, v *tandemv1.Vip) {
 	virtual := prefixes(v.GetAddresses())
 	if slices.ContainsFunc(virtual, isFamily(true)) && facts.GetIpv6Disabled() {
 		j.stopsPair(j.on(n, interfaces, "IPV6_DISABLED", fmt.Sprintf("interface %s of %s takes no IPv6, which VIP %s needs", name, n.ID, vip),
-			fmt.Sprintf("net.ipv6.conf.%s.disable_ipv6 is 1", name), fmt.Sprintf("on %s: sysctl -w net.ipv6.conf.%s.disable_ipv6=0", n.ID, name)), v, n)
+			fmt.Sprintf("net.ipv6.conf.%s.disable_ipv6 is 1", name), fmt.Sprintf("on %s: %s", n.ID, command("sysctl -w net.ipv6.conf.%s.disable_ipv6=0", name))), v, n)
 	}
 	if p := strange(virtual, j.own(facts)); p.IsValid() {
 		j.on(n, interfaces, "VIP_OUTSIDE_SUBNET", fmt.Sprintf("%s of VIP %s is in no subnet that interface %s of %s has: only hosts that are told the way to it reach it there", p, vip, name, n.ID),
@@ -97,7 +97,7 @@ func (j *judgement) clients(n *Node, v *tandemv1.Vip) {
 	}
 	if facts.GetArpIgnore() == 8 {
 		j.stopsPair(j.on(n, interfaces, "ARP_IGNORED", fmt.Sprintf("%s answers nobody who asks for an address of interface %s: clients could not find VIP %s there", n.ID, name, vip),
-			"net.ipv4.conf: arp_ignore is 8", fmt.Sprintf("on %s: sysctl -w net.ipv4.conf.%s.arp_ignore=0 net.ipv4.conf.all.arp_ignore=0", n.ID, name)), v, n)
+			"net.ipv4.conf: arp_ignore is 8", fmt.Sprintf("on %s: %s", n.ID, command("sysctl -w net.ipv4.conf.%s.arp_ignore=0 net.ipv4.conf.all.arp_ignore=0", name))), v, n)
 	}
 }
 
@@ -114,14 +114,14 @@ func (j *judgement) speaks(n *Node, v *tandemv1.Vip) {
 		if facts.GetIpv6Disabled() && six || !slices.ContainsFunc(prefixes(v.GetAddresses()), isFamily(six)) || slices.ContainsFunc(own, speaks) {
 			continue
 		}
-		family, cure := "IPv4", "ip address add ADDRESS/LENGTH dev "+facts.GetInterface()
+		family, cure := "IPv4", command("ip address add ADDRESS/LENGTH dev %s", facts.GetInterface())
 		if six {
-			family, cure = "link-local IPv6", fmt.Sprintf("ip link set %s addrgenmode eui64, down and up again", facts.GetInterface())
+			family, cure = "link-local IPv6", command("ip link set %s addrgenmode eui64", facts.GetInterface())+", down and up again"
 		}
 		j.stopsPair(j.on(n, interfaces, "NO_ADDRESS", fmt.Sprintf("interface %s of %s has no %s address of its own to advertise VIP %s from", facts.GetInterface(), n.ID, family, id(v.GetName())),
 			"its addresses: "+list(facts.GetAddresses()), fmt.Sprintf("on %s: %s", n.ID, cure)), v, n)
 	}
-	j.reverse(n, v, own)
+	j.reverse(n, v)
 }
 
 // own are the addresses of an interface that are no VIP's.
@@ -130,24 +130,37 @@ func (j *judgement) own(facts *agentv1.NetworkFacts) []netip.Prefix {
 }
 
 // reverse judges whether strict reverse path filtering drops the advertisements of
-// another node: it does when its address is no neighbour of this one.
-func (j *judgement) reverse(n *Node, v *tandemv1.Vip, own []netip.Prefix) {
+// another node.
+func (j *judgement) reverse(n *Node, v *tandemv1.Vip) {
 	facts := n.network(state.EffectiveVrrpNetwork(v))
-	if facts.GetReversePathFilter() != 1 {
-		return
-	}
 	for _, i := range n.Instances[id(v.GetName())] {
-		for _, a := range i.GetAdvertisers() {
-			address, err := netip.ParseAddr(a.GetAddress())
-			if err != nil || !address.Is4() || slices.ContainsFunc(own, func(p netip.Prefix) bool { return p.Masked().Contains(address) }) {
-				continue
-			}
-			j.stopsPair(j.on(n, interfaces, "REVERSE_PATH_FILTERED",
-				fmt.Sprintf("%s drops the advertisements of %s: they come from %s, to which no route leads by interface %s", n.ID, cmp.Or(a.GetNode(), "another machine"), address, facts.GetInterface()),
-				fmt.Sprintf("net.ipv4.conf.%s.rp_filter is 1 (strict), its addresses: %s", facts.GetInterface(), list(facts.GetAddresses())),
-				fmt.Sprintf("on %s: give %s an address of the other node's subnet, or sysctl -w net.ipv4.conf.%s.rp_filter=2", n.ID, facts.GetInterface(), facts.GetInterface())), v, n)
+		a := j.filtered(n, v, i)
+		if a == nil {
+			continue
+		}
+		j.stopsPair(j.on(n, interfaces, "REVERSE_PATH_FILTERED",
+			fmt.Sprintf("%s drops the advertisements of %s: they come from %s, to which no route leads by interface %s", n.ID, cmp.Or(a.GetNode(), "another machine"), a.GetAddress(), facts.GetInterface()),
+			fmt.Sprintf("net.ipv4.conf.%s.rp_filter is 1 (strict), its addresses: %s, and keepalived on it counts none received", facts.GetInterface(), list(facts.GetAddresses())),
+			fmt.Sprintf("on %s: give %s an address of the other node's subnet, or %s", n.ID, facts.GetInterface(), command("sysctl -w net.ipv4.conf.%s.rp_filter=2", facts.GetInterface()))), v, n)
+	}
+}
+
+// filtered is a node whose advertisements strict reverse path filtering drops, nil if
+// there is none: its address is no neighbour of this one, and keepalived has received
+// nothing. It may well be one by a route. Strangers are dropped or not, nobody cares.
+func (j *judgement) filtered(n *Node, v *tandemv1.Vip, i *agentv1.InstanceObservation) *agentv1.Advertiser {
+	facts := n.network(state.EffectiveVrrpNetwork(v))
+	if facts.GetReversePathFilter() != 1 || n.facts(i.GetName()).GetReceived() > 0 {
+		return nil
+	}
+	own := j.own(facts)
+	for _, a := range i.GetAdvertisers() {
+		address, err := netip.ParseAddr(a.GetAddress())
+		if err == nil && address.Is4() && !isStranger(i, a) && !slices.ContainsFunc(own, func(p netip.Prefix) bool { return p.Masked().Contains(address) }) {
+			return a
 		}
 	}
+	return nil
 }
 
 // isVirtual tells whether an address is a VIP's.

@@ -53,25 +53,22 @@ func (j *judgement) listens(v *tandemv1.Vip, n *Node, listener string) {
 
 // reaches judges whether the backends of a pool can be reached from a standby.
 func (j *judgement) reaches(v *tandemv1.Vip, h, n *Node, pool string) {
-	good, known := 0, 0
+	ready := 0
 	var lost []string // what is not reached, with the reason
 	apart := 0        // of them, reached from the holder
 	for _, b := range j.Config.Backends(pool) {
 		if state.EffectiveState(b) != "ready" {
 			continue
 		}
+		ready++
 		is, why := n.reach(pool, id(b.GetName()))
 		switch is {
-		case reached:
-			good++
-			known++
+		case reached, unclear:
 		case unreached:
-			known++
 			lost = append(lost, fmt.Sprintf("%s: %s", id(b.GetName()), why))
 			if from, _ := h.reach(pool, id(b.GetName())); from == reached {
 				apart++
 			}
-		case unclear:
 		}
 	}
 	seen := "HAProxy's checks on " + n.ID
@@ -85,7 +82,7 @@ func (j *judgement) reaches(v *tandemv1.Vip, h, n *Node, pool string) {
 	cure := fmt.Sprintf("see routes, firewalls and the backends' own access rules; on %s: curl -v http://ADDRESS:PORT of one; lbctl status", n.ID)
 	switch {
 	case len(lost) == 0:
-	case good == 0 && known == len(lost):
+	case len(lost) == ready:
 		j.on(n, service, "NO_BACKEND_REACHED", fmt.Sprintf("%s reaches no backend of pool %s: it could answer no client of VIP %s", n.ID, pool, id(v.GetName())), evidence, cure).stops(v, n.ID)
 	case apart > 0:
 		j.on(n, service, "BACKENDS_NOT_REACHED", fmt.Sprintf("%s does not reach all backends of pool %s that %s reaches", n.ID, pool, h.ID), evidence, cure).about(v)

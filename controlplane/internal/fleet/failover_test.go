@@ -189,6 +189,39 @@ func TestFailoverGoesToTheBest(t *testing.T) {
 	})
 }
 
+// Of three nodes the one that has given a VIP up, and keeps away for a while, does not get
+// it back before the third would not take it instead: so a drill's way back waits.
+func TestTheWayBackWithThreeNodes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, agents := failing(t, "lb-master", "lb-backup", "lb-third")
+		is := func(node string, state agentv1.VrrpState, priority uint32) {
+			set := holding(state)
+			set.GetInstances()[0].Priority = priority
+			agents[node].observe(&agentv1.Observation{Instances: set})
+			synctest.Wait()
+		}
+		is("lb-third", backup, 210)
+		is("lb-master", backup, 174)
+		is("lb-backup", master, 220)
+		agents["lb-backup"].commands = func(*agentv1.Command) *agentv1.CommandResult {
+			return &agentv1.CommandResult{}
+		}
+		m := web
+		m.To = "lb-master"
+		if _, err := l.fleet.Failover(l.ctx, m); !errors.Is(err, ErrNoTaker) || !strings.Contains(err.Error(), "node lb-third would take it from lb-backup") {
+			t.Errorf("while lb-master keeps away: %v", err)
+		}
+		is("lb-master", backup, 230)
+		time.AfterFunc(100*time.Millisecond, func() {
+			agents["lb-backup"].observe(&agentv1.Observation{Instances: holding(backup)})
+			agents["lb-master"].observe(&agentv1.Observation{Instances: holding(master)})
+		})
+		if moved, err := l.fleet.Failover(l.ctx, m); err != nil || moved.From != "lb-backup" || moved.To != "lb-master" {
+			t.Errorf("afterwards: %+v, %v", moved, err)
+		}
+	})
+}
+
 // What the holder says and what it does not say are told apart.
 func TestFailoverThatTheHolderDoesNotMake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

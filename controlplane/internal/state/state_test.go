@@ -204,6 +204,8 @@ func TestRules(t *testing.T) {
 			Invalid, "vip.tracks[0]", ReasonFieldInvalid},
 		{"URL with password", nil, UpdateVip(&tandemv1.Vip{Name: "web", Tracks: []*tandemv1.Track{{Kind: "url", Target: "http://a:secret@c/"}}}, nil),
 			Invalid, "vip.tracks[0]", ReasonFieldInvalid},
+		{"URL without host", nil, UpdateVip(&tandemv1.Vip{Name: "web", Tracks: []*tandemv1.Track{{Kind: "url", Target: "http://:80/"}}}, nil),
+			Invalid, "vip.tracks[0]", ReasonFieldInvalid},
 		{"URL of another scheme", nil, UpdateVip(&tandemv1.Vip{Name: "web", Tracks: []*tandemv1.Track{{Kind: "url", Target: "file:///etc/passwd"}}}, nil),
 			Invalid, "vip.tracks[0]", ReasonFieldInvalid},
 		{"status of a gateway", nil, UpdateVip(&tandemv1.Vip{Name: "web", Tracks: []*tandemv1.Track{{Kind: "gateway", ExpectedStatus: "200"}}}, nil),

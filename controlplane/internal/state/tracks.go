@@ -60,9 +60,14 @@ func EffectiveTrack(t *tandemv1.Track) *tandemv1.Track {
 	return e
 }
 
-// trackName is what people call a track: the agents call it so, too.
+// trackName is what people call a track: the agents call it so, too. A URL goes without
+// its query, which may hold a secret.
 func trackName(t *tandemv1.Track) string {
-	return strings.TrimSuffix(t.GetKind()+" "+t.GetTarget(), " ")
+	target := t.GetTarget()
+	if before, _, found := strings.Cut(target, "?"); found && t.GetKind() == "url" {
+		target = before + "?..."
+	}
+	return strings.TrimSuffix(t.GetKind()+" "+target, " ")
 }
 
 // tracks holds the rules within a VIP's tracks.
@@ -71,10 +76,10 @@ func (r *rules) tracks(id string, v *tandemv1.Vip) {
 	networks := 0 // what their weights add up to
 	for n, t := range v.GetTracks() {
 		at := func(field string) []place { return []place{r.vip(id, fmt.Sprintf("tracks[%d].%s", n, field))} }
-		if seen[trackName(t)] {
+		if seen[t.GetKind()+" "+t.GetTarget()] {
 			r.refuse(ReasonTrackTwice, at("target"), "%q is a track of VIP %q already: one is enough", trackName(t), id)
 		}
-		seen[trackName(t)] = true
+		seen[t.GetKind()+" "+t.GetTarget()] = true
 		e := EffectiveTrack(t)
 		if t.GetKind() == "network" {
 			if t.GetTarget() == EffectiveNetwork(v) || t.GetTarget() == EffectiveVrrpNetwork(v) {

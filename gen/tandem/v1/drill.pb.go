@@ -98,14 +98,22 @@ type DrillMove struct {
 	// clock.
 	Duration *durationpb.Duration `protobuf:"bytes,3,opt,name=duration,proto3" json:"duration,omitempty"`
 	// blackout is the longest time for which no new connection was answered around the
-	// move; unset: nobody asked.
+	// move, but with errors; unset: nobody asked.
 	Blackout *durationpb.Duration `protobuf:"bytes,4,opt,name=blackout,proto3" json:"blackout,omitempty"`
 	// requests that were made, each on a new connection.
 	Requests uint32 `protobuf:"varint,5,opt,name=requests,proto3" json:"requests,omitempty"`
 	// failed are those that got no answer.
 	Failed uint32 `protobuf:"varint,6,opt,name=failed,proto3" json:"failed,omitempty"`
 	// failure is why the first of them got none.
-	Failure       string `protobuf:"bytes,7,opt,name=failure,proto3" json:"failure,omitempty"`
+	Failure string `protobuf:"bytes,7,opt,name=failure,proto3" json:"failure,omitempty"`
+	// errors are those that were answered with a status of 500 or above, where the
+	// listener's probe expects no other one and the VIP did not answer so before.
+	Errors uint32 `protobuf:"varint,8,opt,name=errors,proto3" json:"errors,omitempty"`
+	// error is the first such status, such as "503 Service Unavailable".
+	Error string `protobuf:"bytes,9,opt,name=error,proto3" json:"error,omitempty"`
+	// failed_back tells that the VIP had gone back by itself, by its fail-back policy,
+	// before it was told to; duration is not known then.
+	FailedBack    bool `protobuf:"varint,10,opt,name=failed_back,json=failedBack,proto3" json:"failed_back,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -189,6 +197,27 @@ func (x *DrillMove) GetFailure() string {
 	return ""
 }
 
+func (x *DrillMove) GetErrors() uint32 {
+	if x != nil {
+		return x.Errors
+	}
+	return 0
+}
+
+func (x *DrillMove) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *DrillMove) GetFailedBack() bool {
+	if x != nil {
+		return x.FailedBack
+	}
+	return false
+}
+
 var File_tandem_v1_drill_proto protoreflect.FileDescriptor
 
 const file_tandem_v1_drill_proto_rawDesc = "" +
@@ -197,7 +226,7 @@ const file_tandem_v1_drill_proto_rawDesc = "" +
 	"\vDrillReport\x12\x10\n" +
 	"\x03vip\x18\x01 \x01(\tR\x03vip\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12*\n" +
-	"\x05moves\x18\x03 \x03(\v2\x14.tandem.v1.DrillMoveR\x05moves\"\xeb\x01\n" +
+	"\x05moves\x18\x03 \x03(\v2\x14.tandem.v1.DrillMoveR\x05moves\"\xba\x02\n" +
 	"\tDrillMove\x12\x12\n" +
 	"\x04from\x18\x01 \x01(\tR\x04from\x12\x0e\n" +
 	"\x02to\x18\x02 \x01(\tR\x02to\x125\n" +
@@ -205,7 +234,12 @@ const file_tandem_v1_drill_proto_rawDesc = "" +
 	"\bblackout\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bblackout\x12\x1a\n" +
 	"\brequests\x18\x05 \x01(\rR\brequests\x12\x16\n" +
 	"\x06failed\x18\x06 \x01(\rR\x06failed\x12\x18\n" +
-	"\afailure\x18\a \x01(\tR\afailureB\x94\x01\n" +
+	"\afailure\x18\a \x01(\tR\afailure\x12\x16\n" +
+	"\x06errors\x18\b \x01(\rR\x06errors\x12\x14\n" +
+	"\x05error\x18\t \x01(\tR\x05error\x12\x1f\n" +
+	"\vfailed_back\x18\n" +
+	" \x01(\bR\n" +
+	"failedBackB\x94\x01\n" +
 	"\rcom.tandem.v1B\n" +
 	"DrillProtoP\x01Z2github.com/tandem-lb/tandem/gen/tandem/v1;tandemv1\xa2\x02\x03TXX\xaa\x02\tTandem.V1\xca\x02\tTandem\\V1\xe2\x02\x15Tandem\\V1\\GPBMetadata\xea\x02\n" +
 	"Tandem::V1b\x06proto3"

@@ -381,7 +381,7 @@ const file_tandem_v1_vip_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\rR\x05value:\x028\x01B\x12\n" +
 	"\x10_announce_repeatB\n" +
 	"\n" +
-	"\b_unicast\"\xde\v\n" +
+	"\b_unicast\"\xf7\v\n" +
 	"\x05Track\x126\n" +
 	"\x04kind\x18\x01 \x01(\tB\"\xbaH\x1fr\x1dR\agatewayR\x04pingR\x03urlR\anetworkR\x04kind\x12 \n" +
 	"\x06target\x18\x02 \x01(\tB\b\xbaH\x05r\x03(\x80\bR\x06target\x12\xb2\x01\n" +
@@ -391,11 +391,11 @@ const file_tandem_v1_vip_proto_rawDesc = "" +
 	"\atimeout\x18\x05 \x01(\v2\x19.google.protobuf.DurationB\x11\xbaH\x0e\xaa\x01\v\"\x02\b<2\x05\x10\x80\xad\xe2\x04R\atimeout\x12\"\n" +
 	"\x04rise\x18\x06 \x01(\rB\t\xbaH\x06*\x04\x18d(\x01H\x00R\x04rise\x88\x01\x01\x12\"\n" +
 	"\x04fall\x18\a \x01(\rB\t\xbaH\x06*\x04\x18d(\x01H\x01R\x04fall\x88\x01\x01\x128\n" +
-	"\x06weight\x18\b \x01(\x05B\x1b\xbaH\x18\x1a\x16\x18\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01(\xc8\xff\xff\xff\xff\xff\xff\xff\xff\x01H\x02R\x06weight\x88\x01\x01:\x94\a\xbaH\x90\a\x1a\x9b\x01\n" +
+	"\x06weight\x18\b \x01(\x05B\x1b\xbaH\x18\x1a\x16\x18\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01(\xc8\xff\xff\xff\xff\xff\xff\xff\xff\x01H\x02R\x06weight\x88\x01\x01:\xad\a\xbaH\xa9\a\x1a\x9b\x01\n" +
 	"\rtrack.gateway\x12Gtarget must be a gateway's IP address, or empty for the default gateway\x1aAthis.kind != 'gateway' || this.target == '' || this.target.isIp()\x1aU\n" +
 	"\n" +
-	"track.ping\x12\x1ctarget must be an IP address\x1a)this.kind != 'ping' || this.target.isIp()\x1a\xd0\x01\n" +
-	"\ttrack.url\x12`target must be an http or https URL without user and password, such as http://192.168.1.5/health\x1aathis.kind != 'url' || this.target.isUri() && this.target.matches('^https?://[^/?#@]+([/?#].*)?$')\x1aj\n" +
+	"track.ping\x12\x1ctarget must be an IP address\x1a)this.kind != 'ping' || this.target.isIp()\x1a\xe9\x01\n" +
+	"\ttrack.url\x12qtarget must be an http or https URL with a host, and without user and password, such as http://192.168.1.5/health\x1aithis.kind != 'url' || this.target.isUri() && this.target.matches('^https?://[^/?#@:][^/?#@]*([/?#].*)?$')\x1aj\n" +
 	"\x15track.expected_status\x12\x1fexpected_status is for kind url\x1a0this.kind == 'url' || this.expected_status == ''\x1a\x8b\x01\n" +
 	"\rtrack.network\x122target must be the name of a network, such as back\x1aFthis.kind != 'network' || this.target.matches('^[A-Za-z0-9_-]{1,32}$')\x1a\xcb\x01\n" +
 	"\x12track.network_pace\x12Ja network is not asked for: interval, timeout, rise and fall must be unset\x1aithis.kind != 'network' || !has(this.interval) && !has(this.timeout) && !has(this.rise) && !has(this.fall)B\a\n" +

@@ -33,7 +33,8 @@ func ask(ctx context.Context, s Spec) error {
 // known is whether this node reaches it now. A redirection is an answer.
 func askURL(ctx context.Context, s Spec) error {
 	client := http.Client{
-		Transport:     &http.Transport{DisableKeepAlives: true},
+		// The agent has some 30 MB, and Go would take 10 MB of headers.
+		Transport:     &http.Transport{DisableKeepAlives: true, MaxResponseHeaderBytes: 64 << 10},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.Target, nil)
@@ -85,9 +86,12 @@ func askGateway(ctx context.Context, s Spec) error {
 	if err != nil {
 		return fmt.Errorf("interface %s: %w", s.Interface, err)
 	}
-	const needed = net.FlagUp | net.FlagRunning | net.FlagBroadcast
-	if on.Flags&needed != needed || len(on.HardwareAddr) != len(link.MAC{}) {
+	const needed = net.FlagUp | net.FlagRunning
+	switch {
+	case on.Flags&needed != needed:
 		return fmt.Errorf("interface %s is down", s.Interface)
+	case on.Flags&net.FlagBroadcast == 0 || len(on.HardwareAddr) != len(link.MAC{}):
+		return fmt.Errorf("interface %s is no Ethernet, so nobody can be asked by ARP or the like there: track the far end by ping", s.Interface)
 	}
 	gateway, err := netip.ParseAddr(s.Target)
 	if s.Target == "" {

@@ -2,6 +2,7 @@ package track
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -34,6 +35,10 @@ func TestAskURL(t *testing.T) {
 			http.Redirect(w, r, "/", http.StatusFound)
 		case "/broken":
 			http.Error(w, "no", http.StatusServiceUnavailable)
+		case "/talkative":
+			for n := range 100 {
+				w.Header().Set(fmt.Sprint("X-", n), strings.Repeat("x", 1000))
+			}
 		case "/slow":
 			<-released
 		}
@@ -52,6 +57,9 @@ func TestAskURL(t *testing.T) {
 		if got := asked(t, Spec{Kind: URL, Target: url, Lowest: 200, Highest: 399}); got != want {
 			t.Errorf("%s: %q, want %q", url, got, want)
 		}
+	}
+	if got := asked(t, Spec{Kind: URL, Target: server.URL + "/talkative", Lowest: 200, Highest: 399}); !strings.Contains(got, "server response headers exceeded") {
+		t.Errorf("100 kB of headers: %q", got)
 	}
 	if got := asked(t, Spec{Kind: URL, Target: server.URL + "/", Lowest: 400, Highest: 499}); got != "it answers with status 200, not 400 to 499" {
 		t.Errorf("an answer that is too good: %q", got)
@@ -119,6 +127,10 @@ func TestAskNeighbours(t *testing.T) {
 	there("address", "delete", "10.9.0.2/24", "dev", "eth0")
 	expect(Spec{Kind: Gateway}, "10.9.0.2 does not answer on eth0")
 	expect(Spec{Kind: Ping, Target: "10.9.0.2"}, "no answer within 500ms")
+	here("link", "set", "lo", "up")
+	if got := asked(t, Spec{Kind: Gateway, Interface: "lo", Target: "10.9.0.2"}); got != "interface lo is no Ethernet, so nobody can be asked by ARP or the like there: track the far end by ping" {
+		t.Errorf("an interface without Ethernet: %q", got)
+	}
 	here("link", "set", "eth0", "down")
 	expect(Spec{Kind: Gateway, Target: "10.9.0.2"}, "interface eth0 is down")
 	if _, err := net.InterfaceByName("eth0"); err != nil {

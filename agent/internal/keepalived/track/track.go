@@ -6,6 +6,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 )
@@ -46,11 +47,16 @@ type Spec struct {
 	Rise, Fall int
 }
 
-// Name is what people call it, such as "ping 192.168.1.1".
+// Name is what people call it, such as "ping 192.168.1.1". A URL goes without its query,
+// which may hold a secret: names are in statuses, events and logs.
 func (s *Spec) Name() string {
 	name := map[Kind]string{Gateway: "gateway", Ping: "ping", URL: "url", Link: "network"}[s.Kind]
-	if s.Target != "" {
-		name += " " + s.Target
+	target := s.Target
+	if before, _, found := strings.Cut(target, "?"); found && s.Kind == URL {
+		target = before + "?..."
+	}
+	if target != "" {
+		name += " " + target
 	}
 	return name
 }

@@ -10,6 +10,21 @@ import (
 	"time"
 )
 
+// What people call a track is in statuses, events and logs, and has no secrets.
+func TestNamesHaveNoQuery(t *testing.T) {
+	for want, s := range map[string]Spec{
+		"gateway":                         {Kind: Gateway},
+		"ping 192.0.2.1":                  {Kind: Ping, Target: "192.0.2.1"},
+		"url http://192.0.2.1/up":         {Kind: URL, Target: "http://192.0.2.1/up"},
+		"url https://192.0.2.1:8443/?...": {Kind: URL, Target: "https://192.0.2.1:8443/?token=secret"},
+		"network back":                    {Kind: Link, Target: "back"},
+	} {
+		if got := s.Name(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
 var errLost = errors.New("no answer")
 
 // A verdict takes as many outcomes in a row as its spec says; the first one counts by
