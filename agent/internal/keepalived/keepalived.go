@@ -267,29 +267,27 @@ func (d *Driver) SetHealth(healthy bool, proven time.Time) error {
 	return err
 }
 
-// SetHung is SetHealth of a proxy that does not work and has not ended. Where that has a
-// VIP given up at once there is a guard first: nobody beside this agent sees such a
-// proxy, who would make the node stand by again when the agent dies in that moment. A
-// guard that cannot be had in time leaves the VIP to the lower score alone.
+// SetHung is SetHealth of a proxy that does not work and has not ended. The lower score
+// comes first. Where this node has a VIP given up at once there is a guard before that:
+// nobody beside this agent sees such a proxy, who would make the node stand by again
+// when the agent dies in that moment. A guard that cannot be had, for which SetHung waits
+// two seconds at most, leaves the VIP to the lower score alone.
 func (d *Driver) SetHung() error {
 	ctx := context.Background()
+	var err error
 	releases := false
-	if err := d.do(ctx, func(o *observer) { releases = o.scores.healthy && o.handsOn() }); err != nil {
+	if ended := d.do(ctx, func(o *observer) {
+		releases = o.scores.healthy && o.handsOn()
+		err = o.setHealth(false, time.Time{}, false, time.Now())
+	}); ended != nil || !releases {
+		return errors.Join(ended, err)
+	}
+	if failed := d.guardScore(ctx, releaseKey, nil, releaseLimit+guardSlack, d.opts.ReleaseGuard); failed != nil {
+		d.log.Warn("a proxy that hangs has no VIP given up at once: no guard for that", "error", failed)
 		return err
 	}
-	if releases {
-		soon, cancel := context.WithTimeout(ctx, guardPatience)
-		defer cancel()
-		if err := d.guardScore(soon, releaseKey, nil, releaseLimit+guardSlack, d.opts.ReleaseGuard); err != nil {
-			d.log.Warn("a proxy that hangs has no VIP given up at once: no guard for that", "error", err)
-			releases = false
-		}
-	}
-	var err error
-	if ended := d.do(ctx, func(o *observer) { err = o.setHealth(false, time.Time{}, releases, time.Now()) }); ended != nil {
-		return ended
-	}
-	return err
+	ended := d.do(ctx, func(o *observer) { err = errors.Join(err, o.letGo(time.Now())) })
+	return errors.Join(ended, err)
 }
 
 // Withdraw keeps every VIP away from this node as long as another one can hold

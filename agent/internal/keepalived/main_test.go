@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -114,9 +113,6 @@ func TestMain(m *testing.M) {
 // noGuard is one that takes no lease.
 var noGuard = []string{"false"}
 
-// unguarded tells that the node is to have no guards.
-func (o *Options) unguarded() bool { return slices.Equal(o.FenceGuard, noGuard) }
-
 // withoutGuards has an agent have none.
 func withoutGuards(o *Options) {
 	o.FenceGuard, o.TrackGuard, o.ReleaseGuard = noGuard, noGuard, noGuard
@@ -154,10 +150,14 @@ func playNode(options string) error {
 	if err := json.Unmarshal([]byte(options), &opts); err != nil {
 		return err
 	}
-	if !opts.unguarded() {
-		opts.FenceGuard = []string{os.Args[0], fenceGuard}
-		opts.TrackGuard = []string{os.Args[0], trackGuard, opts.StateDir}
-		opts.ReleaseGuard = []string{os.Args[0], releaseGuard, opts.StateDir, opts.RunDir}
+	for guard, command := range map[*[]string][]string{
+		&opts.FenceGuard:   {os.Args[0], fenceGuard},
+		&opts.TrackGuard:   {os.Args[0], trackGuard, opts.StateDir},
+		&opts.ReleaseGuard: {os.Args[0], releaseGuard, opts.StateDir, opts.RunDir},
+	} {
+		if len(*guard) == 0 {
+			*guard = command
+		}
 	}
 	lock, err := lockAgent(opts.StateDir)
 	if err != nil {

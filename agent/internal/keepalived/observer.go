@@ -283,6 +283,12 @@ func (o *observer) setHealth(healthy bool, proven time.Time, releases bool, now 
 	return o.scores.write(now)
 }
 
+// letGo has what is held given up at once, unless the proxy works again.
+func (o *observer) letGo(now time.Time) error {
+	o.scores.letGo(o.handsOn(), now)
+	return o.scores.write(now)
+}
+
 // withdraw changes the score at once.
 func (o *observer) withdraw(withdrawn bool, now time.Time) error {
 	o.scores.withdrawn = withdrawn

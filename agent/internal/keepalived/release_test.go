@@ -161,7 +161,7 @@ func (n *node) releaseGuards() []int { return n.processes(releaseGuard, n.option
 func TestAProxyThatHangsReleasesForAMoment(t *testing.T) {
 	t.Parallel()
 	a, b := newCluster(t)
-	const given = "web=fault/230(HAProxy does not work), web=backup/130"
+	const given = "web=fault/130(HAProxy does not work), web=backup/130"
 	for round := range 2 {
 		if r := a.ask(request{Hung: true}); r.Error != "" {
 			t.Fatal(r.Error)
@@ -193,6 +193,28 @@ func TestI8WithoutAGuardAProxyThatHangsReleasesNothing(t *testing.T) {
 	}
 	waitMaster(t, 10*time.Second, "web", "10.9.0.100", b, a)
 	if got := a.steps(); strings.Contains(got, "web=fault") || !strings.HasSuffix(got, "web=backup/130(HAProxy does not work)") {
+		t.Errorf("it went by %s", got)
+	}
+}
+
+// Nobody waits for the guard with the lower score: one that hangs keeps no VIP.
+func TestI8AGuardThatHangsKeepsNoVIP(t *testing.T) {
+	t.Parallel()
+	a, b := newCluster(t)
+	a.restartAgent(func(o *Options) { o.ReleaseGuard = []string{"sleep", "60"} })
+	a.setHealth(true)
+	a.mustApply(web(a.name, 230))
+	waitMaster(t, 5*time.Second, "web", "10.9.0.100", a, b)
+	if err := a.stdin.Encode(request{Hung: true}); err != nil {
+		t.Fatal(err)
+	}
+	track := filepath.Join(a.options.RunDir, "keepalived", "track")
+	took := within(t, 5*time.Second, "the lower score", func() bool { return score(t, track, scoreFile) == unhealthyScore })
+	if took >= guardPatience {
+		t.Errorf("the score is lower after %v only", took)
+	}
+	waitMaster(t, 10*time.Second, "web", "10.9.0.100", b, a)
+	if got := a.steps(); strings.Contains(got, "web=fault") {
 		t.Errorf("it went by %s", got)
 	}
 }

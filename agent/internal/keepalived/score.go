@@ -174,6 +174,13 @@ func (s *scores) setHealth(healthy bool, proven time.Time, handsOn bool, now tim
 	s.healthy = healthy
 }
 
+// letGo is what setHealth does for a proxy that has died, when its score is written.
+func (s *scores) letGo(handsOn bool, now time.Time) {
+	if !s.healthy && handsOn {
+		s.release = now.Add(releaseLimit)
+	}
+}
+
 // released ends releaseScore: keepalived has given up what it held.
 func (s *scores) released() { s.release = time.Time{} }
 
