@@ -107,6 +107,7 @@ type paths struct {
 	withdrawn string // there while the node has withdrawn
 	log       string
 	identity  string // of the process, kept by package daemon
+	links     string // indexes of the interfaces that the process has sockets on
 	parent    string // keepalived's own process id files
 	child     string
 	fifo      string
@@ -125,6 +126,7 @@ func makePaths(stateDir, runDir string) (paths, error) {
 		swapped:   filepath.Join(run, "swapped"),
 		log:       filepath.Join(state, "keepalived.log"),
 		identity:  filepath.Join(run, "process"),
+		links:     filepath.Join(run, "links.json"),
 		parent:    filepath.Join(run, "keepalived.pid"),
 		child:     filepath.Join(run, "vrrp.pid"),
 		fifo:      filepath.Join(run, "notify"),
@@ -194,6 +196,7 @@ func New(ctx context.Context, opts Options) (*Driver, error) {
 		wake:       d.wake,
 		interfaces: opts.Networks,
 		left:       c.record,
+		noteLinks:  d.paths.links,
 		state:      StateIdle,
 		noted:      make(map[string]time.Time),
 		roused:     make(chan struct{}, 1),
@@ -202,6 +205,9 @@ func New(ctx context.Context, opts Options) (*Driver, error) {
 	}
 	if c.process != nil {
 		d.observer.adopt(c.process)
+		if d.observer.links, err = readLinks(d.paths.links); err != nil {
+			d.log.Warn("an interface that was made anew before now is not known as such", "error", err)
+		}
 	}
 	d.control <- c
 	d.guards <- make(map[string]*guard)
@@ -286,7 +292,7 @@ func (d *Driver) SetHung() error {
 		d.log.Warn("a proxy that hangs has no VIP given up at once: no guard for that", "error", failed)
 		return err
 	}
-	ended := d.do(ctx, func(o *observer) { err = errors.Join(err, o.letGo(time.Now())) })
+	ended := d.do(ctx, func(o *observer) { err = errors.Join(err, o.giveUp(time.Now())) })
 	return errors.Join(ended, err)
 }
 

@@ -27,6 +27,7 @@ type observer struct {
 	handovers  map[string]Handover // by instance; nil: nobody has said yet
 	left       []place             // what keepalived may have from before the last expect
 	links      map[string]int      // indexes of the interfaces that keepalived has sockets on, by name
+	noteLinks  string              // the file of links, for the next agent
 
 	process   *daemon.Process // nil: none
 	subject   atomic.Pointer[subject]
@@ -96,18 +97,23 @@ func (o *observer) expect(in *intent, now time.Time) error {
 	return o.scores.renew(now)
 }
 
-// attach begins to watch a process.
+// attach begins to watch a process that has just been started.
 func (o *observer) attach(p *daemon.Process) {
+	o.follow(p)
+	o.bind(true)
+}
+
+// follow begins to watch a process.
+func (o *observer) follow(p *daemon.Process) {
 	o.process, o.startTime = p, p.StartTime()
 	o.state, o.message = StateRunning, ""
 	o.adopted = false
-	o.bind(true)
 	o.attend()
 }
 
 // adopt begins to watch a process of an earlier agent.
 func (o *observer) adopt(p *daemon.Process) {
-	o.attach(p)
+	o.follow(p)
 	o.adopted = true
 }
 
@@ -283,9 +289,9 @@ func (o *observer) setHealth(healthy bool, proven time.Time, releases bool, now 
 	return o.scores.write(now)
 }
 
-// letGo has what is held given up at once, unless the proxy works again.
-func (o *observer) letGo(now time.Time) error {
-	o.scores.letGo(o.handsOn(), now)
+// giveUp has what is held given up at once, unless the proxy works again.
+func (o *observer) giveUp(now time.Time) error {
+	o.scores.giveUp(o.handsOn(), now)
 	return o.scores.write(now)
 }
 

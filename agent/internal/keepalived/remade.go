@@ -2,12 +2,19 @@ package keepalived
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
+	"maps"
+	"os"
 	"slices"
 	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/tandem-lb/tandem/agent/internal/atomicfile"
 )
 
 // An interface may be deleted and made anew by the same name: a VLAN or a bond whose
@@ -15,6 +22,34 @@ import (
 // had only been down, and with sockets of the old one: it sends, and hears nothing any
 // more (measured with 2.2.7), so that a standby takes the VIP beside its holder. It opens
 // other sockets when it reads its file again.
+
+// readLinks returns what an earlier agent has noted of the interfaces of the process that
+// goes on. Without a file nothing is known of them.
+func readLinks(path string) (links map[string]int, err error) {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &links)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("interfaces that keepalived has sockets on: %s: %w", path, err)
+	}
+	return links, nil
+}
+
+// setLinks notes them for the next agent as well.
+func (o *observer) setLinks(links map[string]int) {
+	if maps.Equal(o.links, links) {
+		return
+	}
+	o.links = links
+	data, err := json.Marshal(links)
+	if err = errors.Join(err, atomicfile.WriteVolatile(o.noteLinks, data, 0o600)); err != nil {
+		o.log.Warn("cannot note keepalived's interfaces for the next agent", "error", err)
+	}
+}
 
 // linksOf returns the indexes of the interfaces of the instances; 0: there is none of that
 // name. An error is that of the kernel's answer.
@@ -51,7 +86,7 @@ func (o *observer) bind(anew bool) {
 			now[name] = index
 		}
 	}
-	o.links = now
+	o.setLinks(now)
 }
 
 // remade returns the interfaces that are others now than those that keepalived has its
@@ -62,11 +97,17 @@ func (o *observer) remade() (names []string) {
 		o.log.Warn("cannot tell what interfaces there are", "error", err)
 		return nil
 	}
+	links := make(map[string]int)
+	maps.Copy(links, o.links)
 	for name, index := range now {
-		if was := o.links[name]; was != 0 && index != 0 && was != index {
+		switch was := o.links[name]; {
+		case was == 0: // there was none when keepalived began
+			links[name] = index
+		case index != 0 && was != index:
 			names = append(names, name)
 		}
 	}
+	o.setLinks(links)
 	slices.Sort(names)
 	return names
 }

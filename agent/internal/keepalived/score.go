@@ -174,8 +174,8 @@ func (s *scores) setHealth(healthy bool, proven time.Time, handsOn bool, now tim
 	s.healthy = healthy
 }
 
-// letGo is what setHealth does for a proxy that has died, when its score is written.
-func (s *scores) letGo(handsOn bool, now time.Time) {
+// giveUp is what setHealth does for a proxy that has died, once its score stands.
+func (s *scores) giveUp(handsOn bool, now time.Time) {
 	if !s.healthy && handsOn {
 		s.release = now.Add(releaseLimit)
 	}
