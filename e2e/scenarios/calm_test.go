@@ -109,11 +109,11 @@ func watchMoves(t *testing.T, l *lab.Lab, hosts []string, address netip.Addr) fu
 }
 
 // beBusy computes in every host of the lab's nodes until the context ends. The
-// loops end by themselves, too.
+// loops end by themselves, too, a minute later.
 func beBusy(ctx context.Context, s *site) {
 	s.t.Helper()
 	deadline, _ := ctx.Deadline()
-	seconds := strconv.Itoa(1 + int(time.Until(deadline).Seconds()))
+	seconds := strconv.Itoa(60 + int(time.Until(deadline).Seconds()))
 	var loops sync.WaitGroup
 	for i := range busyLoops {
 		host := s.Lab.Host(clustertest.Both[i%2])
