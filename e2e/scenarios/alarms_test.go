@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -92,6 +93,9 @@ func (s *site) acquainted(ctx context.Context) {
 func knows(ctx context.Context, n, other *cluster.Node) error {
 	good, err := os.ReadFile(filepath.Join(n.StateDir, "good.pb"))
 	changes, err2 := os.ReadFile(filepath.Join(n.StateDir, "journal"))
+	if errors.Is(err2, fs.ErrNotExist) { // none since
+		err2 = nil
+	}
 	addresses, err3 := other.Host.Addresses(ctx)
 	if err := errors.Join(err, err2, err3); err != nil {
 		return err
