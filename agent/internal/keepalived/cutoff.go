@@ -23,9 +23,10 @@ const (
 	// often it renews that.
 	cutLease = 3 * time.Second
 	cutEvery = time.Second
-	// aloneLimit is how long a node keeps itself off that hears hosts, and none of the
-	// others hold the VIP: then one whom nobody hears is better than nobody.
-	aloneLimit = 10 * time.Second
+	// aloneSlack and aloneMost bound how long a node keeps itself off that hears hosts, and
+	// none of the others hold the VIP: see aloneLimit.
+	aloneSlack = time.Second
+	aloneMost  = 10 * time.Second
 )
 
 // ErrKeptOff means that a node keeps itself off a VIP.
@@ -42,9 +43,14 @@ type cutOff struct {
 	alone time.Time
 }
 
+// aloneLimit is how long a node keeps itself off that hears hosts, and none of the others
+// hold the VIP: as long as another one takes to take over (three intervals and the skew,
+// RFC 9568, 6.1), and a second. Then one whom nobody hears is better than nobody.
+func (i *instance) aloneLimit() time.Duration { return min(4*i.advert+aloneSlack, aloneMost) }
+
 // over tells whether nobody else has wanted the VIP for long enough.
-func (c *cutOff) over(now time.Time) bool {
-	return !c.alone.IsZero() && now.Sub(c.alone) >= aloneLimit
+func (c *cutOff) over(limit time.Duration, now time.Time) bool {
+	return !c.alone.IsZero() && now.Sub(c.alone) >= limit
 }
 
 // rouse wakes the goroutine that does for the observer what takes long.
@@ -71,7 +77,7 @@ func (o *observer) useless(w *watched, now time.Time) (firm, useless bool) {
 		return w.apart(), w.State == InstanceMaster && (rival || w.apart())
 	default:
 		// A stray packet does not make a deaf one useful.
-		return c.firm, rival || c.firm && !c.over(now)
+		return c.firm, rival || c.firm && !c.over(w.aloneLimit(), now)
 	}
 }
 
@@ -112,7 +118,7 @@ func (o *observer) judgeReach(now time.Time) {
 		case useless:
 			c.firm = firm
 		case c != nil:
-			w.spent = w.Wire.Reach == wire.ReachMute && c.firm && c.over(now)
+			w.spent = w.Wire.Reach == wire.ReachMute && c.firm && c.over(w.aloneLimit(), now)
 			o.rejoin(w, "its interface carries both ways, or nobody else holds the VIP", now)
 		}
 	}

@@ -20,8 +20,8 @@ func (e *ear) tick(now time.Time) error {
 		}
 	}
 	if e.gateway.IsValid() && e.arp != nil {
-		to := link.Everyone
-		if e.answers {
+		to := link.Everyone // another machine may have the address by now
+		if e.answers && now.Sub(e.answered) < every+every/2 {
 			to = e.at[:]
 		}
 		if err := e.arp.Send(link.ARPProbe(e.on.HardwareAddr, e.gateway), to); err != nil && !link.Lost(err) {
@@ -113,11 +113,13 @@ func (e *ear) question(now time.Time) (err error) {
 	return nil
 }
 
-// questionOne asks a witness. In doubt it is asked as the kernel asks, too: a network may
-// let through no question of somebody who has no address yet, to none of its nodes.
+// questionOne asks a witness. In doubt everybody is asked for it, as its address may be on
+// another machine by now, such as that of a router that has failed over; and it is asked as
+// the kernel asks, too: a network may let through no question of somebody who has no
+// address yet, to none of its nodes.
 func (e *ear) questionOne(w *witness, doubt bool) error {
 	to := link.Everyone
-	if w.at != (link.MAC{}) {
+	if w.good() && !doubt {
 		to = w.at[:]
 	}
 	questions := [][]byte{link.ARPProbe(e.on.HardwareAddr, w.address)}
