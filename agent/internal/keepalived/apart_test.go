@@ -2,9 +2,13 @@ package keepalived
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	keepalivedv1 "github.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1"
 )
@@ -146,4 +150,44 @@ func TestI8TheVIPOutlivesTheCableOfItsAdvertisements(t *testing.T) {
 			within(t, 2*time.Second, "the network is there again", func() bool { return isFound(a) && isFound(b) && trackFileOf(a) == 0 })
 		})
 	}
+}
+
+// I8: an older agent had keepalived give the VIP up with the cable of its advertisements,
+// so that nobody held it. The next one has it taken while the cable is away still.
+func TestI8AnUpgradeWithoutTheCableOfAdvertisements(t *testing.T) {
+	t.Parallel()
+	_, a, b := newApart(t)
+	older := func(n *node) {
+		t.Helper()
+		n.killAgent()
+		path := filepath.Join(n.options.StateDir, "keepalived", "keepalived.conf")
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		was := strings.Replace(string(text), "    dont_track_primary\n", "", 1)
+		if was == string(text) {
+			t.Fatalf("it does not say what only the newer one says:\n%s", text)
+		}
+		if err := os.WriteFile(path, []byte(was), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Kill(n.keepalived()[0], unix.SIGHUP); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for n, priority := range map[*node]uint32{a: 230, b: 220} {
+		n.mustApply(overVRRP(web(n.name, priority)))
+	}
+	waitMaster(t, 5*time.Second, "web", "10.9.0.100", a, b)
+	older(a)
+	older(b)
+	ip(t, "-n", b.namespace, "link", "set", "eth1", "down")
+	within(t, 5*time.Second, "nobody holds it", func() bool { return !a.has("10.9.0.100") && !b.has("10.9.0.100") })
+	a.startAgent()
+	if !a.mustApply(overVRRP(web(a.name, 230))) {
+		t.Error("the other file was not read")
+	}
+	took := within(t, 5*time.Second, "it is held", func() bool { return a.has("10.9.0.100") && a.instance("web").State == InstanceMaster })
+	t.Logf("held after %v", took)
 }

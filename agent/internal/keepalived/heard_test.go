@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/tandem-lb/tandem/agent/internal/keepalived/link"
@@ -279,5 +280,34 @@ func TestTheAddressesNetworkIsToldOfWithoutTheOther(t *testing.T) {
 	ordinary := &instance{name: "web", iface: "eth0", over: "eth0"}
 	if got := o.digest(ordinary, &Wire{}, h); !reflect.DeepEqual(got, Wire{Reach: wire.ReachMute}) {
 		t.Errorf("an ordinary one: %+v", got)
+	}
+}
+
+// An agent that had no turn for longer than its peer may be silent hears what that one has
+// said meanwhile, before it judges.
+func TestAFrozenAgentForgetsNoPeer(t *testing.T) {
+	t.Parallel()
+	_, b := newCluster(t)
+	known := len(b.seen())
+	for range 10 {
+		for _, step := range []struct {
+			sig   unix.Signal
+			lasts time.Duration
+		}{{unix.SIGSTOP, 700 * time.Millisecond}, {unix.SIGCONT, 300 * time.Millisecond}} {
+			if err := unix.Kill(b.agentPID(), step.sig); err != nil {
+				t.Fatal(err)
+			}
+			began := time.Now()
+			within(t, 5*time.Second, "a while", func() bool { return time.Since(began) > step.lasts })
+		}
+	}
+	forgot := 0
+	for _, e := range b.seen()[known:] {
+		if e.Instance != nil && len(e.Instance.Wire.Advertisers) == 0 {
+			forgot++
+		}
+	}
+	if forgot > 0 {
+		t.Errorf("it has forgotten its peer %d times in 10", forgot)
 	}
 }

@@ -1,6 +1,8 @@
 package link
 
 import (
+	"errors"
+	"fmt"
 	"os/exec"
 	"strings"
 	"testing"
@@ -46,6 +48,45 @@ func TestChangesAreHeard(t *testing.T) {
 		}
 		for heard(100) {
 			continue
+		}
+	}
+}
+
+// More changes at once than fit are a change, too, and not the end of listening.
+func TestMoreChangesThanFitAreHeard(t *testing.T) {
+	cable(t)
+	c, err := HearChanges()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := unix.SetsockoptInt(c.fd, unix.SOL_SOCKET, unix.SO_RCVBUF, 1); err != nil { // the least that there is, see socket(7)
+		t.Fatal(err)
+	}
+	change := func(address string) {
+		t.Helper()
+		if said, err := exec.Command("ip", "address", "add", address, "dev", "eth0").CombinedOutput(); err != nil {
+			t.Fatalf("ip address add %s: %v: %s", address, err, said)
+		}
+	}
+	for n := range 30 {
+		change(fmt.Sprintf("192.168.%d.10/24", n))
+	}
+	if _, _, err := unix.Recvfrom(c.fd, make([]byte, 1), unix.MSG_PEEK); !errors.Is(err, unix.ENOBUFS) {
+		t.Fatalf("all of them fit: %v", err)
+	}
+	change("192.168.100.10/24")
+	for n := range 30 {
+		change(fmt.Sprintf("192.169.%d.10/24", n))
+	}
+	for _, address := range []string{"192.168.101.10/24", "192.168.102.10/24"} {
+		if err := c.Drain(); err != nil {
+			t.Fatal(err)
+		}
+		change(address)
+		fds := []unix.PollFd{{Fd: c.FD(), Events: unix.POLLIN}}
+		if n, err := unix.Poll(fds, 5000); err != nil || n == 0 {
+			t.Fatalf("%s is not heard: %v", address, err)
 		}
 	}
 }

@@ -303,11 +303,10 @@ func (e *ear) close() {
 // nobody has been silent whose packets waited while this process had no turn.
 func (e *ear) poll(ctx context.Context, limit time.Duration) (now time.Time, err error) {
 	limit = max(limit, 0) + time.Millisecond // nobody is heard in no time
-	ready, err := e.poller.ready(time.Now().Add(limit))
+	ready, now, err := e.poller.ready(time.Now().Add(limit))
 	if err != nil {
 		return now, err
 	}
-	now = time.Now()
 	if e.roused = slices.Contains(ready, int32(e.wake)); e.roused {
 		var counter [8]byte
 		_, _ = unix.Read(e.wake, counter[:])

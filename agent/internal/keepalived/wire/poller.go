@@ -57,28 +57,33 @@ func (p *poller) control(how int, fd int32, events uint32) error {
 }
 
 // ready returns the descriptors from which something is to be read, or that have failed;
-// none when the time is over.
-func (p *poller) ready(until time.Time) (fds []int32, err error) {
+// none when the time is over. They were looked at after the time at: whoever comes late
+// himself, since he had no turn, looks once more.
+func (p *poller) ready(until time.Time) (fds []int32, at time.Time, err error) {
 	if err := p.file.SetReadDeadline(until); err != nil {
-		return nil, fmt.Errorf("epoll: %w", err)
+		return nil, at, fmt.Errorf("epoll: %w", err)
 	}
 	var events [16]unix.EpollEvent
 	n := 0
 	var failed error
-	err = p.wait.Read(func(epoll uintptr) bool {
+	look := func(epoll uintptr) {
+		at = time.Now()
 		n, failed = unix.EpollWait(int(epoll), events[:], 0)
-		return n != 0 || failed != nil && !errors.Is(failed, unix.EINTR)
+	}
+	err = p.wait.Read(func(epoll uintptr) bool {
+		look(epoll)
+		return n > 0 || failed != nil
 	})
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		return nil, nil
+		err = p.wait.Control(look) // the runtime does not, whatever has come meanwhile
 	}
 	if err = errors.Join(err, failed); err != nil {
-		return nil, fmt.Errorf("epoll: %w", err)
+		return nil, at, fmt.Errorf("epoll: %w", err)
 	}
 	for _, e := range events[:n] {
 		fds = append(fds, e.Fd)
 	}
-	return fds, nil
+	return fds, at, nil
 }
 
 func (p *poller) close() { _ = p.file.Close() }
