@@ -102,7 +102,8 @@ type agent struct {
 	welcome   *agentv1.Welcome
 	commands  func(*agentv1.Command) *agentv1.CommandResult
 	pings     int
-	gone      bool // its machine, without a word: it answers nothing
+	gone      bool          // its machine, without a word: it answers nothing
+	late      time.Duration // that it takes to say that it is there
 }
 
 func (l *lab) agent(node string) *agent {
@@ -160,10 +161,23 @@ func (a *agent) run(p *pipe) {
 			answer = a.update(p, chunks)
 			chunks = nil
 		}
+		if m.GetCommand().GetPing() != nil && answer != nil {
+			a.l.all.Go(func() {
+				<-time.After(a.lateness())
+				_ = p.say(answer)
+			})
+			continue
+		}
 		if answer != nil && p.say(answer) != nil {
 			return
 		}
 	}
+}
+
+func (a *agent) lateness() time.Duration {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.late
 }
 
 func (a *agent) take(m *agentv1.SessionResponse) *agentv1.SessionRequest {

@@ -87,7 +87,8 @@ type node struct {
 
 	ordered  chan struct{} // holds an entry while it is given an order about a VIP
 	asked    time.Time     // when it was last asked whether it is there; zero: nobody doubts that
-	silenced time.Time     // when a session of it last ended since it had not answered; zero: none has
+	latency  time.Duration // that its answers to that have lately had
+	silenced bool          // it has not answered in time, and no session of it has since
 
 	boot     string      // of the agent that has, or had last, the session
 	begun    []time.Time // when sessions began lately

@@ -23,6 +23,8 @@ const (
 	answering = 700 * time.Millisecond
 	// pingEvery is how often it is asked while the doubt lasts.
 	pingEvery = time.Second
+	// slowest is the longest time that an answer may take to be one of a slow agent.
+	slowest = 3 * time.Second
 )
 
 // doubtful are the alarms that the last word of a node which is gone would raise.
@@ -42,19 +44,17 @@ func (c *cluster) doubt(now time.Time) (ask []*session, next time.Duration) {
 		}
 	}
 	for _, n := range c.nodes {
-		if !doubted[n] {
+		if !doubted[n] && (n.session == nil || !n.silenced) {
 			n.asked = time.Time{}
 			continue
 		}
-		wait := answering - now.Sub(n.asked)
+		wait := n.patience() - now.Sub(n.asked)
 		switch {
 		case n.asked.IsZero() || n.answered() && now.Sub(n.asked) >= pingEvery:
 			n.asked = now
-			ask, wait = append(ask, n.session), answering
+			ask, wait = append(ask, n.session), n.patience()
 		case n.answered():
 			wait = pingEvery - now.Sub(n.asked)
-		case wait <= 0: // it is spared
-			wait = reconnecting - now.Sub(n.session.began)
 		}
 		wait = max(wait, time.Millisecond)
 		next = min(wait, cmp.Or(next, wait))
@@ -65,11 +65,15 @@ func (c *cluster) doubt(now time.Time) (ask []*session, next time.Duration) {
 // answered tells whether a node has said anything since it was asked.
 func (n *node) answered() bool { return n.seen.Load() >= n.asked.UnixNano() }
 
-// spared tells whether a node keeps its session though it has not answered: the last one
-// has ended so, and this one has just begun. An agent that answers, but later each time,
-// is heard for a while at least.
-func (n *node) spared(now time.Time) bool {
-	return n.session.began.Sub(n.silenced) < time.Minute && now.Sub(n.session.began) < reconnecting
+// patience is how long a node may take to answer: twice as long as one that is slow has
+// lately taken. One that is back after it did not answer in time, and so is slow or was
+// away, is asked which it is, and may take its time for that: it would else lose each
+// session anew.
+func (n *node) patience() time.Duration {
+	if n.silenced {
+		return slowest
+	}
+	return max(answering, 2*n.latency)
 }
 
 // dismiss ends the sessions of nodes that have not answered. It is called before judge.
@@ -78,10 +82,10 @@ func (c *cluster) dismiss(now time.Time) {
 	defer c.mu.Unlock()
 	for _, n := range c.nodes {
 		s := n.session
-		if s == nil || n.asked.IsZero() || n.answered() || now.Sub(n.asked) < answering || n.spared(now) {
+		if s == nil || n.asked.IsZero() || n.answered() || now.Sub(n.asked) < n.patience() {
 			continue
 		}
-		n.asked, n.silenced = time.Time{}, now
+		n.asked, n.silenced = time.Time{}, true
 		s.cancel(ErrSilent)
 		c.part(n, ErrSilent)
 	}
@@ -92,9 +96,20 @@ func (c *cluster) dismiss(now time.Time) {
 func (c *cluster) ping(ctx context.Context, sessions []*session, pinging *sync.WaitGroup) {
 	for _, s := range sessions {
 		pinging.Go(func() {
-			ctx, cancel := context.WithTimeout(ctx, orderTimeout)
+			ctx, cancel := context.WithTimeout(ctx, slowest)
 			defer cancel()
-			_, _ = s.ask(ctx, &agentv1.Command{Kind: &agentv1.Command_Ping{Ping: &agentv1.PingCommand{}}})
+			began := time.Now()
+			if _, err := s.ask(ctx, &agentv1.Command{Kind: &agentv1.Command_Ping{Ping: &agentv1.PingCommand{}}}); err == nil {
+				c.took(s, time.Since(began))
+			}
 		})
 	}
+}
+
+// took notes how long an answer of a node has taken. One that was slow is expected to be so
+// again, for a while.
+func (c *cluster) took(s *session, latency time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s.node.latency, s.node.silenced = max(latency, s.node.latency/2), false
 }
