@@ -151,6 +151,16 @@ func TestEachFaultRaisesItsAlarm(t *testing.T) {
 			alarms: []string{"KEEPALIVED_DEAD lb-backup"}, says: alarmed("KEEPALIVED_DEAD", "keepalived on lb-backup is "),
 		},
 		{
+			name: "keepalived has ended, and there is a change",
+			make: func() error {
+				return errors.Join(noKeepalived(backup)(), lbctl("vip", "set", "web", "--fail-back", "never", "--no-wait"))
+			},
+			end: func() error {
+				return errors.Join(backup.Install("keepalived"), lbctl("vip", "set", "web", "--fail-back", "automatic", "--no-wait"))
+			},
+			alarms: []string{"KEEPALIVED_DEAD lb-backup"}, says: alarmed("KEEPALIVED_DEAD", "keepalived on lb-backup is ", "is not in effect there"),
+		},
+		{
 			name: "keepalived has ended on both nodes", make: noKeepalived(master, backup),
 			end:    func() error { return errors.Join(master.Install("keepalived"), backup.Install("keepalived")) },
 			alarms: []string{"KEEPALIVED_DEAD lb-backup", "KEEPALIVED_DEAD lb-master", "NO_HOLDER web"},
@@ -236,6 +246,19 @@ func TestFaultsOfAnotherNetworkRaiseAlarms(t *testing.T) {
 			// It does not hear the holder, either.
 			alarms: []string{"NOTHING_RECEIVED seven", "PEER_SILENT seven"},
 			says:   alarmed("NOTHING_RECEIVED", "nothing is received on second", "seen by lb-backup"),
+		},
+		{
+			// lb-master holds it on, and nobody can say so.
+			name: "the one agent that tells does not listen there",
+			make: func() error {
+				return errors.Join(on(cluster.Backup, "ip", "link", "set", "second", "down")(), s.Master().KillAgent())
+			},
+			end: func() error {
+				return errors.Join(on(cluster.Backup, "ip", "link", "set", "second", "up")(),
+					on(cluster.Backup, "ip", "route", "add", "default", "via", "192.168.7.51", "dev", "second")(), s.Master().StartAgent(ctx))
+			},
+			alarms: []string{"HOLDER_UNKNOWN seven", "NODE_DISCONNECTED lb-master"},
+			says:   alarmed("HOLDER_UNKNOWN", "lb-master is not connected, and lb-backup does not listen on the VIP's network"),
 		},
 		{
 			name: "no address to advertise from by unicast",

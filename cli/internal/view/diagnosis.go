@@ -97,7 +97,11 @@ func moves(d *tandemv1.Diagnosis) output.Table {
 	t := output.Table{Columns: output.Columns("VIP", "HOLDER", "STANDBY", "PRIORITY", "WOULD TAKE IT")}
 	for _, v := range d.GetVips() {
 		vip, holder := output.Text(name.ID(v.GetName())), output.Cell{Text: v.GetHolder()}
-		if v.GetHolder() == "" {
+		switch {
+		case v.GetHolder() != "" && len(v.GetHeard()) == 0:
+		case v.GetHolder() == "" && len(v.GetHeard()) == 1:
+			holder = output.Cell{Text: v.GetHeard()[0] + ", by its advertisements", Tone: output.Warn}
+		default:
 			holder = output.Cell{Text: "NOT ONE NODE", Tone: output.Bad}
 		}
 		if len(v.GetStandbys()) == 0 {

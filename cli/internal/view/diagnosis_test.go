@@ -24,6 +24,13 @@ func TestDiagnosis(t *testing.T) {
 			Vips: []*tandemv1.VipDiagnosis{{Name: id("vips", "web"), Holder: "lb-master", Standbys: []*tandemv1.StandbyDiagnosis{
 				{Node: "lb-backup", Priority: 220, Unknowns: []string{"AGENT_SILENT"}}}}},
 		},
+		"diagnosis_heard.golden": {
+			Name: "clusters/default",
+			Vips: []*tandemv1.VipDiagnosis{
+				{Name: id("vips", "mail"), Heard: []string{"lb-master"}, Standbys: []*tandemv1.StandbyDiagnosis{{Node: "lb-backup", Priority: 220, Unknowns: []string{"HOLDER_AWAY"}}}},
+				{Name: id("vips", "web"), Holder: "lb-backup", Heard: []string{"lb-master"}, Standbys: []*tandemv1.StandbyDiagnosis{standby("lb-third", 210, "TWO_HOLDERS")}},
+			},
+		},
 		"diagnosis_ill.golden": {
 			Name: "clusters/default",
 			Findings: []*tandemv1.DiagnosisFinding{

@@ -79,119 +79,6 @@ func allow(d *agentv1.FirewallDrop) string {
 	}
 }
 
-// vip judges who holds a VIP, what its nodes hear of each other, and what they serve.
-func (j *judgement) vip(v *tandemv1.Vip) {
-	vip := id(v.GetName())
-	h := j.holder(vip)
-	if h == nil {
-		j.unheld(v)
-	} else {
-		j.sends(v, h)
-	}
-	for n := range j.Nodes {
-		x := &j.Nodes[n]
-		j.lost(v, h, x)
-		if x == h || !x.Connected {
-			continue
-		}
-		j.standsBy(v, x)
-		if h != nil && h.Connected {
-			j.hears(v, h, x)
-		}
-		j.serves(v, h, x)
-	}
-	j.wire(v)
-}
-
-// unheld tells of a VIP that not one node holds.
-func (j *judgement) unheld(v *tandemv1.Vip) {
-	vip, all := id(v.GetName()), j.holders(id(v.GetName()))
-	var names, away []string
-	for _, n := range all {
-		names = append(names, n.ID)
-	}
-	for n := range j.Nodes {
-		if !j.Nodes[n].Connected {
-			away = append(away, j.Nodes[n].ID)
-		}
-	}
-	f := &tandemv1.DiagnosisFinding{Area: holding}
-	switch {
-	case len(j.Nodes) == 0:
-		return
-	case len(all) > 1:
-		f.Reason, f.Message = "TWO_HOLDERS", fmt.Sprintf("VIP %s is held by %s", vip, strings.Join(names, " and "))
-		f.Evidence = "the kernels of these nodes have its address"
-		f.Cure = "let the nodes hear each other: see what else is found about firewalls and advertisements"
-	case len(away) > 0:
-		f.Reason, f.Message = "HOLDER_UNKNOWN", fmt.Sprintf("who holds VIP %s is not known", vip)
-		f.Evidence = fmt.Sprintf("no node that tells has its address; %s does not tell", strings.Join(away, ", "))
-		f.Cure = "bring the agent of the silent node back; ip address show on it tells whether it holds the VIP"
-	default:
-		f.Reason, f.Message = "NO_HOLDER", fmt.Sprintf("no node holds VIP %s", vip)
-		f.Evidence = "no node's kernel has its address"
-		f.Cure = "cure what else is found on the nodes; keepalived's own words: lb-agent status, journalctl -u keepalived"
-	}
-	j.add(f).stops(v, j.standbys(v)...)
-}
-
-// standsBy judges what a standby's keepalived says of itself.
-func (j *judgement) standsBy(v *tandemv1.Vip, n *Node) {
-	vip := id(v.GetName())
-	for _, i := range n.Instances[vip] {
-		switch {
-		case i.GetFenced():
-			j.on(n, holding, "FENCED", fmt.Sprintf("%s is kept off VIP %s by a fence, since it and the holder do not hear each other", n.ID, vip),
-				"its agent says so: a fence of the controller, or its own while it is cut off", "cure what keeps them from hearing each other; the fence falls by itself within seconds").stops(v, n.ID)
-			return
-		case i.GetState() == agentv1.VrrpState_VRRP_STATE_FAULT:
-			j.on(n, holding, "IN_FAULT", fmt.Sprintf("keepalived on %s is in state FAULT for VIP %s", n.ID, vip), "keepalived's own word",
-				fmt.Sprintf("cure what else is found on %s; on it: journalctl -u keepalived", n.ID)).stops(v, n.ID)
-			return
-		}
-	}
-}
-
-// lost judges whether a node has what the VIP needs beside it.
-func (j *judgement) lost(v *tandemv1.Vip, h, n *Node) {
-	vip := id(v.GetName())
-	all := n.lost(vip)
-	if len(all) == 0 {
-		return
-	}
-	f := j.on(n, holding, "TRACK_LOST", fmt.Sprintf("%s has lost what VIP %s needs: %s", n.ID, vip, strings.Join(all, ", ")),
-		fmt.Sprintf("its agent asks for it; its priority is %d", n.priority(vip)),
-		fmt.Sprintf("see the way from %s to it: cables, VLANs, routes, firewalls; or lbctl vip set %s --track", n.ID, vip)).about(v)
-	if h != nil && h != n && Lacks(v, n.Instances[vip], h.Instances[vip]) {
-		f.stops(v, n.ID)
-	}
-}
-
-// Lacks tells whether a standby does not take a VIP that its holder is to give up by
-// hand, since the standby has lost what the VIP needs: by the priorities in effect, as
-// keepalived decides that. Each instance is a VIP's part of one family.
-func Lacks(v *tandemv1.Vip, standby, holder []*agentv1.InstanceObservation) bool {
-	return slices.ContainsFunc(standby, func(s *agentv1.InstanceObservation) bool {
-		return slices.ContainsFunc(s.GetTracks(), (*agentv1.TrackObservation).GetLost) &&
-			slices.ContainsFunc(holder, func(h *agentv1.InstanceObservation) bool {
-				return h.GetName() == s.GetName() && int(s.GetPriority()) <= int(h.GetPriority())+state.FailoverScore(v)
-			})
-	})
-}
-
-// lost are the tracks of a VIP that a node has lost, with the reason.
-func (n *Node) lost(vip string) []string {
-	var all []string
-	for _, i := range n.Instances[vip] {
-		for _, t := range i.GetTracks() {
-			if text := fmt.Sprintf("%s (%s)", t.GetTrack(), t.GetReason()); t.GetLost() && !slices.Contains(all, text) {
-				all = append(all, text)
-			}
-		}
-	}
-	return all
-}
-
 // sends judges whether the holder advertises.
 func (j *judgement) sends(v *tandemv1.Vip, h *Node) {
 	for _, i := range h.Instances[id(v.GetName())] {
@@ -264,7 +151,7 @@ func (j *judgement) unheard(v *tandemv1.Vip, h, n *Node, sent, got *agentv1.Inst
 	default:
 		j.on(n, adverts, "NOT_LISTENED", fmt.Sprintf("whether %s hears %s advertise VIP %s is not known", n.ID, h.ID, vip),
 			"its agent does not listen at the interface, and keepalived counted none there, or was not watched for long enough",
-			fmt.Sprintf("ask again in some seconds: an agent that was just started listens soon; else on %s: journalctl -u lb-agent", n.ID)).about(v).hides = n.ID
+			fmt.Sprintf("ask again in some seconds: an agent that was just started listens soon; else on %s: journalctl -u lb-agent", n.ID)).about(v).hides = []string{n.ID}
 	}
 }
 

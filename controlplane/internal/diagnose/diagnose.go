@@ -63,7 +63,7 @@ type Node struct {
 type finding struct {
 	*tandemv1.DiagnosisFinding
 	stopped map[string][]string // ids of nodes by those of VIPs
-	hides   string              // id of the node of which it leaves open whether it would take the VIPs that it is about, all if it is about none
+	hides   []string            // ids of the nodes of which it leaves open whether they would take the VIPs that it is about, all if it is about none
 }
 
 // judgement is one of them in the making.
@@ -126,10 +126,11 @@ func (j *judgement) verdict(v *tandemv1.Vip) *tandemv1.VipDiagnosis {
 	if h := j.holder(vip); h != nil {
 		d.Holder = h.ID
 	}
+	d.Heard, _ = j.heard(vip)
 	var best uint32
 	for n := range j.Nodes {
 		x := &j.Nodes[n]
-		if x.ID == d.GetHolder() {
+		if x.ID == d.GetHolder() || slices.Contains(d.GetHeard(), x.ID) {
 			continue
 		}
 		s := &tandemv1.StandbyDiagnosis{Node: x.ID, Priority: x.priority(vip), Obstacles: j.obstacles(vip, x.ID), Unknowns: j.unknowns(v, x.ID)}
@@ -158,7 +159,7 @@ func (j *judgement) unknowns(v *tandemv1.Vip, node string) []string {
 	var all []string
 	for _, f := range j.found {
 		about := len(f.GetVips()) == 0 || slices.Contains(f.GetVips(), v.GetName())
-		if f.hides == node && about && !slices.Contains(all, f.GetReason()) {
+		if slices.Contains(f.hides, node) && about && !slices.Contains(all, f.GetReason()) {
 			all = append(all, f.GetReason())
 		}
 	}

@@ -404,20 +404,6 @@ func TestTheTakerIsTheBestThatCan(t *testing.T) {
 	}
 }
 
-// A holder whose agent is away is not known to be one.
-func TestAHolderThatIsAwayIsNotKnown(t *testing.T) {
-	facts := well(t)
-	facts.Nodes[0] = Node{ID: "lb-master"}
-	var reasons []string
-	d := Judge(facts)
-	for _, f := range d.GetFindings() {
-		reasons = append(reasons, f.GetReason())
-	}
-	if !slices.Equal(reasons, []string{"NODE_DISCONNECTED", "HOLDER_UNKNOWN"}) || d.GetVips()[0].GetTaker() != "" || d.GetVips()[0].GetHolder() != "" {
-		t.Errorf("found %v, %v", reasons, d.GetVips())
-	}
-}
-
 func TestWithoutAVIPThereIsNothingToSay(t *testing.T) {
 	if d := Judge(&Facts{Config: state.New("default", "epoch", 0), Nodes: []Node{{ID: "lb-master"}}}); len(d.GetFindings()) != 0 || len(d.GetVips()) != 0 {
 		t.Errorf("found %v", d)

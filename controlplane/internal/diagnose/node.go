@@ -63,14 +63,14 @@ func (j *judgement) asked(n *Node) {
 	switch {
 	case n.TooOld:
 		j.on(n, configuration, "AGENT_TOO_OLD", fmt.Sprintf("the agent of %s is too old to be asked: %s", n.ID, unseen),
-			n.Silence, fmt.Sprintf("upgrade lb-agent on %s to %s, the controller's version", n.ID, j.Version)).hides = n.ID
+			n.Silence, fmt.Sprintf("upgrade lb-agent on %s to %s, the controller's version", n.ID, j.Version)).hides = []string{n.ID}
 	case n.Diagnosis == nil:
 		j.on(n, configuration, "AGENT_SILENT", fmt.Sprintf("the agent of %s has not answered: %s", n.ID, unseen),
-			n.Silence, fmt.Sprintf("ask again; on %s: journalctl -u lb-agent", n.ID)).hides = n.ID
+			n.Silence, fmt.Sprintf("ask again; on %s: journalctl -u lb-agent", n.ID)).hides = []string{n.ID}
 	}
 	for _, text := range n.Diagnosis.GetFailures() {
 		j.on(n, configuration, "NOT_LOOKED_AT", fmt.Sprintf("%s could not look at everything", n.ID), text,
-			fmt.Sprintf("remove the cause on %s and ask again", n.ID)).hides = n.ID
+			fmt.Sprintf("remove the cause on %s and ask again", n.ID)).hides = []string{n.ID}
 	}
 }
 

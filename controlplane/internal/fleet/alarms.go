@@ -182,7 +182,7 @@ func (c *cluster) suspectNode(n *node, now time.Time, add addSuspect) {
 	switch {
 	case n.failed != 0 && n.reason == agentv1.NackReason_NACK_REASON_OLD_VERSION:
 		add("NODE_AHEAD", subject, 0, n.failure, aheadCure)
-	case n.failed != 0:
+	case n.failed != 0 && n.fault() == nil:
 		add("APPLY_FAILED", subject, 0,
 			fmt.Sprintf("%s does not have revision %d in effect: %s", n.id, n.failed, n.failure), applyCure(n.reason, c.options.Version))
 	}
@@ -193,14 +193,34 @@ func (c *cluster) suspectNode(n *node, now time.Time, add addSuspect) {
 	}
 	if dead(n.observed.haproxy) {
 		add("PROXY_DEAD", subject, 0,
-			fmt.Sprintf("HAProxy on %s is %s: %s", n.id, daemonWord(n.observed.haproxy), n.observed.haproxy.GetMessage()),
+			fmt.Sprintf("HAProxy on %s is %s: %s", n.id, daemonWord(n.observed.haproxy), n.observed.haproxy.GetMessage())+n.without(n.observed.haproxy),
 			daemonCure(n.observed.haproxy, "haproxy"))
 	}
 	if dead(n.observed.keepalived) && len(c.head.Vips()) > 0 {
 		add("KEEPALIVED_DEAD", subject, 0,
-			fmt.Sprintf("keepalived on %s is %s, so it cannot hold a VIP: %s", n.id, daemonWord(n.observed.keepalived), n.observed.keepalived.GetMessage()),
+			fmt.Sprintf("keepalived on %s is %s, so it cannot hold a VIP: %s", n.id, daemonWord(n.observed.keepalived), n.observed.keepalived.GetMessage())+n.without(n.observed.keepalived),
 			daemonCure(n.observed.keepalived, "keepalived"))
 	}
+}
+
+// fault is the daemon whose absence alone keeps a node from having a revision in effect,
+// which is an alarm of its own; nil: there is none such.
+func (n *node) fault() *agentv1.DaemonObservation {
+	for _, d := range []*agentv1.DaemonObservation{n.observed.haproxy, n.observed.keepalived} {
+		if d.GetState() == agentv1.DaemonState_DAEMON_STATE_MISSING && n.reason == agentv1.NackReason_NACK_REASON_FAILED &&
+			d.GetMessage() != "" && strings.HasPrefix(n.failure, d.GetMessage()) {
+			return d
+		}
+	}
+	return nil
+}
+
+// without says what revision a node does not have in effect without that daemon.
+func (n *node) without(d *agentv1.DaemonObservation) string {
+	if n.failed == 0 || n.fault() != d {
+		return ""
+	}
+	return fmt.Sprintf("; revision %d is not in effect there", n.failed)
 }
 
 func dead(d *agentv1.DaemonObservation) bool {

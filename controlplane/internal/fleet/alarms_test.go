@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -78,13 +79,35 @@ func TestI7NoHolder(t *testing.T) {
 		_ = b.disconnect()
 		pass(time.Minute)
 		l.wantAlarms("NODE_DISCONNECTED lb-backup")
-		// The other one hears nobody and cannot take over.
-		a.observe(&agentv1.Observation{Instances: holding(fault)})
+		// The other one listens, hears nobody and cannot take over.
+		a.observe(&agentv1.Observation{Instances: hearing(fault, masterMAC)})
 		pass(time.Second)
 		l.wantAlarms("NO_HOLDER web", "NODE_DISCONNECTED lb-backup")
 		// Nor does it without a keepalived.
-		a.observe(&agentv1.Observation{Instances: foreign(false), Keepalived: &agentv1.DaemonObservation{State: agentv1.DaemonState_DAEMON_STATE_STOPPED}})
+		set := hearing(agentv1.VrrpState_VRRP_STATE_UNSPECIFIED, masterMAC)
+		a.observe(&agentv1.Observation{Instances: set, Keepalived: &agentv1.DaemonObservation{State: agentv1.DaemonState_DAEMON_STATE_STOPPED}})
 		l.wantAlarms("NO_HOLDER web", "KEEPALIVED_DEAD lb-master", "NODE_DISCONNECTED lb-backup")
+	})
+}
+
+// Of a VIP that the one node which tells does not hold, and whose network it does not hear,
+// nothing is known: the other one may well hold it.
+func TestI7NobodyKnowsWhoHoldsIt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, a, b := pair(t)
+		_ = b.disconnect()
+		a.observe(&agentv1.Observation{Instances: holding(fault)})
+		pass(reconnecting - time.Second)
+		l.wantAlarms()
+		pass(2 * time.Second)
+		l.wantAlarms("HOLDER_UNKNOWN web", "NODE_DISCONNECTED lb-backup")
+		if text := l.status().GetAlarms()[0].GetMessage(); text != "it is not known which node holds VIP web: lb-backup is not connected, and lb-master does not listen on the VIP's network" {
+			t.Errorf("%q", text)
+		}
+		// It hears the other one, which therefore holds it.
+		a.observe(&agentv1.Observation{Instances: advertiser(hearing(fault, masterMAC), "lb-backup")})
+		pass(time.Minute)
+		l.wantAlarms("NODE_DISCONNECTED lb-backup")
 	})
 }
 
@@ -189,6 +212,34 @@ func TestDeadDaemons(t *testing.T) {
 		a.observe(&agentv1.Observation{Haproxy: &agentv1.DaemonObservation{State: agentv1.DaemonState_DAEMON_STATE_RUNNING}})
 		b.observe(&agentv1.Observation{Keepalived: &agentv1.DaemonObservation{State: agentv1.DaemonState_DAEMON_STATE_RUNNING}})
 		l.wantAlarms()
+	})
+}
+
+// What a node cannot put in effect for want of a daemon is no second alarm beside that of
+// the daemon, which says so. What it fails at for another reason is.
+func TestAMissingDaemonIsOneAlarm(t *testing.T) {
+	const missing = "keepalived is missing: it is not installed"
+	synctest.Test(t, func(t *testing.T) {
+		l, _, b := pair(t)
+		why := missing
+		b.judge = func(*agentv1.Update) *agentv1.Nack {
+			return &agentv1.Nack{Reason: agentv1.NackReason_NACK_REASON_FAILED, Message: why, Retrying: true}
+		}
+		head := l.change(weight(3))
+		l.wantAlarms("APPLY_FAILED lb-backup")
+		b.observe(&agentv1.Observation{Keepalived: &agentv1.DaemonObservation{State: agentv1.DaemonState_DAEMON_STATE_MISSING, Message: missing}})
+		l.wantAlarms("KEEPALIVED_DEAD lb-backup")
+		if text := l.status().GetAlarms()[0].GetMessage(); !strings.HasSuffix(text, fmt.Sprintf("; revision %d is not in effect there", head.Revision())) {
+			t.Errorf("%q", text)
+		}
+		why = "no space left on device"
+		l.change(weight(4))
+		l.wantAlarms("KEEPALIVED_DEAD lb-backup", "APPLY_FAILED lb-backup")
+		why = missing
+		l.change(weight(5))
+		l.wantAlarms("KEEPALIVED_DEAD lb-backup")
+		b.observe(&agentv1.Observation{Keepalived: &agentv1.DaemonObservation{State: agentv1.DaemonState_DAEMON_STATE_RUNNING}})
+		l.wantAlarms("APPLY_FAILED lb-backup")
 	})
 }
 

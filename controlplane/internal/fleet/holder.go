@@ -27,53 +27,52 @@ func (c *cluster) suspectVip(v *tandemv1.Vip, add addSuspect) {
 			"check that the nodes receive each other's VRRP advertisements (protocol 112) on the VIP's network and that no firewall drops them")
 		return
 	}
-	switch c.grip(id) {
-	case heldByNone:
+	switch g := c.grip(id); {
+	case g.unknown != "":
+		add("HOLDER_UNKNOWN", v.GetName(), reconnecting,
+			fmt.Sprintf("it is not known which node holds VIP %s: %s", id, g.unknown),
+			"see what the nodes say that they failed at, bring the agent of a node back that is not connected, and upgrade an lb-agent that is older than the controller")
+	case g.none:
 		add("NO_HOLDER", v.GetName(), moving,
 			fmt.Sprintf("no node holds VIP %s: clients cannot reach it", id),
 			"see the state of keepalived and the interface of the VIP's network on each node, and start what is stopped")
-	case heldByWhom:
-		add("HOLDER_UNKNOWN", v.GetName(), reconnecting,
-			fmt.Sprintf("it is not known which node holds VIP %s: an agent that is connected does not tell", id),
-			"see what the nodes say that they failed at, and upgrade an lb-agent that is older than the controller")
-	case held:
 	}
 }
 
-// grip is what is known of whether a VIP is held.
-type grip int
-
-const (
-	// held, as far as anyone can expect: a VIP that is new, or whose holder may be
-	// a node that is silent, counts as held.
-	held grip = iota
-	// heldByNone: an instance of it is held by no node.
-	heldByNone
-	// heldByWhom: an agent that is connected does not tell.
-	heldByWhom
-)
+// grip is what is known of whether a VIP is held. The zero one is held, as far as anyone
+// can expect: a VIP that is new, or whose holder may be a node that is silent, counts so.
+type grip struct {
+	none    bool   // an instance of it is held by no node
+	unknown string // why nobody knows; empty: somebody does
+}
 
 // grip judges by what the nodes say. While one is silent it may be the holder,
 // unless all others say that they hear nobody. The lock is held.
 func (c *cluster) grip(vip string) grip {
-	reported, silent, mute, hearing := 0, 0, 0, false
+	var silent, mute, deaf []string
+	reported, hearing := 0, false
 	holds := make(map[string]bool)
 	for _, x := range c.head.Nodes() {
 		n := c.nodes[lastID(x.GetName())]
 		switch {
 		case n == nil || n.session == nil || !n.observed.reported:
-			silent++
+			silent = append(silent, lastID(x.GetName()))
 			continue
 		case !n.expects(vip):
-			return held
+			return grip{}
 		case len(n.observed.instances[vip]) == 0:
-			mute++
+			mute = append(mute, n.id)
 			continue
 		}
 		reported++
+		listens := false
 		for _, i := range n.observed.instances[vip] {
 			holds[i.GetName()] = holds[i.GetName()] || i.GetHolds()
 			hearing = hearing || n.hears(i.GetState()) || hears(i)
+			listens = listens || i.GetListens()
+		}
+		if !listens {
+			deaf = append(deaf, n.id)
 		}
 	}
 	none := false
@@ -81,14 +80,17 @@ func (c *cluster) grip(vip string) grip {
 		none = none || !h
 	}
 	switch {
-	case reported > 0 && !none:
-		return held
-	case mute > 0 && !hearing:
-		return heldByWhom
-	case reported == 0 || silent+mute > 0 && hearing:
-		return held
+	case reported > 0 && !none || reported == 0 && len(mute) == 0:
+		return grip{}
+	case hearing && len(silent)+len(mute) > 0:
+		return grip{}
+	case len(mute) > 0:
+		return grip{unknown: fmt.Sprintf("%s is connected and does not tell", strings.Join(mute, ", "))}
+	case len(silent) > 0 && len(deaf) == reported:
+		return grip{unknown: fmt.Sprintf("%s is not connected, and %s does not listen on the VIP's network",
+			strings.Join(silent, ", "), strings.Join(deaf, ", "))}
 	default:
-		return heldByNone
+		return grip{none: true}
 	}
 }
 

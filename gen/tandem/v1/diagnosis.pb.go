@@ -285,7 +285,10 @@ type VipDiagnosis struct {
 	// taker is the id of the node that would take it; empty: none would.
 	Taker string `protobuf:"bytes,3,opt,name=taker,proto3" json:"taker,omitempty"`
 	// standbys are all other nodes, in order of their numbers.
-	Standbys      []*StandbyDiagnosis `protobuf:"bytes,4,rep,name=standbys,proto3" json:"standbys,omitempty"`
+	Standbys []*StandbyDiagnosis `protobuf:"bytes,4,rep,name=standbys,proto3" json:"standbys,omitempty"`
+	// heard are the ids of nodes that do not tell of themselves, as their agents are not
+	// connected, and that one which does hears advertise the VIP: they hold it by that.
+	Heard         []string `protobuf:"bytes,5,rep,name=heard,proto3" json:"heard,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -344,6 +347,13 @@ func (x *VipDiagnosis) GetTaker() string {
 func (x *VipDiagnosis) GetStandbys() []*StandbyDiagnosis {
 	if x != nil {
 		return x.Standbys
+	}
+	return nil
+}
+
+func (x *VipDiagnosis) GetHeard() []string {
+	if x != nil {
+		return x.Heard
 	}
 	return nil
 }
@@ -450,12 +460,13 @@ const file_tandem_v1_diagnosis_proto_rawDesc = "" +
 	"\x04vips\x18\x05 \x03(\tR\x04vips\x12\x18\n" +
 	"\amessage\x18\x06 \x01(\tR\amessage\x12\x1a\n" +
 	"\bevidence\x18\a \x01(\tR\bevidence\x12\x12\n" +
-	"\x04cure\x18\b \x01(\tR\x04cure\"\x89\x01\n" +
+	"\x04cure\x18\b \x01(\tR\x04cure\"\x9f\x01\n" +
 	"\fVipDiagnosis\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06holder\x18\x02 \x01(\tR\x06holder\x12\x14\n" +
 	"\x05taker\x18\x03 \x01(\tR\x05taker\x127\n" +
-	"\bstandbys\x18\x04 \x03(\v2\x1b.tandem.v1.StandbyDiagnosisR\bstandbys\"\x92\x01\n" +
+	"\bstandbys\x18\x04 \x03(\v2\x1b.tandem.v1.StandbyDiagnosisR\bstandbys\x12\x14\n" +
+	"\x05heard\x18\x05 \x03(\tR\x05heard\"\x92\x01\n" +
 	"\x10StandbyDiagnosis\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x14\n" +
 	"\x05ready\x18\x02 \x01(\bR\x05ready\x12\x1a\n" +
