@@ -87,6 +87,7 @@ func (d *Driver) find(ctx context.Context) bool {
 	process, err := d.runner.Find(ctx, d.findSpec())
 	switch {
 	case err == nil:
+		d.untilForked(ctx, process)
 		d.watch(ctx, process)
 		d.poll(ctx)
 		d.adoptFile()
@@ -99,6 +100,26 @@ func (d *Driver) find(ctx context.Context) bool {
 		d.board.setDaemon(Daemon{State: Stopped, Message: err.Error()})
 	}
 	return false
+}
+
+// untilForked waits for the first worker of a process that was found before it had one:
+// an agent that has ended since, or systemd, has only just started it. It hangs no more
+// than one that this agent has started, and gets as long; then it is taken as it is.
+func (d *Driver) untilForked(ctx context.Context, p *daemon.Process) {
+	tick := time.NewTicker(waitTick)
+	defer tick.Stop()
+	deadline := time.After(time.Until(p.StartTime().Add(reloadTimeout)))
+	for workerless(p) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.Done():
+			return
+		case <-deadline:
+			return
+		case <-tick.C:
+		}
+	}
 }
 
 // adoptFile learns which file is in effect, unless that is known: the one that

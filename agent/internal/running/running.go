@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // Daemon is a running daemon: the process that was started, not its children.
@@ -41,7 +42,8 @@ func HAProxies() ([]Daemon, error) { return find(proc, "haproxy", haproxyFile) }
 // first.
 func Keepaliveds() ([]Daemon, error) { return find(proc, "keepalived", keepalivedFile) }
 
-// find looks through all processes. One that ends meanwhile is left out.
+// find looks through all processes. One that ends meanwhile is left out; one that has
+// only begun is waited for, for settling at most.
 func find(root, name string, file func(args []string) (string, error)) ([]Daemon, error) {
 	entries, err := os.ReadDir(root)
 	if err != nil {
@@ -57,15 +59,7 @@ func find(root, name string, file func(args []string) (string, error)) ([]Daemon
 		if err != nil {
 			continue
 		}
-		dir := filepath.Join(root, e.Name())
-		one, err := isFirst(root, dir, name, here)
-		if err == nil && !one {
-			continue
-		}
-		var d *Daemon
-		if err == nil {
-			d, err = describe(dir, pid, file)
-		}
+		d, err := settled(func() (*Daemon, error) { return look(root, pid, name, here, file) })
 		if hidden(err) || errors.Is(err, errNoDaemon) {
 			continue
 		}
@@ -75,6 +69,46 @@ func find(root, name string, file func(args []string) (string, error)) ([]Daemon
 		found = append(found, *d)
 	}
 	return found, nil
+}
+
+const (
+	// settling is how long a process may be without a command line. It takes the kernel
+	// microseconds, and longer where all processors are busy.
+	settling = time.Second
+	// settlingTick is how often it is looked at meanwhile.
+	settlingTick = time.Millisecond
+)
+
+// errNameless tells that a process has no command line: it has the new program and not
+// yet its arguments, or has given its memory back and is about to be gone. What it does
+// cannot be told from that.
+var errNameless = errors.New("has no command line, neither starts nor ends: look what it does, or stop it")
+
+// settled looks at a process until it has a command line or is none any more, for
+// settling at most.
+func settled(look func() (*Daemon, error)) (d *Daemon, err error) {
+	tick := time.NewTicker(settlingTick)
+	defer tick.Stop()
+	for began := time.Now(); ; <-tick.C {
+		d, err = look()
+		if !errors.Is(err, errNameless) || time.Since(began) >= settling {
+			return d, err
+		}
+	}
+}
+
+// look describes a process. The error is errNoDaemon when it is not the first of that
+// name, or another one's.
+func look(root string, pid int, name, namespace string, file func(args []string) (string, error)) (*Daemon, error) {
+	dir := filepath.Join(root, strconv.Itoa(pid))
+	first, err := isFirst(root, dir, name, namespace)
+	if err != nil {
+		return nil, err
+	}
+	if !first {
+		return nil, errNoDaemon
+	}
+	return describe(dir, pid, file)
 }
 
 // isFirst tells whether a process has that name, is in the network namespace,
@@ -117,6 +151,9 @@ func describe(dir string, pid int, file func(args []string) (string, error)) (*D
 	if err != nil {
 		return nil, err
 	}
+	if len(bytes.Trim(raw, "\x00")) == 0 {
+		return nil, errNameless
+	}
 	d := &Daemon{PID: pid, Args: strings.Split(strings.TrimRight(string(raw), "\x00"), "\x00")}
 	if d.File, err = file(d.Args); err != nil {
 		return nil, err
@@ -150,8 +187,8 @@ func unitOf(cgroup string) string {
 	return ""
 }
 
-// errNoDaemon tells that a process only answers a question, such as for the
-// version, and ends.
+// errNoDaemon tells that a process is not one that is looked for, or only answers a
+// question, such as for the version, and ends.
 var errNoDaemon = errors.New("is no daemon")
 
 // asks tells whether a program is asked something, and does not serve.

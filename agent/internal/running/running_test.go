@@ -1,10 +1,13 @@
 package running
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 // process is one of a made-up machine.
@@ -72,6 +75,47 @@ func TestFind(t *testing.T) {
 	}
 	if found[0].PID != 10 || len(found[0].Args) != 6 {
 		t.Errorf("first is %+v", found[0])
+	}
+}
+
+// A program that has just been started, or is about to be gone, has no command line: the
+// agent's own question for the version, for one. It is looked at again until that tells
+// what it is.
+func TestProcessesThatBegin(t *testing.T) {
+	const begins = 50 * time.Millisecond
+	for name, test := range map[string]struct {
+		then process
+		want string
+		took time.Duration
+	}{
+		"a daemon":   {process{pid: "10", name: "haproxy", parent: "1", args: "haproxy -f /lb.cfg"}, "/lb.cfg", begins},
+		"a question": {process{pid: "10", name: "haproxy", parent: "1", args: "haproxy -v"}, "", begins},
+		"it ends":    {process{pid: "10", name: "haproxy", parent: "1", state: "Z"}, "", begins},
+		"neither":    {process{pid: "10", name: "haproxy", parent: "1"}, "haproxy (process 10): has no command line, neither starts nor ends: look what it does, or stop it", settling},
+	} {
+		t.Run(name, func(t *testing.T) {
+			root := machine(t, process{pid: "10", name: "haproxy", parent: "1"})
+			after := machine(t, test.then)
+			synctest.Test(t, func(t *testing.T) {
+				began := time.Now()
+				time.AfterFunc(begins-settlingTick/2, func() {
+					if err := errors.Join(os.RemoveAll(root+"/10"), os.Rename(after+"/10", root+"/10")); err != nil {
+						t.Error(err)
+					}
+				})
+				found, err := find(root, "haproxy", haproxyFile)
+				got := ""
+				if err != nil {
+					got = err.Error()
+				}
+				for _, d := range found {
+					got += d.File
+				}
+				if took := time.Since(began); got != test.want || took != test.took {
+					t.Errorf("%q after %v, want %q after %v", got, took, test.want, test.took)
+				}
+			})
+		})
 	}
 }
 
