@@ -260,7 +260,8 @@ func (s *scores) forget(now time.Time) {
 }
 
 // role notes what an instance is now. Whoever was no holder must be well for
-// the whole delay, from the last time that it was not.
+// the whole delay, from the last time that it was not; one that is in FAULT is not,
+// however long that lasts.
 func (s *scores) role(name string, state InstanceState, now time.Time) {
 	if a := s.away[name]; a != nil {
 		a.role(state)
@@ -271,7 +272,7 @@ func (s *scores) role(name string, state InstanceState, now time.Time) {
 	}
 	master := state == InstanceMaster
 	ready := master || state == InstanceBackup
-	if !ready || !b.ready || (b.master && !master) {
+	if !b.ready || (b.master && !master) {
 		b.well = now
 	}
 	b.master, b.ready = master, ready
@@ -279,11 +280,14 @@ func (s *scores) role(name string, state InstanceState, now time.Time) {
 
 // value of an instance's own file.
 func (b *standby) value(now time.Time) int {
-	if b.master || (!b.never && now.Sub(b.well) >= b.delay) {
+	if b.master || b.failsBack() && now.Sub(b.well) >= b.delay {
 		return 0
 	}
 	return standbyScore
 }
+
+// failsBack tells whether the delay passes.
+func (b *standby) failsBack() bool { return b.ready && !b.never }
 
 // next is when a value changes by time alone; zero when none will.
 func (s *scores) next(now time.Time) time.Time {
@@ -294,7 +298,7 @@ func (s *scores) next(now time.Time) time.Time {
 		}
 	}
 	for _, b := range s.standby {
-		if !b.never && b.value(now) != 0 {
+		if b.failsBack() && b.value(now) != 0 {
 			sooner(b.well.Add(b.delay))
 		}
 	}

@@ -184,7 +184,12 @@ func TestStandby(t *testing.T) {
 	step(30*time.Second, health(false), standbyScore, standbyScore)
 	step(time.Hour, health(true), standbyScore, standbyScore)
 	step(59*time.Second, role(InstanceFault), standbyScore, standbyScore)
-	step(time.Hour, role(InstanceBackup), standbyScore, standbyScore)
+	// It would take the VIP with the end of FAULT, before anybody could write.
+	step(time.Hour, func() {}, standbyScore, standbyScore)
+	if due := s.next(now); !due.IsZero() {
+		t.Errorf("next change %v, want none while it is in FAULT", due)
+	}
+	step(0, role(InstanceBackup), standbyScore, standbyScore)
 	step(59*time.Second, role(InstanceBackup), standbyScore, standbyScore)
 	step(time.Second, role(InstanceBackup), standbyScore, 0)
 	step(0, role(InstanceMaster), 0, 0)
