@@ -1,12 +1,17 @@
 package keepalived
 
 import (
+	"encoding/json"
 	"errors"
 	"io/fs"
+	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 func newHooks(t *testing.T) *Hooks {
@@ -51,6 +56,34 @@ func TestScoresBeforeAStart(t *testing.T) {
 		}
 		if _, err := os.Stat(filepath.Join(h.paths.trackDir, "standby.gone")); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("the file of an instance that is no more: %v", err)
+		}
+	}
+}
+
+// What a killed keepalived has left is removed when it has ended, and before another one
+// starts; what is somebody else's stays.
+func TestHooksRemoveWhatWasLeft(t *testing.T) {
+	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Skipf("needs network namespaces (root): %v", err)
+	}
+	ip(t, "link", "add", "eth0", "type", "veth", "peer", "name", "eth1")
+	ip(t, "address", "add", "10.9.0.1/24", "dev", "eth0")
+	for name, hook := range map[string]func(*Hooks) error{
+		"after a stop": (*Hooks).AfterStop,
+		"before a start": func(h *Hooks) error {
+			return errors.Join(h.BeforeStart(t.Context(), func() bool { return true }))
+		},
+	} {
+		h := newHooks(t)
+		ip(t, "address", "add", "10.9.0.100/24", "dev", "eth0")
+		record, err := json.Marshal([]place{{Interface: "eth0", Address: netip.MustParsePrefix("10.9.0.100/24")}})
+		if err := errors.Join(err, os.WriteFile(h.paths.addresses, record, 0o600), hook(h)); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		has, err := onInterface("eth0")
+		if err != nil || has[netip.MustParseAddr("10.9.0.100")] || !has[netip.MustParseAddr("10.9.0.1")] {
+			t.Errorf("%s: eth0 has %v, %v", name, has, err)
 		}
 	}
 }

@@ -153,6 +153,26 @@ func TestNewConnectionsByCookieAreTheHolders(t *testing.T) {
 	})
 }
 
+// Fragments are left to the node that has the address: the second one does not tell whose
+// connection it is of, and half a packet is of no use to anybody.
+func TestFragmentsAreLeftAlone(t *testing.T) {
+	s := newService(t, "10.9.0.100", 24)
+	router, client := s.names["switch"], s.names["client"]
+	// A router on the way whose next link takes less than the client knows.
+	run(t, "ip", "-n", router, "address", "add", "10.9.0.254/24", "dev", "br0")
+	run(t, "ip", "netns", "exec", router, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv4.conf.all.send_redirects=0", "net.ipv4.conf.br0.send_redirects=0")
+	run(t, "ip", "-n", router, "route", "add", "10.9.0.100/32", "dev", "br0", "mtu", "lock", "600")
+	run(t, "ip", "netns", "exec", client, "sysctl", "-qw", "net.ipv4.ip_no_pmtu_disc=1")
+	run(t, "ip", "-n", client, "route", "add", "10.9.0.100/32", "via", "10.9.0.254")
+	s.arm()
+	s.move("a", "b")
+	s.do("client", order{Dial: s.port(), Upload: 1 << 20})
+	said := run(t, "ip", "netns", "exec", s.names["b"], "nstat", "-azj", "IpReasmOKs")
+	if strings.Contains(said, `"IpReasmOKs":0`) || !strings.Contains(said, `"IpReasmOKs":`) {
+		t.Errorf("nothing came in fragments: %s", said)
+	}
+}
+
 // The forwarding ends by itself, and then clients are told.
 func TestForwardingEnds(t *testing.T) {
 	both(t, func(s *service) {

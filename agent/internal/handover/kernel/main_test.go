@@ -224,6 +224,9 @@ func upload(address string, bytes int) error {
 		return err
 	}
 	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		return err
+	}
 	block := make([]byte, 128<<10)
 	for sent := 0; sent < bytes; sent += len(block) {
 		if _, err := c.Write(block); err != nil {
