@@ -295,10 +295,13 @@ func TestWhoCannotBeFenced(t *testing.T) {
 		_ = b.disconnect()
 		b.capabilities = slices.DeleteFunc(b.capabilities, func(c string) bool { return c == "command/fence" })
 		b.connect()
+		synctest.Wait()
+		b.observe(well(backup))
 		a.observe(split(230))
 		b.observe(split(220))
 		pass(10 * time.Second)
 		synctest.Wait()
+		l.wantAlarms("TWO_HOLDERS web", "PEER_SILENT web")
 		if got := said.take(); got != nil {
 			t.Errorf("told %v", got)
 		}
