@@ -36,6 +36,31 @@ func TestEffectiveTrack(t *testing.T) {
 	}
 }
 
+// What is said of a URL lacks its query, which may hold a secret; by that it is another one
+// all the same.
+func TestTheQueryOfATrack(t *testing.T) {
+	c := guide(t)
+	tracked := func(targets ...string) (*tandemv1.Vip, error) {
+		v := proto.CloneOf(c.Vip("web"))
+		for _, target := range targets {
+			v.Tracks = append(v.Tracks, &tandemv1.Track{Kind: "url", Target: target, Weight: proto.Int32(-1)})
+		}
+		_, _, err := c.Apply(UpdateVip(v, nil), env())
+		return v, err
+	}
+	two, err := tracked("http://192.0.2.1/up?token=secret", "http://192.0.2.1/up?token=another")
+	if err != nil {
+		t.Errorf("two that differ in their queries: %v", err)
+	}
+	if said := strings.Join(Notes(c, two), "\n"); !strings.Contains(said, "url http://192.0.2.1/up?...") || strings.Contains(said, "secret") {
+		t.Errorf("of a weight that is too light: %q", said)
+	}
+	_, err = tracked("http://192.0.2.1/up?token=secret", "http://192.0.2.1/up?token=secret")
+	if err == nil || !strings.Contains(err.Error(), `"url http://192.0.2.1/up?..." is a track`) || strings.Contains(err.Error(), "secret") {
+		t.Errorf("the same twice: %v", err)
+	}
+}
+
 // A weight that cannot move the VIP is told, with one that can; the default always can.
 func TestNotesOnTheWeightOfTracks(t *testing.T) {
 	c := guide(t)
