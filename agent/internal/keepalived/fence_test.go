@@ -49,8 +49,9 @@ func apart(t *testing.T) (a, b *node) {
 	t.Helper()
 	a, b = newCluster(t)
 	deafen(t, a, b)
-	within(t, 5*time.Second, "both hold it", func() bool {
-		return a.has("10.9.0.100") && b.has("10.9.0.100") && b.instance("web").State == InstanceMaster
+	within(t, 5*time.Second, "both hold it and hear nobody", func() bool {
+		one, other := a.instance("web"), b.instance("web")
+		return a.has("10.9.0.100") && b.has("10.9.0.100") && other.State == InstanceMaster && !one.Wire.hearsNode() && !other.Wire.hearsNode()
 	})
 	return a, b
 }
