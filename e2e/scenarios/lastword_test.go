@@ -55,6 +55,9 @@ func TestAHolderThatTheControllerHasLostIsHeard(t *testing.T) {
 	s.says("that lb-backup hears lb-master", "lb-master, by its advertisements")
 	s.says("since when nothing else is known", ", heard")
 	s.holdsNow(ctx, cluster.Master)
+	if said, _ := s.Lbctl(ctx, "doctor"); !strings.Contains(string(said), "lb-master, by its advertisements") || !strings.Contains(string(said), "not known: HOLDER_AWAY") {
+		t.Errorf("the doctor says\n%s", said)
+	}
 	if err := s.Master().Host.Undrop(ctx); err != nil {
 		t.Fatal(err)
 	}

@@ -23,6 +23,9 @@ const (
 	answering = 700 * time.Millisecond
 	// pingEvery is how often it is asked while the doubt lasts.
 	pingEvery = time.Second
+	// overslept is how late the controller is by itself when it looks for answers: those
+	// that have come while it had no turn may not have been read.
+	overslept = 500 * time.Millisecond
 	// slowest is the longest time that an answer may take to be one of a slow agent.
 	slowest = 3 * time.Second
 )
@@ -81,11 +84,15 @@ func (c *cluster) dismiss(now time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, n := range c.nodes {
-		s := n.session
-		if s == nil || n.asked.IsZero() || n.answered() || now.Sub(n.asked) < n.patience() {
+		s, late := n.session, now.Sub(n.asked)-n.patience()
+		if s == nil || n.asked.IsZero() || n.answered() || late < 0 {
 			continue
 		}
-		n.asked, n.silenced = time.Time{}, true
+		n.asked = time.Time{}
+		if late >= overslept {
+			continue // it is asked again
+		}
+		n.silenced = true
 		s.cancel(ErrSilent)
 		c.part(n, ErrSilent)
 	}

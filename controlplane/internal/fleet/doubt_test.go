@@ -183,3 +183,32 @@ func TestI7WhatTheWireSaysOfANodeThatIsAway(t *testing.T) {
 		}
 	})
 }
+
+// A controller that had no turn itself takes nobody for gone by that time: it asks again.
+func TestI7WhoOversleptDismissesNobody(t *testing.T) {
+	for _, test := range []struct {
+		after time.Duration
+		ends  bool
+	}{{answering - 1, false}, {answering, true}, {answering + overslept - 1, true}, {answering + overslept, false}, {time.Hour, false}} {
+		synctest.Test(t, func(t *testing.T) {
+			l, a, b := pair(t)
+			pass(time.Second)
+			a.vanish()
+			b.observe(&agentv1.Observation{Instances: holding(master)})
+			synctest.Wait()
+			c, err := l.fleet.cluster(home)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.dismiss(time.Now().Add(test.after))
+			synctest.Wait()
+			if n := l.node("lb-master"); n.GetConnected() == test.ends {
+				t.Errorf("after %v it is connected: %v", test.after, n.GetConnected())
+			}
+			pass(2 * answering)
+			if l.node("lb-master").GetConnected() {
+				t.Errorf("after %v, and when it was asked again, it is connected still", test.after)
+			}
+		})
+	}
+}
