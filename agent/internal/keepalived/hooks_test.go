@@ -14,6 +14,18 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// inNamespace puts the test's thread into a network namespace with eth0, which has the
+// address 10.9.0.1.
+func inNamespace(t *testing.T) {
+	t.Helper()
+	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Skipf("needs network namespaces (root): %v", err)
+	}
+	ip(t, "link", "add", "eth0", "type", "veth", "peer", "name", "eth1")
+	ip(t, "address", "add", "10.9.0.1/24", "dev", "eth0")
+}
+
 func newHooks(t *testing.T) *Hooks {
 	t.Helper()
 	dir := t.TempDir()
@@ -63,12 +75,7 @@ func TestScoresBeforeAStart(t *testing.T) {
 // What a killed keepalived has left is removed when it has ended, and before another one
 // starts; what is somebody else's stays.
 func TestHooksRemoveWhatWasLeft(t *testing.T) {
-	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Skipf("needs network namespaces (root): %v", err)
-	}
-	ip(t, "link", "add", "eth0", "type", "veth", "peer", "name", "eth1")
-	ip(t, "address", "add", "10.9.0.1/24", "dev", "eth0")
+	inNamespace(t)
 	for name, hook := range map[string]func(*Hooks) error{
 		"after a stop": (*Hooks).AfterStop,
 		"before a start": func(h *Hooks) error {

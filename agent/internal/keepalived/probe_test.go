@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -95,6 +96,39 @@ func TestAddressOfAnUnknownHost(t *testing.T) {
 			more.Instances[0].Priority = 220
 			a.mustApply(more)
 		})
+	}
+}
+
+// Whether an address is free is asked once: one that this node has, or may have brought
+// up before, is its own, whoever has taken it meanwhile.
+func TestAnAddressThatWasHadIsNotAskedFor(t *testing.T) {
+	inNamespace(t)
+	c := web("lb-master", 230)
+	c.Instances[0].Addresses = []string{"10.9.0.101/24"}
+	in, err := resolve(c, map[string]string{"front": "eth0"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := func(record []place) (addresses []string) {
+		t.Helper()
+		questions, err := newAddresses(in, record)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, q := range questions {
+			addresses = append(addresses, q.Address.String())
+		}
+		return addresses
+	}
+	if got, want := asked(nil), []string{"10.9.0.100", "10.9.0.101"}; !slices.Equal(got, want) {
+		t.Errorf("of new ones it asks for %v, want %v", got, want)
+	}
+	if got, want := asked(in.places()[:1]), []string{"10.9.0.101"}; !slices.Equal(got, want) {
+		t.Errorf("of one that was had and a new one it asks for %v, want %v", got, want)
+	}
+	ip(t, "address", "add", "10.9.0.101/24", "dev", "eth0")
+	if got := asked(in.places()[:1]); got != nil {
+		t.Errorf("of what was had and what is there it asks for %v", got)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tandem-lb/tandem/agent/internal/keepalived/advertfilter"
+	keepalivedv1 "github.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1"
 )
 
 // startRogue has a keepalived that somebody has started by hand advertise the
@@ -169,5 +170,39 @@ func TestPeerIsHeardWhileItsAddressChanges(t *testing.T) {
 	}
 	if dropped := n.dropped(); dropped != 0 {
 		t.Errorf("%d advertisements of the peer were dropped", dropped)
+	}
+}
+
+// Let through are the other nodes, from all that they have there, and the VIP's own
+// addresses, which a holder speaks from that has lost its other ones. An interface is
+// open while one of the nodes is not known there.
+func TestWhoIsLetThrough(t *testing.T) {
+	unknown := &keepalivedv1.Peer{Node: "lb-third", Network: "front"}
+	elsewhere := &keepalivedv1.Peer{Node: "lb-third", Network: "back", Addresses: []string{"10.8.0.3"}}
+	for name, test := range map[string]struct {
+		peers  []*keepalivedv1.Peer
+		closed string
+		from   []string
+	}{
+		"all are known":        {peersOf("10.9.0.2", "fe80::2"), "eth0", []string{"10.9.0.2", "10.9.0.100", "10.9.0.101", "fe80::2"}},
+		"one is not known":     {append(peersOf("10.9.0.2"), unknown), "", []string{"10.9.0.2", "10.9.0.100", "10.9.0.101"}},
+		"one is not there":     {append(peersOf("10.9.0.2"), elsewhere), "", []string{"10.9.0.2", "10.9.0.100", "10.9.0.101"}},
+		"by the other family":  {peersOf("fe80::2"), "", []string{"10.9.0.100", "10.9.0.101", "fe80::2"}},
+		"nobody else is there": {nil, "", []string{"10.9.0.100", "10.9.0.101"}},
+	} {
+		c := web("lb-master", 230)
+		c.Global.Peers, c.Instances[0].Addresses = test.peers, []string{"10.9.0.101/24"}
+		in, err := resolve(c, map[string]string{"front": "eth0", "back": "eth1"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := in.filter()
+		var from []string
+		for _, a := range f.Sources {
+			from = append(from, a.String())
+		}
+		if got := strings.Join(f.Interfaces4, " "); got != test.closed || len(f.Interfaces6) > 0 || !slices.Equal(from, test.from) {
+			t.Errorf("%s: %q is closed but for %v, want %q and %v", name, got, from, test.closed, test.from)
+		}
 	}
 }
