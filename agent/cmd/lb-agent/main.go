@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"syscall"
 
@@ -61,6 +62,12 @@ func root() *cobra.Command {
 // ten seconds or so.
 const garbage = 50
 
+// processors are how many run Go code at a time. With a second one each wake-up has the
+// runtime start another thread to look for more work, of which an agent at rest has none:
+// that took as long as all that it does. What takes long, as a new configuration does,
+// keeps others waiting for 10 ms at most (asynchronous preemption).
+const processors = 1
+
 func run() *cobra.Command {
 	var path string
 	cmd := &cobra.Command{
@@ -83,6 +90,9 @@ as they are. docs/operations.md describes the configuration file.`,
 			logger.Info("starting", "version", version, "node", s.Node)
 			if os.Getenv("GOGC") == "" {
 				debug.SetGCPercent(garbage)
+			}
+			if os.Getenv("GOMAXPROCS") == "" {
+				runtime.GOMAXPROCS(processors)
 			}
 			return node.Run(cmd.Context(), s, version, logger)
 		},
