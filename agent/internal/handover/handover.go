@@ -23,6 +23,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/tandem-lb/tandem/agent/internal/beat"
 	"github.com/tandem-lb/tandem/agent/internal/handover/kernel"
 )
 
@@ -154,10 +155,10 @@ func (k *Keeper) Run(ctx context.Context) error {
 			k.report(k.step(ctx, view, renew))
 		}
 		if renew {
-			due.Reset(renewEvery)
+			due.Reset(beat.In(renewEvery))
 		}
 		if renew && k.forwarding() {
-			due.Reset(checkEvery)
+			due.Reset(beat.In(checkEvery))
 		}
 		select {
 		case <-k.kick:

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/tandem-lb/tandem/agent/internal/beat"
 	"github.com/tandem-lb/tandem/agent/internal/daemon"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy/runtime"
 )
@@ -13,9 +14,9 @@ import (
 const (
 	// askEvery is how often the newest worker is asked whether it goes on. It takes
 	// HAProxy 50 µs.
-	askEvery = 150 * time.Millisecond
-	// hungAfter is how long a worker may be silent until that is told. The fifth look
-	// without an answer is the first one beyond it, 0.75 to 0.9 s after the worker has
+	askEvery = beat.Every
+	// hungAfter is how long a worker may be silent until that is told. The sixth look
+	// without an answer is the first one beyond it, 0.75 to 0.875 s after the worker has
 	// stopped.
 	hungAfter = 700 * time.Millisecond
 	// replaceAfter is how long HAProxy may be silent until it is killed, to be
@@ -90,9 +91,9 @@ func (d *Driver) attended(ctx context.Context, p *daemon.Process) {
 // agent cannot ask, as one with a file of somebody else, which has another socket.
 func (d *Driver) attend(ctx context.Context, p *daemon.Process) {
 	defer d.hung.Store(false)
-	tick := time.NewTicker(askEvery)
+	tick := time.NewTimer(beat.In(askEvery))
 	defer tick.Stop()
-	questions := runtime.Questions{Path: d.paths.stats, Patience: replaceAfter} // some 70 of a worker that hangs
+	questions := runtime.Questions{Path: d.paths.stats, Patience: replaceAfter} // some 80 of a worker that hangs
 	defer questions.Close()
 	asked := questions.Ask(time.Now())
 	var told string // why it cannot be asked
@@ -104,6 +105,7 @@ func (d *Driver) attend(ctx context.Context, p *daemon.Process) {
 		case <-p.Done():
 			return
 		case <-tick.C:
+			tick.Reset(beat.In(askEvery))
 		}
 		now := time.Now()
 		answered, err := questions.Answers(now)

@@ -18,6 +18,7 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/tandem-lb/tandem/agent/internal/beat"
 	"github.com/tandem-lb/tandem/agent/internal/daemon"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy/access"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy/config"
@@ -344,7 +345,7 @@ func (d *Driver) own(ctx context.Context) error {
 		}
 	}()
 	d.begin(ctx)
-	poll := time.NewTicker(pollInterval)
+	poll := time.NewTimer(beat.In(pollInterval))
 	defer poll.Stop()
 	for {
 		d.turn.Store(time.Now().UnixNano())
@@ -364,6 +365,7 @@ func (d *Driver) own(ctx context.Context) error {
 		case <-d.behind.due():
 			d.writeFile()
 		case <-poll.C:
+			poll.Reset(beat.In(pollInterval))
 			d.poll(ctx)
 		case <-d.kick:
 			d.poll(ctx)

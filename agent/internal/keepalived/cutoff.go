@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/tandem-lb/tandem/agent/internal/beat"
 	"github.com/tandem-lb/tandem/agent/internal/keepalived/wire"
 )
 
@@ -219,7 +220,7 @@ func (d *Driver) attendReach(ctx context.Context) error {
 				d.log.Error("cannot keep off a VIP for which this node is useless", "vip", vip, "error", err)
 			}
 		}
-		again.Reset(cutEvery)
+		again.Reset(beat.In(cutEvery))
 		failing = d.announceAll(ctx, unrivaled, failing)
 	}
 }

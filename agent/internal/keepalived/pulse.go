@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/tandem-lb/tandem/agent/internal/beat"
 	"github.com/tandem-lb/tandem/agent/internal/daemon"
 )
 
@@ -16,7 +17,7 @@ import (
 
 const (
 	// lookEvery is how often the pulse of keepalived's VRRP process is felt.
-	lookEvery = 100 * time.Millisecond
+	lookEvery = beat.Every
 	// answerTime is how long one without a pulse gets for the answer to a question,
 	// which takes 2 ms.
 	answerTime = 500 * time.Millisecond
@@ -105,7 +106,7 @@ func (s *stillness) ask(began, now time.Time) {
 // feel is the goroutine that has a keepalived that hangs ended; the keeper starts
 // another one.
 func (d *Driver) feel(ctx context.Context) error {
-	tick := time.NewTicker(lookEvery)
+	tick := time.NewTimer(beat.In(lookEvery))
 	defer tick.Stop()
 	var s stillness
 	var heart daemon.Heart
@@ -114,6 +115,7 @@ func (d *Driver) feel(ctx context.Context) error {
 	for {
 		select {
 		case <-tick.C:
+			tick.Reset(beat.In(lookEvery))
 		case <-ctx.Done():
 			return ctx.Err()
 		}

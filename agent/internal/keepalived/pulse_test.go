@@ -17,7 +17,7 @@ import (
 
 // Only a keepalived that could go on and does not stands still.
 func TestStillness(t *testing.T) {
-	const patience = 400 * time.Millisecond
+	const patience = 4 * lookEvery
 	type look struct {
 		times int
 		every time.Duration
@@ -41,8 +41,8 @@ func TestStillness(t *testing.T) {
 		"it is stopped":                      {[]look{{5, lookEvery, stopped, 0}}, hung},
 		"it has no processor":                {[]look{{50, lookEvery, waits, 0}}, alive},
 		"there is none":                      {[]look{{50, lookEvery, daemon.Pulse{}, 0}}, alive},
-		"the agent is busy":                  {[]look{{5, 4 * lookEvery, sleeps, 0}}, doubtful},
-		"the agent looks late":               {[]look{{2, 4 * lookEvery, sleeps, 0}}, alive},
+		"the agent is busy":                  {[]look{{5, 3 * lookEvery, sleeps, 0}}, doubtful},
+		"the agent looks late":               {[]look{{2, 3 * lookEvery, sleeps, 0}}, alive},
 		"the agent was paused with it":       {[]look{{4, lookEvery, stopped, 0}, {1, time.Minute, stopped, 0}, {3, lookEvery, stopped, 0}}, alive},
 		"both were paused while it is asked": {[]look{{5, lookEvery, sleeps, 0}, {0, 0, sleeps, time.Minute}, {4, lookEvery, sleeps, 0}}, alive},
 		"another one":                        {[]look{{5, lookEvery, sleeps, 0}, {1, lookEvery, daemon.Pulse{PID: 8}, 0}}, alive},

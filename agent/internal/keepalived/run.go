@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tandem-lb/tandem/agent/internal/atomicfile"
+	"github.com/tandem-lb/tandem/agent/internal/beat"
 	"github.com/tandem-lb/tandem/agent/internal/daemon"
 )
 
@@ -150,7 +151,7 @@ func (d *Driver) publish(old *Snapshot, o *observer) {
 
 // keep looks after keepalived, regularly and when woken.
 func (d *Driver) keep(ctx context.Context) error {
-	tick := time.NewTicker(resyncEvery)
+	tick := time.NewTimer(beat.In(resyncEvery))
 	defer tick.Stop()
 	for told := false; ; {
 		c, err := d.acquire(ctx)
@@ -165,6 +166,7 @@ func (d *Driver) keep(ctx context.Context) error {
 		told = false
 		select {
 		case <-tick.C:
+			tick.Reset(beat.In(resyncEvery))
 		case <-d.kick:
 		case <-d.opts.Runner.Changed():
 			told = true

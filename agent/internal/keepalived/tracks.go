@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tandem-lb/tandem/agent/internal/beat"
 	"github.com/tandem-lb/tandem/agent/internal/keepalived/track"
 	keepalivedv1 "github.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1"
 )
@@ -190,7 +191,7 @@ func (o *observer) watchTracks() {
 
 // track brings what tracks add up to date, and renews it.
 func (d *Driver) track(ctx context.Context) error {
-	tick := time.NewTicker(trackRenew)
+	tick := time.NewTimer(beat.In(trackRenew))
 	defer tick.Stop()
 	for told := false; ; {
 		if err := d.weigh(ctx); err != nil && ctx.Err() == nil {
@@ -204,6 +205,7 @@ func (d *Driver) track(ctx context.Context) error {
 		select {
 		case <-d.observer.tracks.Changed():
 		case <-tick.C:
+			tick.Reset(beat.In(trackRenew))
 		case <-ctx.Done():
 			return ctx.Err()
 		}

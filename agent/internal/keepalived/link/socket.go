@@ -47,10 +47,14 @@ var (
 // not for concurrent use.
 type Socket struct {
 	fd      int
+	quiet   int // of packets that wake nobody, see Hush; -1: there is none
 	ifindex int
-	proto   uint16     // in network byte order
+	proto   uint16 // in network byte order
+	program Filter
 	buffer  [2048]byte // of Receive
 	control [128]byte
+	bytes   []byte // of aside
+	aside   []aside
 }
 
 // Filter is a program by which the kernel picks packets (socket(7),
@@ -129,24 +133,23 @@ func AdvertisementsOr(protocol uint32) Filter {
 // Open opens a socket for packets of one Ethernet protocol and joins link-layer
 // groups. A nil filter lets all of them through.
 func Open(ifindex int, ethertype uint16, program Filter, groups ...net.HardwareAddr) (*Socket, error) {
-	// Without a protocol nothing comes in before there is a filter.
-	fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	fd, err := open()
 	if err != nil {
 		return nil, fmt.Errorf("packet socket: %w", err)
 	}
-	s := &Socket{fd: fd, ifindex: ifindex, proto: ethertype<<8 | ethertype>>8}
-	if err := s.prepare(program, groups); err != nil {
+	s := &Socket{fd: fd, quiet: -1, ifindex: ifindex, proto: ethertype<<8 | ethertype>>8, program: program}
+	if err := s.prepare(groups); err != nil {
 		return nil, errors.Join(fmt.Errorf("packet socket: %w", err), s.Close())
 	}
 	return s, nil
 }
 
-func (s *Socket) prepare(program Filter, groups []net.HardwareAddr) error {
-	if program != nil {
-		if err := s.attach(program); err != nil {
-			return err
-		}
-	}
+// open opens a socket. Without a protocol nothing comes in before there is a filter.
+func open() (fd int, err error) {
+	return unix.Socket(unix.AF_PACKET, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+}
+
+func (s *Socket) prepare(groups []net.HardwareAddr) error {
 	for _, group := range groups {
 		m := unix.PacketMreq{Ifindex: int32(s.ifindex), Type: unix.PACKET_MR_MULTICAST, Alen: uint16(len(group))}
 		copy(m.Address[:], group)
@@ -154,16 +157,26 @@ func (s *Socket) prepare(program Filter, groups []net.HardwareAddr) error {
 			return err
 		}
 	}
-	// Without it a packet is as late as this process is.
-	if err := unix.SetsockoptInt(s.fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1); err != nil {
-		return err
-	}
-	return unix.Bind(s.fd, &unix.SockaddrLinklayer{Protocol: s.proto, Ifindex: s.ifindex})
+	return s.bind(s.fd)
 }
 
-// attach puts a filter in the place of the one before.
-func (s *Socket) attach(program Filter) error {
-	return unix.SetsockoptSockFprog(s.fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, &unix.SockFprog{
+// bind has a socket receive what the program lets through.
+func (s *Socket) bind(fd int) error {
+	if s.program != nil {
+		if err := attach(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, s.program); err != nil {
+			return err
+		}
+	}
+	// Without it a packet is as late as this process is.
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TIMESTAMPNS, 1); err != nil {
+		return err
+	}
+	return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: s.proto, Ifindex: s.ifindex})
+}
+
+// attach puts a program in the place of the one before.
+func attach(fd, level, option int, program Filter) error {
+	return unix.SetsockoptSockFprog(fd, level, option, &unix.SockFprog{
 		Len: uint16(len(program)), Filter: unsafe.SliceData(program),
 	})
 }
@@ -176,7 +189,7 @@ func Member(ifindex int) (*Socket, error) {
 	if err != nil {
 		return nil, fmt.Errorf("IPv6 socket: %w", err)
 	}
-	s := &Socket{fd: fd, ifindex: ifindex}
+	s := &Socket{fd: fd, quiet: -1, ifindex: ifindex}
 	group := unix.IPv6Mreq{Multiaddr: [16]byte{0: 0xff, 1: 0x02, 15: 0x12}, Interface: uint32(ifindex)}
 	if err := unix.SetsockoptIPv6Mreq(fd, unix.IPPROTO_IPV6, unix.IPV6_JOIN_GROUP, &group); err != nil {
 		return nil, errors.Join(fmt.Errorf("join the group ff02::12: %w", err), s.Close())
@@ -185,9 +198,15 @@ func Member(ifindex int) (*Socket, error) {
 }
 
 // Close closes the socket.
-func (s *Socket) Close() error { return unix.Close(s.fd) }
+func (s *Socket) Close() error {
+	err := unix.Close(s.fd)
+	if s.quiet >= 0 {
+		err = errors.Join(err, unix.Close(s.quiet))
+	}
+	return err
+}
 
-// FD is for poll(2).
+// FD is for poll(2): it is ready when a packet waits that is to wake somebody.
 func (s *Socket) FD() int32 { return int32(s.fd) }
 
 // Send sends a packet to a link-layer address.
@@ -203,10 +222,18 @@ func Lost(err error) bool { return errors.Is(err, unix.ENOBUFS) || errors.Is(err
 
 // Receive hands over packets for this machine that wait, each with its sender and the
 // time at which the kernel received it, by the wall clock, and returns how many waited: at
-// most limit. The packet is valid during the call only.
+// most limit, and as many again of those that wake nobody. The packet is valid during the
+// call only.
 func (s *Socket) Receive(limit int, take func(packet []byte, from MAC, at time.Time)) (count int, err error) {
+	if s.quiet >= 0 {
+		return s.both(limit, take)
+	}
+	return s.receive(s.fd, limit, take)
+}
+
+func (s *Socket) receive(fd, limit int, take func(packet []byte, from MAC, at time.Time)) (count int, err error) {
 	for count < limit {
-		n, length, _, from, err := unix.Recvmsg(s.fd, s.buffer[:], s.control[:], 0)
+		n, length, _, from, err := unix.Recvmsg(fd, s.buffer[:], s.control[:], 0)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue

@@ -9,11 +9,15 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/tandem-lb/tandem/agent/internal/beat"
 	"github.com/tandem-lb/tandem/agent/internal/keepalived/link"
 )
 
 // tick does what is to be done each second.
 func (e *ear) tick(now time.Time) error {
+	if err := e.settle(now); err != nil {
+		return err
+	}
 	if e.stale {
 		if err := errors.Join(e.look(), e.poller.again(e.changes.FD())); err != nil {
 			return err
@@ -78,11 +82,20 @@ func (e *ear) review() {
 	e.reach.neighbors(known)
 }
 
+// asks is when somebody is to be asked: at a beat, unless nobody answers.
+func (e *ear) asks(now time.Time) time.Time {
+	next := e.reach.next(now)
+	if e.reach.doubt(now) {
+		return next
+	}
+	return beat.From(next)
+}
+
 // question asks those whose turn it is whether they are there, and listens to
 // everything for as long as nobody answers: whatever comes in tells that something
 // does.
 func (e *ear) question(now time.Time) (err error) {
-	if !now.Before(e.reach.next(now)) {
+	if !now.Before(e.asks(now)) {
 		nodes := slices.ContainsFunc(e.table.routers, func(r *router) bool {
 			return slices.ContainsFunc(r.speakers, func(s speaker) bool { return s.present(now) && slices.Contains(r.Peers, s.Source) })
 		})
@@ -94,6 +107,7 @@ func (e *ear) question(now time.Time) (err error) {
 	}
 	switch doubt := e.reach.doubt(now); {
 	case doubt && e.broad == nil:
+		e.news = true
 		for _, ethertype := range []uint16{unix.ETH_P_ARP, unix.ETH_P_IP, unix.ETH_P_IPV6} {
 			s, err := link.Open(e.on.Index, ethertype, nil)
 			if err != nil {

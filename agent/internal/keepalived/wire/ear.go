@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tandem-lb/tandem/agent/internal/beat"
 	"github.com/tandem-lb/tandem/agent/internal/keepalived/link"
 	"github.com/tandem-lb/tandem/agent/internal/keepalived/vrrp"
 )
@@ -60,6 +61,8 @@ type ear struct {
 	stale   bool          // something has changed since it looked
 	arp, nd *link.Socket
 	sockets []*link.Socket // all that receive
+	repeats []repeats      // of sockets
+	news    bool           // since the last tick
 	members []*link.Socket // that do not
 	broad   []*link.Socket // that receive everything, for as long as nobody answers
 
@@ -194,20 +197,20 @@ func (e *ear) listen(ctx context.Context) error {
 			if err := e.tick(now); err != nil || e.shape() != shape {
 				return err
 			}
-			next = now.Add(every)
+			next = now.Add(beat.In(every))
 		}
 		if err := e.question(now); err != nil {
 			return err
 		}
 		e.table.forget(now)
-		due := next
-		for _, t := range []time.Time{e.publish(now), e.table.next(now), e.reach.next(now)} {
-			if !t.IsZero() && t.Before(due) {
-				due = t
+		due := e.due(now, next)
+		if e.news {
+			if err := e.stir(); err != nil {
+				return err
 			}
 		}
 		var err error
-		if now, err = e.poll(ctx, time.Until(due)); err != nil || ctx.Err() != nil {
+		if now, err = e.poll(ctx, due); err != nil || ctx.Err() != nil {
 			return err
 		}
 		if e.roused {
@@ -217,6 +220,17 @@ func (e *ear) listen(ctx context.Context) error {
 			}
 		}
 	}
+}
+
+// due is when something is to be done: next, or before.
+func (e *ear) due(now, next time.Time) time.Time {
+	due := next
+	for _, t := range []time.Time{e.publish(now), e.table.next(now), e.asks(now)} {
+		if !t.IsZero() && t.Before(due) {
+			due = t
+		}
+	}
+	return due
 }
 
 // addresses are all of one family that the routers have, and where these are apart
@@ -283,6 +297,7 @@ func (e *ear) open() (err error) {
 		}
 		err = errors.Join(err, failed)
 	}
+	e.repeats, e.news = make([]repeats, len(e.sockets)), true
 	return err
 }
 
@@ -299,11 +314,13 @@ func (e *ear) close() {
 	e.sockets, e.members, e.broad, e.arp, e.nd, e.changes, e.poller = nil, nil, nil, nil, nil, nil, nil
 }
 
-// poll takes what comes within the time, and returns a time before that: by it
+// poll takes what comes until a time, and returns a time before that: by it
 // nobody has been silent whose packets waited while this process had no turn.
-func (e *ear) poll(ctx context.Context, limit time.Duration) (now time.Time, err error) {
-	limit = max(limit, 0) + time.Millisecond // nobody is heard in no time
-	ready, now, err := e.poller.ready(time.Now().Add(limit))
+func (e *ear) poll(ctx context.Context, until time.Time) (now time.Time, err error) {
+	if soon := time.Now().Add(time.Millisecond); until.Before(soon) {
+		until = soon // nobody is heard in no time
+	}
+	ready, now, err := e.poller.ready(until)
 	if err != nil {
 		return now, err
 	}
@@ -315,18 +332,28 @@ func (e *ear) poll(ctx context.Context, limit time.Duration) (now time.Time, err
 		e.stale = true
 	}
 	flood := false
-	for _, s := range slices.Concat(e.sockets, e.broad) {
-		if !slices.Contains(ready, s.FD()) {
+	for n, s := range slices.Concat(e.sockets, e.broad) {
+		var repeats *repeats
+		if n < len(e.sockets) {
+			repeats = &e.repeats[n]
+		}
+		if !slices.Contains(ready, s.FD()) && (repeats == nil || len(repeats.hushed) == 0) {
 			continue
 		}
 		isARP := s == e.arp || e.broad != nil && s == e.broad[0]
-		count, err := s.Receive(atOnce, func(p []byte, from link.MAC, at time.Time) { e.packet(p, from, isARP, time.Now(), at) })
+		count, err := s.Receive(atOnce, func(p []byte, from link.MAC, at time.Time) {
+			if repeats != nil {
+				repeats.hear(p, from)
+			}
+			e.packet(p, from, isARP, arrival(at, time.Now()), at)
+		})
 		if err != nil {
 			return now, err
 		}
-		flood = flood || count == atOnce
+		flood = flood || count >= atOnce
 	}
 	if flood {
+		e.news = true
 		select {
 		case <-time.After(rest):
 		case <-ctx.Done():
@@ -389,7 +416,7 @@ func (e *ear) publish(now time.Time) (due time.Time) {
 		return due
 	}
 	if e.listener.publish(heard) {
-		e.told = now
+		e.told, e.news = now, true
 	}
 	return time.Time{}
 }

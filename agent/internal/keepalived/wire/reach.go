@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/tandem-lb/tandem/agent/internal/beat"
 	"github.com/tandem-lb/tandem/agent/internal/keepalived/link"
 )
 
@@ -26,10 +27,11 @@ const (
 )
 
 const (
-	// witnessEvery is how often a witness is asked, in turn.
-	witnessEvery = 250 * time.Millisecond
-	// openFor is how long a question may be open until all are asked. An answer takes
-	// less than a millisecond.
+	// witnessEvery is how often a witness is asked, in turn: at each second beat, be it
+	// that the question before came late.
+	witnessEvery = 2*beat.Every - beat.Every/2
+	// openFor is how long a question may be open until all are asked: to the next beat
+	// mostly. An answer takes less than a millisecond.
 	openFor = 100 * time.Millisecond
 	// cutAfter is how long nobody answers until that is told, and cutRounds how often
 	// all have been asked by then.
