@@ -12,17 +12,20 @@ func TestPulse(t *testing.T) {
 	p := startForTest(t, script(t.TempDir(), `while :; do (while :; do sleep 0.01; done); done`))
 	var heart Heart
 	defer heart.Close()
-	var first Pulse
+	var first, last Pulse // last of a child
 	pulse := func() Pulse {
 		t.Helper()
 		now, err := heart.Pulse(p)
 		if err != nil {
 			t.Fatal(err)
 		}
+		if now.PID != 0 {
+			last = now
+		}
 		return now
 	}
 	eventually(t, "a child", func() bool { first = pulse(); return first.PID != 0 })
-	t.Cleanup(func() { _ = unix.Kill(pulse().PID, unix.SIGKILL) })
+	t.Cleanup(func() { _ = unix.Kill(last.PID, unix.SIGKILL) })
 	if first.Stopped {
 		t.Errorf("it is stopped: %+v", first)
 	}
@@ -38,4 +41,15 @@ func TestPulse(t *testing.T) {
 		t.Fatal(err)
 	}
 	eventually(t, "the next one", func() bool { now := pulse(); return now.PID != 0 && now.PID != first.PID })
+	// One that has outlived the process is not its child any more.
+	if err := p.Signal(unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	<-p.Done()
+	if now := pulse(); now != (Pulse{}) {
+		t.Errorf("a process that has ended has the pulse %+v", now)
+	}
+	if err := unix.Kill(last.PID, 0); err != nil {
+		t.Errorf("its child has ended too, so this tells nothing: %v", err)
+	}
 }

@@ -248,10 +248,10 @@ func (s *speaker) present(now time.Time) bool {
 
 // told tells whether a claim is to be told: no advertisement has explained it.
 func (r *router) told(c *claim, now time.Time) bool {
-	return !now.Before(c.first.Add(r.patience())) && now.Before(c.last.Add(claimLife))
+	return !now.Before(c.first.Add(r.patience()))
 }
 
-// heard is what is known of a router now.
+// heard is what is known of a router now, after forget.
 func (r *router) heard(now time.Time) Heard {
 	var h Heard
 	h.Speakers, h.Strays = present(r.speakers, now), present(r.strays, now)
