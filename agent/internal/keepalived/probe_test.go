@@ -181,6 +181,33 @@ func TestPairIsNotRefused(t *testing.T) {
 	}
 }
 
+// A peer with two interfaces on one network answers for the VIP on both, by default, and
+// advertises it on one.
+func TestPeerWithTwoInterfacesOnOneNetwork(t *testing.T) {
+	t.Parallel()
+	middle := newNamespace(t)
+	ip(t, "-n", middle, "link", "add", "br0", "up", "type", "bridge")
+	var nodes []*node
+	for n, name := range []string{"lb-master", "lb-backup"} {
+		namespace := newNamespace(t)
+		for _, eth := range []string{"eth0", "eth1"} {
+			port := fmt.Sprintf("%s-%d", eth, n)
+			ip(t, "link", "add", port, "netns", middle, "type", "veth", "peer", "name", eth, "netns", namespace)
+			ip(t, "-n", middle, "link", "set", port, "master", "br0", "up")
+			ip(t, "-n", namespace, "link", "set", eth, "up")
+		}
+		ip(t, "-n", namespace, "address", "add", fmt.Sprintf("10.9.0.%d/24", n+1), "dev", "eth0")
+		node := newNode(t, name, namespace)
+		node.setHealth(true)
+		nodes = append(nodes, node)
+	}
+	a, b := nodes[0], nodes[1]
+	b.mustApply(web(b.name, 220))
+	within(t, 5*time.Second, "the standby holds the VIP", func() bool { return b.has("10.9.0.100") })
+	a.mustApply(web(a.name, 230))
+	waitMaster(t, 5*time.Second, "web", "10.9.0.100", a, b)
+}
+
 // The peer may still run a file that was written by hand.
 func TestPeerThatIsManagedByHand(t *testing.T) {
 	t.Parallel()

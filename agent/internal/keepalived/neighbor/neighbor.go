@@ -3,9 +3,11 @@
 //
 // An address may well be in use: by the peer that holds the VIP. The peer is who
 // advertises the VIP's virtual router from the same link-layer address, be it
-// its own or the virtual router's (use_vmac); where the router is advertised on
-// another interface, or by unicast, who has a node's own address as well. Whoever else
-// has the address is unknown.
+// its own or the virtual router's (use_vmac), or who has the address that it is
+// advertised from as well: a machine with two interfaces on one network answers for an
+// address on both, unless its arp_ignore forbids that (ip-sysctl.rst). Where the router is
+// advertised on another interface, or by unicast, it is who has a node's own address as
+// well. Whoever else has the address is unknown.
 package neighbor
 
 import (
@@ -33,6 +35,9 @@ const (
 	// adverts are how many intervals a virtual router may be silent before it
 	// counts as absent (RFC 9568, 6.1: Active_Down_Interval).
 	adverts = 3
+	// maxSources bounds the addresses of those who advertise that are asked for: anybody on
+	// the network can invent more.
+	maxSources = 64
 	// slack is added for the way of an advertisement.
 	slack = 50 * time.Millisecond
 	// tentative is how long a machine may have an IPv6 address and not advertise
@@ -190,7 +195,24 @@ func (r *round) run(ctx context.Context, interval time.Duration) error {
 		if err := r.listen(ctx, time.Until(next)); err != nil {
 			return err
 		}
+		if err := r.probeSources(); err != nil {
+			return err
+		}
 	}
+}
+
+// probeSources asks, once, for each address that a virtual router is advertised from.
+func (r *round) probeSources() error {
+	for source, asked := range r.heard.sources {
+		if asked || !source.Is4() || r.arp == nil {
+			continue
+		}
+		r.heard.sources[source] = true
+		if err := r.send(source); err != nil {
+			return fmt.Errorf("ask for %s on %s: %w", source, r.on.Name, err)
+		}
+	}
+	return nil
 }
 
 // probe asks for every address.
@@ -241,7 +263,8 @@ func (r *round) listen(ctx context.Context, limit time.Duration) error {
 type heard struct {
 	own     map[link.MAC]bool
 	claims  map[netip.Addr]map[link.MAC]time.Time // when first
-	routers map[router]bool
+	routers map[router]netip.Addr                 // from where it is advertised
+	sources map[netip.Addr]bool                   // whether it was asked for
 }
 
 // router is a virtual router and who advertises it.
@@ -251,7 +274,7 @@ type router struct {
 }
 
 func newHeard(own map[link.MAC]bool) *heard {
-	return &heard{own: own, claims: make(map[netip.Addr]map[link.MAC]time.Time), routers: make(map[router]bool)}
+	return &heard{own: own, claims: make(map[netip.Addr]map[link.MAC]time.Time), routers: make(map[router]netip.Addr), sources: make(map[netip.Addr]bool)}
 }
 
 // packet takes one packet.
@@ -260,7 +283,10 @@ func (h *heard) packet(p []byte, from link.MAC, isARP bool, now time.Time) {
 		return
 	}
 	if advert, err := vrrp.Parse(p); err == nil && !isARP {
-		h.routers[router{advert.VRID, from}] = true
+		h.routers[router{advert.VRID, from}] = advert.Source
+		if _, known := h.sources[advert.Source]; !known && len(h.sources) < maxSources {
+			h.sources[advert.Source] = false
+		}
 		return
 	}
 	claimed, ok := link.ParseAdvertisement(p)
@@ -280,10 +306,16 @@ func (h *heard) packet(p []byte, from link.MAC, isARP bool, now time.Time) {
 
 // knows tells whether a machine that has an address is the peer.
 func (h *heard) knows(q *Question, from link.MAC) bool {
-	return h.routers[router{q.VRID, from}] || slices.ContainsFunc(q.Nodes, func(a netip.Addr) bool {
+	has := func(a netip.Addr) bool {
 		_, has := h.claims[a][from]
 		return has
-	})
+	}
+	for r, source := range h.routers {
+		if r.vrid == q.VRID && (r.mac == from || has(source)) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(q.Nodes, has)
 }
 
 // patience is until when somebody who has an address may still turn out to be

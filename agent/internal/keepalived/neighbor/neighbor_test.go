@@ -83,6 +83,8 @@ func TestUnknown(t *testing.T) {
 		"a host, IPv6":                {[]string{"ip 2 " + na}, "02:00:00:00:00:02", 2350 * time.Millisecond},
 		"the peer, IPv6":              {[]string{"ip 2 " + na, "ip 2 " + vrrp36}, "", 0},
 		"another virtual router":      {[]string{"arp 2 " + arpReply, "ip 2 " + strings.Replace(vrrp3, "31 33 e6 01 000a 8472", "31 34 e6 01 000a 8471", 1)}, "02:00:00:00:00:02", 350 * time.Millisecond},
+		"the peer's other interface":  {[]string{"ip 3 " + vrrp3, "arp 2 " + arpReply, "arp 2 " + strings.Replace(arpReply, "c0a80164", "c0a8010a", 1)}, "", 0},
+		"that of another router's":    {[]string{"ip 3 " + strings.Replace(vrrp3, "31 33 e6 01 000a 8472", "31 34 e6 01 000a 8471", 1), "arp 2 " + arpReply, "arp 2 " + strings.Replace(arpReply, "c0a80164", "c0a8010a", 1)}, "02:00:00:00:00:02", 350 * time.Millisecond},
 		"the peer and a host":         {[]string{"arp 2 " + arpReply, "arp 3 " + arpReply, "ip 2 " + vrrp3}, "02:00:00:00:00:03", 350 * time.Millisecond},
 		"another node that brings up": {[]string{"arp 2 " + otherProbe}, "", 0},
 		"this machine":                {[]string{"arp 1 " + arpReply}, "", 0},
