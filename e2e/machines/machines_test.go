@@ -27,6 +27,7 @@ func TestMachines(t *testing.T) {
 	}{
 		{"install", (*site).install},
 		{"an operator stops HAProxy", (*site).stopHAProxy},
+		{"HAProxy takes its time to start", (*site).slowHAProxy},
 		{"HAProxy crashes", (*site).crashHAProxy},
 		{"HAProxy hangs", (*site).hangHAProxy},
 		{"keepalived crashes", (*site).crashKeepalived},
@@ -121,6 +122,21 @@ func (s *site) stopHAProxy(t *testing.T) {
 	}
 	s.run(t, master, "systemctl", "start", "haproxy")
 	s.well(t)
+}
+
+// slowHAProxy: a change waits for a HAProxy that somebody else is about to start, and does
+// not fail.
+func (s *site) slowHAProxy(t *testing.T) {
+	s.override(t, master, "haproxy", "ExecStartPre=/bin/sleep 5")
+	s.run(t, master, "systemctl", "stop", "haproxy")
+	s.run(t, master, "systemctl", "start", "--no-block", "haproxy")
+	s.run(t, controller, "lbctl", "pool", "set", "web_servers", "--rise", "4")
+	if state := s.unit(t, master, "haproxy", "ActiveState"); state != "active" {
+		t.Errorf("the change is in effect, and haproxy is %s", state)
+	}
+	s.override(t, master, "haproxy", "")
+	s.well(t)
+	s.serves(t)
 }
 
 // crashHAProxy: it is back, and was away from the clients for a moment only.

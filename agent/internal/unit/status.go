@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -63,6 +64,12 @@ func (s *status) mayStart(stoppedByUs bool) bool {
 		return false
 	}
 	return stoppedByUs || !s.started || s.skipped
+}
+
+// starting tells whether systemd starts the unit now. One that it will start again after a
+// crash is not: when that is due is systemd's to say.
+func (s *status) starting() bool {
+	return s.active == "activating" && !strings.HasPrefix(s.sub, "auto-restart")
 }
 
 // reason says why the unit does not run, and what would help.

@@ -55,6 +55,22 @@ func TestWhoStartsAUnit(t *testing.T) {
 	}
 }
 
+// A start that is under way is waited for; the next one after a crash is not.
+func TestStarting(t *testing.T) {
+	for sub, want := range map[string]bool{
+		"start-pre": true, "start": true, "start-post": true, "auto-restart": false, "auto-restart-queued": false,
+	} {
+		if got := parseStatus(properties(map[string]any{"ActiveState": "activating", "SubState": sub})).starting(); got != want {
+			t.Errorf("%s: %v, want %v", sub, got, want)
+		}
+	}
+	for _, state := range []string{"active", "inactive", "reloading", "deactivating", "failed"} {
+		if parseStatus(properties(map[string]any{"ActiveState": state})).starting() {
+			t.Errorf("%s counts as a start", state)
+		}
+	}
+}
+
 func TestASkippedUnitSaysWhereToLook(t *testing.T) {
 	s := parseStatus(properties(map[string]any{"ConditionResult": false, "ExecMainStartTimestamp": uint64(1), "Result": "exec-condition"}))
 	if got := s.reason("x.service"); got != "has nothing to start with (journalctl -u x.service tells why)" {

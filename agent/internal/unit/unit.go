@@ -87,15 +87,15 @@ func (u *Unit) process(s *status, spec daemon.Spec) (*daemon.Process, error) {
 }
 
 // Start starts a unit that has not run since the boot or that Stop has stopped,
-// and waits until systemd takes it for started. It leaves alone a unit that an
-// operator has stopped or disabled and one that systemd starts again by itself;
-// the error is daemon.ErrNotRunning and says so.
+// and waits until systemd takes it for started, as it does for a start that somebody
+// else has begun. It leaves alone a unit that an operator has stopped or disabled and one
+// that systemd starts again by itself; the error is daemon.ErrNotRunning and says so.
 func (u *Unit) Start(ctx context.Context, spec daemon.Spec) (*daemon.Process, error) {
 	s, err := u.status(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if s.pid == 0 && s.mayStart(u.stoppedByUs()) {
+	if s.starting() || s.pid == 0 && s.mayStart(u.stoppedByUs()) {
 		said := (&journal{unit: u.name}).Listen()
 		err := u.job(ctx, (*dbus.Conn).StartUnitContext)
 		if err != nil {
