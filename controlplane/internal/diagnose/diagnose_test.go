@@ -171,6 +171,10 @@ func TestEachCauseIsFound(t *testing.T) {
 			drop(b, &agentv1.FirewallDrop{Certain: true})
 			b.Diagnosis.GetDrops()[0].Base = "in; reboot #"
 		}, "VRRP_DROPPED", true, `on lb-backup: (no command is made of the name "in; reboot #"), and the same`},
+		"a hostile chain, shown": {func(_ *Facts, _, b *Node) {
+			drop(b, &agentv1.FirewallDrop{Certain: true})
+			b.Diagnosis.GetDrops()[0].Chain = "in; reboot #"
+		}, "VRRP_DROPPED", true, `policy of chain "in; reboot #" in table inet site`},
 		"a hostile interface": {func(_ *Facts, _, b *Node) { front(b).Carrier, front(b).Interface = false, "$(reboot)" }, "NO_CARRIER", true, `(no command is made of the name "$(reboot)")`},
 		"dropped on leave":    {func(_ *Facts, m, _ *Node) { drop(m, &agentv1.FirewallDrop{Certain: true, Outgoing: true}) }, "VRRP_DROPPED", true, "policy of chain in"},
 		"firewalld":           {func(_ *Facts, _, b *Node) { drop(b, &agentv1.FirewallDrop{Certain: true, Owner: "firewalld"}) }, "VRRP_DROPPED", true, "firewall-cmd --permanent --add-protocol=vrrp"},
