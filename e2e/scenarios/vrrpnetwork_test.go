@@ -24,6 +24,12 @@ func (s *site) secondNetwork(ctx context.Context) {
 	if said, err := exec.CommandContext(ctx, "ip", "-n", one, "link", "add", "eth2", "type", "veth", "peer", "name", "eth2", "netns", other).CombinedOutput(); err != nil {
 		s.t.Fatalf("ip link add: %v: %s", err, said)
 	}
+	s.nameSecond(ctx)
+}
+
+// nameSecond gives the load balancers' eth2 addresses and has their agents call it vrrp.
+func (s *site) nameSecond(ctx context.Context) {
+	s.t.Helper()
 	for n, node := range clustertest.Both {
 		of := s.Nodes[node]
 		for _, args := range [][]string{

@@ -67,6 +67,8 @@ func (o *observer) rouse() {
 func (o *observer) useless(w *watched, now time.Time) (firm, useless bool) {
 	c, rival := o.scores.cuts[w.name], w.Wire.hearsNode()
 	switch {
+	case w.peered && w.yielding():
+		return false, true
 	case !w.peered || w.spent:
 		return false, false
 	case w.Wire.Reach == wire.ReachDeaf:
@@ -120,7 +122,7 @@ func (o *observer) judgeReach(now time.Time) {
 			c.firm = firm
 		case c != nil:
 			w.spent = w.Wire.Reach == wire.ReachMute && c.firm && c.over(w.aloneLimit(), now)
-			o.rejoin(w, "its interface carries both ways, or nobody else holds the VIP", now)
+			o.rejoin(w, "it is no longer so that "+c.why, now)
 		}
 	}
 }
@@ -128,6 +130,7 @@ func (o *observer) judgeReach(now time.Time) {
 // rejoin ends what keeps an instance off.
 func (o *observer) rejoin(w *watched, why string, now time.Time) {
 	delete(o.scores.cuts, w.name)
+	o.listenBeside(w)
 	o.log.Info("no longer kept off a VIP", "vip", w.vip, "instance", w.name, "reason", why)
 	o.notes = append(o.notes, fmt.Sprintf("VIP %s: no longer kept off: %s", w.vip, why))
 	o.writeScores(now)
@@ -153,13 +156,14 @@ func (o *observer) keptOff(vip string) string {
 	return ""
 }
 
-// uselessFiles are the track files of the VIPs that this node is to be kept off.
+// uselessFiles are the track files of the VIPs that this node is to be kept off, or may be
+// soon.
 func (o *observer) uselessFiles(now time.Time) map[string][]string {
 	o.judgeReach(now)
 	files := make(map[string][]string)
 	for n := range o.watched {
 		if w := &o.watched[n]; files[w.vip] == nil {
-			if _, useless := o.useless(w, now); useless {
+			if _, useless := o.useless(w, now); useless || w.peered && w.mayYield() {
 				files[w.vip] = o.fenceFiles(w.vip) // as those of the controller's fence
 			}
 		}
@@ -177,20 +181,30 @@ func (o *observer) keepOff(vip string, now time.Time) error {
 		}
 		c := o.scores.cuts[w.name]
 		if c == nil {
-			why := w.iface + " carries nothing out"
-			if w.Wire.Reach == wire.ReachDeaf {
-				why = w.iface + " carries nothing in"
-			}
+			why := o.whyKeptOff(w)
 			o.log.Warn("keeping off a VIP", "vip", w.vip, "instance", w.name, "reason", why)
 			o.notes = append(o.notes, fmt.Sprintf("VIP %s: kept off, since %s: another node is to hold it", w.vip, why))
 			c = &cutOff{firm: firm, why: why}
 			o.scores.cuts[w.name] = c
+			o.listenBeside(w)
 		}
 		c.until = now.Add(cutLease)
 		// The guard may have ended it in the last moment.
 		delete(o.scores.written, fenceFile(w.name))
 	}
 	return o.scores.write(now)
+}
+
+// whyKeptOff is why an instance is kept off.
+func (o *observer) whyKeptOff(w *watched) string {
+	switch {
+	case w.yielding():
+		return fmt.Sprintf("%s has it on %s as well and is not heard on %s", o.besideName(w, w.beside.Node), w.iface, w.over)
+	case w.Wire.Reach == wire.ReachDeaf:
+		return w.iface + " carries nothing in"
+	default:
+		return w.iface + " carries nothing out"
+	}
 }
 
 // attendReach is the goroutine that keeps this node off the VIPs that it is useless

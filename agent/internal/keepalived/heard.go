@@ -93,6 +93,7 @@ func (o *observer) listen() {
 		routers = append(routers, r)
 		if w.apart() {
 			r.Name, r.Interface, r.Holds, r.Apart, r.Peers = apartName(w.name), w.iface, w.Holds, true, nil
+			r.Yields = o.yields(w)
 			for _, node := range slices.Sorted(maps.Keys(o.peers)) {
 				r.Peers = append(r.Peers, o.peers[node][w.iface]...)
 			}
@@ -122,6 +123,7 @@ func (o *observer) hear(now time.Time) {
 		w := &o.watched[n]
 		was, rival := w.Wire.Findings, w.State == InstanceMaster && w.Wire.hearsNode()
 		w.Wire = o.digest(&w.instance, &w.Wire, o.heardOf(&w.instance))
+		o.hearBeside(w, now)
 		for _, kind := range findingKinds {
 			if text := first(w.Wire.Findings, kind); text != "" && first(was, kind) == "" {
 				o.note(w.name+" "+string(kind), fmt.Sprintf("VIP %s: %s: %s", w.vip, kind, text), now)

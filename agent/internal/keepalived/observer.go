@@ -57,6 +57,9 @@ type watched struct {
 	InstanceStatus
 	rival time.Time // since when another node has been heard to hold the VIP; zero: it is not
 	spent bool      // it was kept off for long enough, and is not again for the same cut
+	// beside is another node that has the addresses as well, where advertisements go over
+	// another network.
+	beside wire.Beside
 }
 
 // expect makes the instances those of the intent; what is known of those that
@@ -72,7 +75,7 @@ func (o *observer) expect(in *intent, now time.Time) error {
 		for _, was := range old {
 			if was.name == i.name {
 				w.State, w.Priority, w.Wire = was.State, was.Priority, was.Wire
-				w.rival, w.spent = was.rival, was.spent
+				w.rival, w.spent, w.beside = was.rival, was.spent, was.beside
 				if len(i.tracks) > 0 {
 					w.Tracks = was.Tracks
 				}
@@ -183,6 +186,7 @@ func (o *observer) notice(n notice, now time.Time) {
 	switch n.word {
 	case "MASTER_PRIORITY", "BACKUP_PRIORITY":
 		w.Priority = n.priority
+		o.listenBeside(w)
 	case "MASTER_RX_LOWER_PRI":
 		o.note(n.instance, "another node with a lower priority calls itself master of "+n.instance, now)
 	default:
@@ -211,6 +215,7 @@ func (o *observer) change(w *watched, state InstanceState, priority int, now tim
 	}
 	o.writeScores(now)
 	o.lookAt(w)
+	o.listenBeside(w)
 }
 
 // merge takes a dump that was asked for when the count of notices was as

@@ -43,6 +43,8 @@ func (o *observer) why(w *watched, state InstanceState, now time.Time) string {
 	switch {
 	case state == InstanceFault && o.scores.fences[w.name] != nil:
 		return "fenced, as another node holds it, too"
+	case state == InstanceFault && o.scores.cuts[w.name] != nil:
+		return "kept off, since " + o.scores.cuts[w.name].why
 	case state == InstanceFault && o.scores.healthy:
 		return linkTrouble(w.iface) // where that is not w.over, keepalived does not mind the other
 	case state == InstanceFault:

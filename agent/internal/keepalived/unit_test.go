@@ -179,7 +179,7 @@ func TestOldDumpDoesNotWinOverANotice(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := &observer{log: hclog.NewNullLogger(), scores: s, wake: func() {}, noted: make(map[string]time.Time)}
-	o.watched = []watched{{instance: instance{name: "web", iface: "lo"}, InstanceStatus: InstanceStatus{Name: "web"}}}
+	o.watched = []watched{{instance: instance{name: "web", iface: "lo", over: "lo"}, InstanceStatus: InstanceStatus{Name: "web"}}}
 	asked := o.notices
 	o.notice(notice{"web", "MASTER", 230}, time.Now())
 	old := []dumped{{Name: "web", State: 1, Priority: 230}}

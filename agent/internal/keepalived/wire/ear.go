@@ -199,7 +199,7 @@ func (e *ear) listen(ctx context.Context) error {
 			}
 			next = now.Add(beat.In(every))
 		}
-		if err := e.question(now); err != nil {
+		if err := errors.Join(e.question(now), e.askBeside(now)); err != nil {
 			return err
 		}
 		e.table.forget(now)
@@ -225,7 +225,7 @@ func (e *ear) listen(ctx context.Context) error {
 // due is when something is to be done: next, or before.
 func (e *ear) due(now, next time.Time) time.Time {
 	due := next
-	for _, t := range []time.Time{e.publish(now), e.table.next(now), e.asks(now)} {
+	for _, t := range []time.Time{e.publish(now), e.table.next(now), e.table.nextBeside(now), e.asks(now)} {
 		if !t.IsZero() && t.Before(due) {
 			due = t
 		}
@@ -410,6 +410,7 @@ func (e *ear) publish(now time.Time) (due time.Time) {
 	for _, r := range e.table.routers {
 		h := r.heard(now)
 		h.MAC, h.Gateway, h.Reach = link.MAC(e.on.HardwareAddr), gateway, e.reach.state(now, r.bears())
+		h.Beside, h.Absent = e.table.besideOf(r), e.reach.absent()
 		heard[r.Name] = h
 	}
 	if due := e.told.Add(calm); now.Before(due) {

@@ -26,6 +26,7 @@ func (e *ear) find() error {
 		return errors.New("it is another interface by the same name")
 	}
 	e.on = on
+	e.table.mac = link.MAC(on.HardwareAddr)
 	return nil
 }
 

@@ -219,6 +219,16 @@ func (r *reach) isNode(at link.MAC) bool {
 	return slices.ContainsFunc(r.witnesses, func(w witness) bool { return w.kind == nodeWitness && w.at == at })
 }
 
+// absent are the other nodes' addresses that were asked for and have not answered.
+func (r *reach) absent() (all []netip.Addr) {
+	for n := range r.witnesses {
+		if w := &r.witnesses[n]; w.kind == nodeWitness && w.missed > 0 {
+			all = append(all, w.address)
+		}
+	}
+	return all
+}
+
 // neighbors renews the neighbours that are asked from those that the kernel knows: one
 // that answers stays.
 func (r *reach) neighbors(known []netip.Addr) {

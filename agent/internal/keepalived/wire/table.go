@@ -36,6 +36,7 @@ const (
 // come from outside.
 type table struct {
 	own     map[link.MAC]bool
+	mac     link.MAC // the interface's
 	routers []*router
 	nodes   map[netip.Addr]link.MAC // of the Peers of routers that are Apart, those that have been heard
 }
@@ -49,6 +50,7 @@ type router struct {
 	asked    time.Time
 	since    time.Time // listened to
 	punctual punctuality
+	beside   beside
 }
 
 // speaker is one who advertises or has lately done so.
@@ -79,6 +81,9 @@ func (t *table) watch(routers []Router, now time.Time) {
 				continue
 			}
 			next.claims, next.asked = was.claims, was.asked
+			if next.Yields > 0 {
+				next.beside = was.beside
+			}
 			if was.Interval == r.Interval {
 				next.speakers, next.strays, next.since, next.punctual = was.speakers, was.strays, was.since, was.punctual
 			}
@@ -153,6 +158,7 @@ func (t *table) claim(address netip.Addr, from link.MAC, now time.Time) {
 	}
 	t.meet(address, from)
 	if t.isNode(from) {
+		t.answers(address, from, now)
 		return
 	}
 	for _, r := range t.routers {

@@ -38,6 +38,10 @@ type Router struct {
 	// Apart tells that the router is advertised on another interface, so that nobody
 	// advertises it here: who has an address is a node if it has one of Peers, too.
 	Apart bool
+	// Yields is how long this node, where it has the addresses or keeps itself off them
+	// for another one's sake, lets another node have them as well; 0: that is not looked
+	// for. Only where Apart.
+	Yields time.Duration
 }
 
 func (r *Router) six() bool { return r.Addresses[0].Is6() }
@@ -96,6 +100,11 @@ type Heard struct {
 	// Reach of the interface, by IPv4. Where this node holds the addresses it is told
 	// no sooner than another one takes over that the interface carries nothing.
 	Reach Reach
+	// Beside is another node that has the addresses, too, where Router.Yields says for how
+	// long that may be.
+	Beside Beside
+	// Absent are the nodes' own addresses on the interface, by IPv4, that do not answer.
+	Absent []netip.Addr
 }
 
 // Listener listens while Run runs. Its methods may be called from any goroutine.
