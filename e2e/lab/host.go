@@ -88,13 +88,14 @@ func (h *Host) Enter() []string {
 	return []string{"nsenter", "--target", strconv.Itoa(h.pid()), "--mount", "--uts", "--net", "--pid", "--"}
 }
 
-// Addresses returns what eth0 holds now, VIPs included.
+// Addresses returns what the host's interfaces hold now, VIPs included, eth0's first.
 func (h *Host) Addresses(ctx context.Context) ([]netip.Prefix, error) {
-	out, err := output(ctx, "ip", "-n", h.machine.netns, "-j", "address", "show", "dev", "eth0")
+	out, err := output(ctx, "ip", "-n", h.machine.netns, "-j", "address", "show")
 	if err != nil {
 		return nil, err
 	}
 	var links []struct {
+		Name     string `json:"ifname"`
 		AddrInfo []struct {
 			Local     netip.Addr `json:"local"`
 			PrefixLen int        `json:"prefixlen"`
@@ -105,6 +106,9 @@ func (h *Host) Addresses(ctx context.Context) ([]netip.Prefix, error) {
 	}
 	var held []netip.Prefix
 	for _, link := range links {
+		if link.Name == "lo" {
+			continue
+		}
 		for _, a := range link.AddrInfo {
 			held = append(held, netip.PrefixFrom(a.Local, a.PrefixLen))
 		}

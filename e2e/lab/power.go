@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -21,11 +22,22 @@ func (h *Host) PowerCut(ctx context.Context) error {
 		return err
 	}
 	return errors.Join(
+		h.removeDevices(ctx),
 		h.machine.ip(ctx, "link", "set", "dev", "eth0", "down"),
 		h.machine.ip(ctx, "address", "flush", "dev", "eth0"),
 		h.nft(ctx, "flush ruleset\n"),
 		empty(h.Path("/run")),
 	)
+}
+
+// removeDevices removes those that programs have put on top of eth0.
+func (h *Host) removeDevices(ctx context.Context) error {
+	out, err := output(ctx, "ip", "-n", h.machine.netns, "-brief", "link", "show", "type", "macvlan")
+	for line := range strings.Lines(string(out)) {
+		name, _, _ := strings.Cut(line, "@")
+		err = errors.Join(err, h.machine.ip(ctx, "link", "delete", "dev", name))
+	}
+	return err
 }
 
 // PowerBack gives the host its network again. Nothing runs on it yet.

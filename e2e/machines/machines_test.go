@@ -38,6 +38,7 @@ func TestMachines(t *testing.T) {
 		{"upgrade under load", (*site).upgrade},
 		{"reboot without the controller", (*site).rebootWithoutController},
 		{"reboot without controller and agents", (*site).rebootWithoutAgents},
+		{"a virtual MAC address without agents", (*site).virtualMAC},
 		{"both off, one with a broken HAProxy", (*site).brokenHAProxy},
 		{"both off, one with HAProxy disabled, no agents", (*site).disabledHAProxy},
 	} {

@@ -46,6 +46,8 @@ func TestI7WhatNodesMustHaveAlikeChangesAtOnce(t *testing.T) {
 		{"cluster", "set", "--vrrp-version", "2", "--advert-interval", "1s"},
 		{"cluster", "set", "--vrrp-version", "3", "--advert-interval", "100ms"},
 		{"vip", "set", "web", "--unicast=false"},
+		{"vip", "set", "web", "--virtual-mac"},
+		{"vip", "set", "web", "--virtual-mac=false"},
 	} {
 		what := strings.Join(change, " ")
 		p, err := traffic.StartProbe(ctx, g.Lab.Host("client"), g.Labhost, probe.Config{

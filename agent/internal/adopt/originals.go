@@ -171,6 +171,8 @@ func coversVRRP(i *importer.Import, c *keepalivedv1.Config) error {
 			differs = "address"
 		case is.GetVrrpNetwork() != v.GetVrrpNetwork():
 			differs = "network of the advertisements"
+		case is.GetVirtualMac() != v.GetVirtualMac():
+			differs = "virtual MAC address"
 		case !speaksLike(is, i.Speaking[v.GetName()]):
 			differs = "way to advertise by unicast, or an address of it,"
 		}

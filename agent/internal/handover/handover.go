@@ -68,6 +68,9 @@ type VIP struct {
 	Name string
 	// Interface that carries it.
 	Interface string
+	// Device on top of it that has the addresses, where they have the virtual router's
+	// link-layer address; empty: there is none.
+	Device string
 	// Addresses of it.
 	Addresses []netip.Addr
 	// Timeout is how long connections may outlive a move; 0: not at all.
@@ -119,6 +122,7 @@ type Keeper struct {
 	peers    map[host]*peer
 	vips     map[string]*vip
 	set      map[netip.Addr]kernel.Way // in the kernel
+	devices  map[string]int            // the interfaces with the program, and which they are
 	looked   time.Duration             // when program and rules were seen there
 }
 
@@ -234,19 +238,44 @@ func (k *Keeper) step(ctx context.Context, view View, renew bool) error {
 // install has the program and the rules in the kernel, and finds out now and then
 // whether somebody has removed them.
 func (k *Keeper) install(vips []VIP, now time.Duration) error {
-	want := make(map[string]bool)
-	for n := range vips {
-		want[vips[n].Interface] = true
+	devices, err := present(vips)
+	if err != nil {
+		return err
 	}
-	if maps.Equal(want, k.saved.Interfaces) && k.looked != 0 && now-k.looked < lookEvery {
+	want := make(map[string]bool)
+	for name := range devices {
+		want[name] = true
+	}
+	if maps.Equal(devices, k.devices) && maps.Equal(want, k.saved.Interfaces) && k.looked != 0 && now-k.looked < lookEvery {
 		return nil
 	}
 	k.looked, k.saved.Rules = 0, true
 	if err := errors.Join(k.save(), k.setRules(slices.Collect(maps.Keys(want))), k.attach(want)); err != nil {
 		return err
 	}
-	k.looked = now
+	k.looked, k.devices = now, devices
 	return nil
+}
+
+// present returns the interfaces that are to have the program, and which they are. A
+// device comes with keepalived, and another one of its name when that is started anew.
+func present(vips []VIP) (map[string]int, error) {
+	all := make(map[string]int)
+	for n := range vips {
+		v := &vips[n]
+		all[v.Interface] = 0
+		if v.Device == "" {
+			continue
+		}
+		index, err := kernel.Index(v.Device)
+		if err != nil {
+			return nil, err
+		}
+		if index != 0 {
+			all[v.Device] = index
+		}
+	}
+	return all, nil
 }
 
 // errUnsupported is a problem with its cure.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -46,6 +47,15 @@ type instance struct {
 	device    string         // of all addresses
 	needs     []need         // interfaces beside these
 	untracked int            // line of dont_track_primary; 0: there is none
+	virtual   virtual
+}
+
+// virtual is an instance's virtual MAC address.
+type virtual struct {
+	line     int // 0: there is none
+	words    []string
+	overBase bool         // advertisements go over the interface
+	unrouted map[int]bool // by line: the device gets no route with the address
 }
 
 // need is an interface whose loss takes a weight off the priority.
@@ -164,7 +174,7 @@ var vipID = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$`)
 
 func (r *vrrpReader) instance(s *keepalivedconf.Statement) {
 	// keepalived's own defaults (man page keepalived.conf).
-	i := &instance{line: s.Line, priority: 100, advert: time.Second, on: map[int]string{}, tracked: map[int]string{}}
+	i := &instance{line: s.Line, priority: 100, advert: time.Second, on: map[int]string{}, tracked: map[int]string{}, virtual: virtual{unrouted: map[int]bool{}}}
 	r.frame(s, Typed)
 	if len(s.Words) != 2 || !vipID.MatchString(s.Words[1]) {
 		r.refuse(s.Line, "a VIP is called by 1 to 32 letters, digits, _ or - and its instance must keep its name: rename it on both nodes")
@@ -228,6 +238,12 @@ func (r *vrrpReader) setting(i *instance, s *keepalivedconf.Statement) {
 		r.trackInterface(i, s)
 	case "dont_track_primary":
 		i.untracked = s.Line
+	case "use_vmac":
+		r.lines.set(s.Line, Typed, "")
+		i.virtual.line, i.virtual.words = s.Line, s.Words[1:]
+	case "vmac_xmit_base":
+		r.lines.set(s.Line, Typed, "")
+		i.virtual.overBase = true
 	case "nopreempt":
 		i.failBack = "never"
 		r.lines.set(s.Line, Typed, "")
@@ -337,6 +353,9 @@ func (r *vrrpReader) addresses(i *instance, s *keepalivedconf.Statement, exclude
 		if len(words) == 3 && words[1] == "dev" {
 			i.on[line], words = words[2], words[:1]
 		}
+		if i.virtual.unrouted[line] = len(words) == 2 && words[1] == "noprefixroute"; i.virtual.unrouted[line] {
+			words = words[:1]
+		}
 		switch {
 		case err != nil:
 			r.refuse(line, "%v", err)
@@ -378,6 +397,7 @@ func (r *vrrpReader) trackInterface(i *instance, s *keepalivedconf.Statement) {
 // complete refuses an instance that lacks what it needs.
 func (r *vrrpReader) complete(i *instance) {
 	r.interfaces(i)
+	r.virtualMAC(i)
 	switch {
 	case i.iface == "":
 		r.refuse(i.line, "the instance has no interface")
@@ -392,6 +412,32 @@ func (r *vrrpReader) complete(i *instance) {
 		if i.anchor.IsValid() && p.Addr().Is4() != i.anchor.Addr().Is4() {
 			r.refuse(i.line, "Tandem has an instance for each family: give %s one of its own", p)
 		}
+	}
+}
+
+// virtualMAC refuses one that is not like Tandem's: what a reload would change of its
+// device takes the addresses away.
+func (r *vrrpReader) virtualMAC(i *instance) {
+	has, family := i.virtual.line != 0, 4
+	if i.anchor.IsValid() && i.anchor.Addr().Is6() {
+		family = 6
+	}
+	for line, unrouted := range i.virtual.unrouted {
+		switch {
+		case unrouted && !has:
+			r.refuse(line, "Tandem has noprefixroute with use_vmac only: remove it on both nodes")
+		case has && !unrouted:
+			r.refuse(line, "Tandem gives the device with the virtual MAC address no routes: add noprefixroute on both nodes, and restart keepalived")
+		}
+	}
+	name := fmt.Sprintf("v%d-%d-%s", family, i.vrid, i.iface)
+	switch {
+	case has && !slices.Equal(i.virtual.words, []string{name}):
+		r.refuse(i.virtual.line, "Tandem has the virtual router's own MAC address, on a device of another name, and a reload that changes that takes the addresses away: "+
+			"say use_vmac %s on both nodes, and restart keepalived", name)
+	case has && !i.virtual.overBase:
+		r.refuse(i.virtual.line, "Tandem advertises over the interface itself, which a node that advertises over the device does not hear: "+
+			"add vmac_xmit_base on both nodes at the same time")
 	}
 }
 

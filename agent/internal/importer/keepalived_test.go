@@ -49,7 +49,11 @@ virtual_ipaddress {
 func TestRefusedVRRP(t *testing.T) {
 	for _, tt := range []struct{ setting, address, after, want string }{
 		{setting: "priority 255", want: `4: "255" must be a number from 1 to 254`},
-		{setting: "use_vmac", want: "4: the model lacks it: remove it on both nodes, if the pair can do without, and reload"},
+		{setting: "use_ipvlan", want: "4: the model lacks it: remove it on both nodes, if the pair can do without, and reload"},
+		{setting: "use_vmac", want: "4: Tandem has the virtual router's own MAC address, on a device of another name, and a reload that changes that takes the addresses away: " +
+			"say use_vmac v4-1-eth0 on both nodes, and restart keepalived; " +
+			"6: Tandem gives the device with the virtual MAC address no routes: add noprefixroute on both nodes, and restart keepalived"},
+		{setting: "virtual_ipaddress_excluded { 192.0.2.2/24 noprefixroute }", want: "4: Tandem has noprefixroute with use_vmac only: remove it on both nodes"},
 		{setting: "advert_int 1.5", want: "1: VRRPv2 counts in whole seconds: change advert_int on both nodes"},
 		{setting: "advert_int 0.001", want: `4: "0.001" must be seconds with at most two decimals`},
 		{setting: "authentication { auth_type AH }", want: "4: Tandem knows auth_type PASS and auth_pass only: change it on both nodes"},
@@ -121,6 +125,14 @@ unicast_peer { 198.51.100.3
 check_unicast_src
 virtual_ipaddress { 198.51.100.1/24 }
 }
+vrrp_instance d {
+interface eth0
+virtual_router_id 54
+authentication { auth_pass mypasswoX }
+use_vmac v4-54-eth0
+vmac_xmit_base
+virtual_ipaddress { 192.0.2.4/24 noprefixroute }
+}
 `)
 	if got := r.refusals(); got != "" {
 		t.Fatal(got)
@@ -141,6 +153,7 @@ virtual_ipaddress { 198.51.100.1/24 }
 				Name: "b", Vrid: 52, Addresses: []string{"198.51.100.1/24"}, Network: "eth1",
 				Priorities: map[string]uint32{"n": 90}, FailBack: "never", AdvertInterval: duration(3e9), Unicast: new(true),
 			},
+			{Name: "d", Vrid: 54, Addresses: []string{"192.0.2.4/24"}, Priorities: map[string]uint32{"n": 100}, VirtualMac: true},
 		},
 	}
 	got := &tandemv1.ClusterConfig{Cluster: &tandemv1.Cluster{Vrrp: r.vrrp}, Vips: r.vips}
@@ -189,9 +202,9 @@ func TestMerge(t *testing.T) {
 	}
 	for setting, want := range map[string]string{
 		"advert_int 2":               "own and peer differ in VRRP's version, interval or password: both nodes would hold the VIP",
-		"unicast_peer { 192.0.2.9 }": "a is not alike on b: VRID, addresses, interface, interval, preemption and unicast must be the same on both nodes",
-		"nopreempt":                  "a is not alike on b: VRID, addresses, interface, interval, preemption and unicast must be the same on both nodes",
-		"use_vmac":                   "peer:4: use_vmac: the model lacks it: remove it on both nodes, if the pair can do without, and reload",
+		"unicast_peer { 192.0.2.9 }": "a is not alike on b: VRID, addresses, interface, interval, preemption, unicast and virtual MAC must be the same on both nodes",
+		"nopreempt":                  "a is not alike on b: VRID, addresses, interface, interval, preemption, unicast and virtual MAC must be the same on both nodes",
+		"use_ipvlan":                 "peer:4: use_ipvlan: the model lacks it: remove it on both nodes, if the pair can do without, and reload",
 	} {
 		if err := node("").Merge(peer(setting), nil); err == nil || err.Error() != want {
 			t.Errorf("%s: %v, want %s", setting, err, want)

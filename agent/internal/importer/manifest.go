@@ -145,7 +145,7 @@ func (i *Import) Merge(p Peer, networks map[string]string) error {
 		twin := proto.CloneOf(theirs)
 		twin.Priorities = own.GetPriorities()
 		if !proto.Equal(twin, own) {
-			return fmt.Errorf("%s is not alike on %s: VRID, addresses, interface, interval, preemption and unicast must be the same on both nodes",
+			return fmt.Errorf("%s is not alike on %s: VRID, addresses, interface, interval, preemption, unicast and virtual MAC must be the same on both nodes",
 				own.GetName(), p.ID)
 		}
 		own.Priorities[p.ID] = theirs.GetPriorities()[p.ID]

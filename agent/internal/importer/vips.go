@@ -69,6 +69,7 @@ func (r *vrrpReader) vip(i *instance) {
 		Vrid:       i.vrid,
 		Priorities: map[string]uint32{r.node.ID: i.priority},
 		FailBack:   i.failBack,
+		VirtualMac: i.virtual.line != 0,
 	}
 	for _, p := range append([]netip.Prefix{i.anchor}, i.further...) {
 		v.Addresses = append(v.Addresses, p.String())

@@ -161,6 +161,9 @@ func (d *Driver) swap(ctx context.Context, c *control, in *intent, data []byte) 
 	if err := c.addRecord(d.paths.addresses, in.places()); err != nil {
 		return err
 	}
+	if err := d.paths.prepareParents(in.parents()); err != nil {
+		return err
+	}
 	if err := d.expect(ctx, in); err != nil {
 		return err
 	}
@@ -192,6 +195,9 @@ func (d *Driver) swap(ctx context.Context, c *control, in *intent, data []byte) 
 func (d *Driver) commit(ctx context.Context, c *control, in *intent) error {
 	c.intent = in
 	if err := c.replaceRecord(d.paths.addresses, in.places()); err != nil {
+		return &FailedError{err}
+	}
+	if err := d.paths.restoreParents(in.parents()); err != nil {
 		return &FailedError{err}
 	}
 	var err error
@@ -230,7 +236,7 @@ func (d *Driver) back(ctx context.Context, c *control, old []byte, cause error) 
 		}
 	default:
 		if err = d.swap(ctx, c, c.intent, old); err == nil {
-			err = c.replaceRecord(d.paths.addresses, c.intent.places())
+			err = errors.Join(c.replaceRecord(d.paths.addresses, c.intent.places()), d.paths.restoreParents(c.intent.parents()))
 		}
 	}
 	if err != nil {
@@ -248,7 +254,7 @@ func (d *Driver) idle(ctx context.Context, c *control, in *intent) (Result, erro
 	if err := d.expect(ctx, in); err != nil {
 		return result, err
 	}
-	if err := c.replaceRecord(d.paths.addresses, nil); err != nil {
+	if err := errors.Join(c.replaceRecord(d.paths.addresses, nil), d.paths.restoreParents(nil)); err != nil {
 		return result, &FailedError{err}
 	}
 	if _, err := ownFile(d.paths.config); err != nil {

@@ -171,6 +171,9 @@ func (c *control) replaceRecord(path string, places []place) error {
 	if _, err := remove(gone); err != nil {
 		return err
 	}
+	if err := removeDevices(gone, places); err != nil {
+		return err
+	}
 	return c.writeRecord(path, places)
 }
 

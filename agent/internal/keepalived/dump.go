@@ -74,9 +74,13 @@ func parseDump(data []byte) ([]dumped, error) {
 // differs tells in words what the dump and the instance do not agree in, or
 // nothing.
 func (d *dumped) differs(i *instance) string {
+	on := i.over
+	if i.virtualMAC {
+		on = i.device()
+	}
 	switch {
-	case d.Interface != i.over:
-		return fmt.Sprintf("%s is on interface %s, not %s", i.name, d.Interface, i.over)
+	case d.Interface != on:
+		return fmt.Sprintf("%s is on interface %s, not %s", i.name, d.Interface, on)
 	case d.Version != i.version:
 		return fmt.Sprintf("%s has version %d, not %d", i.name, d.Version, i.version)
 	case d.VRID != i.vrid:
@@ -85,9 +89,9 @@ func (d *dumped) differs(i *instance) string {
 		return fmt.Sprintf("%s has priority %d, not %d", i.name, d.BasePriority, i.priority)
 	case math.Abs(d.Advert-i.advert.Seconds()) > 0.001:
 		return fmt.Sprintf("%s has advert interval %gs, not %v", i.name, d.Advert, i.advert)
-	case !sameAddresses(d.Anchors, i.iface, []netip.Prefix{i.anchor}):
+	case !sameAddresses(d.Anchors, i.device(), []netip.Prefix{i.anchor}):
 		return fmt.Sprintf("%s has anchor %v, not %v", i.name, d.Anchors, i.anchor)
-	case !sameAddresses(d.Extra, i.iface, i.extra):
+	case !sameAddresses(d.Extra, i.device(), i.extra):
 		return fmt.Sprintf("%s has addresses %v, not %v", i.name, d.Extra, i.extra)
 	}
 	return ""

@@ -10,6 +10,8 @@ import (
 // when its VIP moves.
 type Handover struct {
 	Interface string
+	// Device has the addresses, on top of Interface; empty: the same.
+	Device    string
 	Addresses []netip.Addr
 	// Timeout is how long connections may outlive a move; 0: not at all.
 	Timeout time.Duration
@@ -34,6 +36,9 @@ func (in *intent) handovers() map[string]Handover {
 	for n := range in.instances {
 		i := &in.instances[n]
 		h := Handover{Interface: i.iface, Timeout: i.handover, Peers: make(map[string][]netip.Addr)}
+		if i.virtualMAC {
+			h.Device = i.device()
+		}
 		for _, a := range i.addresses() {
 			h.Addresses = append(h.Addresses, a.Addr())
 		}

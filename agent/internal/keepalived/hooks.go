@@ -43,7 +43,7 @@ func (h *Hooks) BeforeStart(ctx context.Context, serves func() bool) (told, err 
 	if err != nil {
 		return nil, err
 	}
-	silent := errors.Join(untilUsable(ctx, config), untilSources(ctx, config))
+	silent := errors.Join(untilUsable(ctx, config), untilSources(ctx, config), h.paths.prepareParents(parentsIn(config)))
 	unlock, err := h.lock()
 	if err != nil {
 		return silent, err
@@ -160,7 +160,7 @@ func (h *Hooks) removeLeft() error {
 		return err
 	}
 	_, err = remove(record)
-	return err
+	return errors.Join(err, removeDevices(record, nil))
 }
 
 // readRecord reads what keepalived may have brought up.

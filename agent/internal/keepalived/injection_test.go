@@ -92,7 +92,14 @@ func expected(c *keepalivedv1.Config) []string {
 		add("advert_int %s", strings.TrimSuffix(
 			fmt.Sprintf("%.2f", i.GetAdvertInterval().AsDuration().Seconds()), ".00"))
 		add("notify_deleted")
-		add("promote_secondaries")
+		settings := on // of each address
+		if i.GetVirtualMac() {
+			settings = " noprefixroute"
+			add("use_vmac %s", virtualDevice(strings.Contains(i.GetAnchor(), ":"), int(i.GetVrid()), testNetworks[i.GetNetwork()]))
+			add("vmac_xmit_base")
+		} else {
+			add("promote_secondaries")
+		}
 		if n := i.GetAnnounceRepeat(); n != 0 && n != 5 {
 			add("garp_master_repeat %d", n)
 		}
@@ -112,12 +119,12 @@ func expected(c *keepalivedv1.Config) []string {
 			}
 		}
 		add("virtual_ipaddress")
-		add("virtual_ipaddress / %s%s", canonical(i.GetAnchor()), on)
+		add("virtual_ipaddress / %s%s", canonical(i.GetAnchor()), settings)
 		for n, address := range i.GetAddresses() {
 			if n == 0 {
 				add("virtual_ipaddress_excluded")
 			}
-			add("virtual_ipaddress_excluded / %s%s", canonical(address), on)
+			add("virtual_ipaddress_excluded / %s%s", canonical(address), settings)
 		}
 		add("track_file")
 		add("track_file / score")

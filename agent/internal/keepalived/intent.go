@@ -25,25 +25,26 @@ type intent struct {
 
 // instance is one VRRP instance.
 type instance struct {
-	name, vip string
-	iface     string // of the addresses
-	over      string // interface that advertisements go over
-	version   int
-	vrid      int
-	priority  int
-	advert    time.Duration
-	password  string
-	anchor    netip.Prefix
-	extra     []netip.Prefix
-	source    netip.Addr   // that it advertises from, with unicast
-	peers     []netip.Addr // that it advertises to; none: by multicast
-	failBack  keepalivedv1.FailBack
-	delay     time.Duration
-	peered    bool          // another node is known on its network
-	handover  time.Duration // how long connections may outlive a move; 0: not at all
-	repeat    int           // announcements of each address by a new holder
-	refresh   time.Duration // between announcements later; 0: none
-	tracks    []tracked     // what it needs beside the node
+	name, vip  string
+	iface      string // of the addresses
+	over       string // interface that advertisements go over
+	version    int
+	vrid       int
+	priority   int
+	advert     time.Duration
+	password   string
+	anchor     netip.Prefix
+	extra      []netip.Prefix
+	source     netip.Addr   // that it advertises from, with unicast
+	peers      []netip.Addr // that it advertises to; none: by multicast
+	virtualMAC bool         // its addresses are on a device with the virtual router's own
+	failBack   keepalivedv1.FailBack
+	delay      time.Duration
+	peered     bool          // another node is known on its network
+	handover   time.Duration // how long connections may outlive a move; 0: not at all
+	repeat     int           // announcements of each address by a new holder
+	refresh    time.Duration // between announcements later; 0: none
+	tracks     []tracked     // what it needs beside the node
 }
 
 // apart tells whether advertisements go over another interface than the addresses are
@@ -210,6 +211,8 @@ func resolveInstance(field string, c *keepalivedv1.Instance) (*instance, error) 
 		handover: c.GetHandoverTimeout().AsDuration(),
 		repeat:   int(cmp.Or(c.GetAnnounceRepeat(), announceRepeat)),
 		refresh:  announceRefresh,
+
+		virtualMAC: c.GetVirtualMac(),
 	}
 	if d := c.GetAnnounceRefresh(); d != nil {
 		i.refresh = d.AsDuration()
@@ -228,6 +231,7 @@ func resolveInstance(field string, c *keepalivedv1.Instance) (*instance, error) 
 		checkVersion(field, i),
 		checkFailBack(field, i),
 		checkHandover(field, i),
+		checkVirtualMAC(field, c, i),
 	} {
 		if err != nil {
 			return nil, err

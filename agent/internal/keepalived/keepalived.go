@@ -113,6 +113,7 @@ type paths struct {
 	fifo      string
 	trackDir  string
 	dumpDir   string
+	parents   string // how interfaces below virtual MAC addresses were before
 }
 
 // makePaths makes the directories, which keepalived.conf names.
@@ -132,6 +133,7 @@ func makePaths(stateDir, runDir string) (paths, error) {
 		fifo:      filepath.Join(run, "notify"),
 		trackDir:  filepath.Join(run, "track"),
 		dumpDir:   filepath.Join(run, "dump"),
+		parents:   filepath.Join(run, "parents.json"),
 	}
 	for _, dir := range []string{state, run, p.trackDir, p.dumpDir} {
 		if err := pathToken.check("directory", dir); err != nil {

@@ -29,7 +29,7 @@ func (in *intent) places() []place {
 func (i *instance) places() []place {
 	var all []place
 	for _, a := range i.addresses() {
-		all = append(all, place{i.iface, a})
+		all = append(all, place{i.device(), a})
 	}
 	return all
 }

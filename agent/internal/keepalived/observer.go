@@ -271,7 +271,7 @@ func (o *observer) look() {
 }
 
 func (o *observer) lookAt(w *watched) {
-	have, err := onInterface(w.iface)
+	have, err := onInterface(w.device())
 	if err != nil {
 		o.log.Warn("cannot tell whether the VIP is held", "vip", w.vip, "error", err)
 		return

@@ -55,7 +55,7 @@ func newAddresses(in *intent, record []place) ([]neighbor.Question, error) {
 		for _, p := range i.places() {
 			if !slices.Contains(record, p) && !slices.Contains(held, p) {
 				questions = append(questions, neighbor.Question{
-					Interface: p.Interface, Address: p.Address.Addr(), VRID: uint8(i.vrid), Advert: i.advert, Nodes: nodes,
+					Interface: i.iface, Address: p.Address.Addr(), VRID: uint8(i.vrid), Advert: i.advert, Nodes: nodes,
 				})
 			}
 		}

@@ -221,7 +221,8 @@ func TestPeerThatIsManagedByHand(t *testing.T) {
 		"VRRPv2": {config: web, text: "version 2\n advert_int 1", change: func(i *keepalivedv1.Instance) {
 			i.Version, i.AdvertInterval.Seconds, i.AdvertInterval.Nanos = 2, 1, 0
 		}},
-		"with the virtual router's MAC": {config: web, text: "version 3\n advert_int 0.1\n use_vmac"},
+		"with the virtual router's MAC":             {config: web, text: "version 3\n advert_int 0.1\n use_vmac"},
+		"with that and advertisements from its own": {config: web, text: "version 3\n advert_int 0.1\n use_vmac\n vmac_xmit_base"},
 		// keepalived holds the VIP and cannot advertise it for a second or two.
 		"IPv6 on an interface that has just come up": {config: web6, text: "version 3\n advert_int 0.1", before: unsettle},
 		"IPv6 behind a switch that snoops on MLD":    {config: web6, text: "version 3\n advert_int 0.1", lab: newSnooped},

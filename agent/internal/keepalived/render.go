@@ -106,8 +106,12 @@ vrrp_instance %s {
     priority %d
     advert_int %s
     notify_deleted
-    promote_secondaries
 `, i.name, i.version, i.over, i.vrid, i.priority, seconds(i.advert))
+	if i.virtualMAC {
+		fmt.Fprintf(w, "    use_vmac %s\n    vmac_xmit_base\n", i.device())
+	} else {
+		w.WriteString("    promote_secondaries\n") // keepalived sees to that itself on such a device
+	}
 	if i.apart() { // a peer that ends may take the carrier with it: see overScore
 		w.WriteString("    dont_track_primary\n")
 	}
@@ -128,13 +132,9 @@ vrrp_instance %s {
 		fmt.Fprintf(w, "    unicast_src_ip %s\n", i.source)
 		renderBlock(w, "unicast_peer", "", i.peers...)
 	}
-	on := ""
-	if i.apart() {
-		on = " dev " + i.iface
-	}
-	renderBlock(w, "virtual_ipaddress", on, i.anchor)
+	renderBlock(w, "virtual_ipaddress", i.settings(), i.anchor)
 	if len(i.extra) > 0 {
-		renderBlock(w, "virtual_ipaddress_excluded", on, i.extra...)
+		renderBlock(w, "virtual_ipaddress_excluded", i.settings(), i.extra...)
 	}
 	tracked := []string{scoreFile, awayFile(i.name), fenceFile(i.name)}
 	if i.sticky() {
@@ -154,6 +154,19 @@ vrrp_instance %s {
 		w.WriteString("    }\n")
 	}
 	fmt.Fprintf(w, "    track_file {\n        %s\n    }\n}\n", strings.Join(tracked, "\n        "))
+}
+
+// settings of each address. A device with a virtual MAC address gets no routes: the
+// node's own packets go out by the interface itself.
+func (i *instance) settings() string {
+	switch {
+	case i.virtualMAC:
+		return " noprefixroute"
+	case i.apart():
+		return " dev " + i.iface
+	default:
+		return ""
+	}
 }
 
 // seconds writes a multiple of 10 ms; a float64 would add digits to some.

@@ -133,6 +133,15 @@ var goldens = map[string]*keepalivedv1.Config{
 			}),
 		},
 	},
+	"virtual-mac": {
+		Global: &keepalivedv1.Global{RouterId: "lb-master"},
+		Instances: []*keepalivedv1.Instance{
+			base(func(i *keepalivedv1.Instance) { i.VirtualMac, i.Addresses = true, []string{"10.9.0.101/24"} }),
+			base(func(i *keepalivedv1.Instance) {
+				i.Name, i.Vip, i.Anchor, i.Network, i.VrrpNetwork, i.VirtualMac = "mail", "mail", "10.9.1.100/24", "vrrp", "vrrp", true
+			}),
+		},
+	},
 	"fail-back": {
 		Global: &keepalivedv1.Global{RouterId: "lb-master"},
 		Instances: []*keepalivedv1.Instance{
@@ -252,8 +261,15 @@ func TestResolveRefuses(t *testing.T) {
 		"source with directive": {speakers("10.9.0.1\n}", "10.9.0.2"), "unicast_source has"},
 		"speaker with zone":     {speakers("10.9.0.1", "10.9.0.1", "fe80::1%eth0"), "speakers[1] has"},
 		"source alone":          {func(i *keepalivedv1.Instance) { i.UnicastSource = "10.9.0.1" }, "must be empty without speakers"},
-		"fail back":             {func(i *keepalivedv1.Instance) { i.FailBack = 0 }, "automatic, delayed or never"},
-		"fail back unknown":     {func(i *keepalivedv1.Instance) { i.FailBack = 9 }, "automatic, delayed or never"},
+		"virtual MAC, unicast": {func(i *keepalivedv1.Instance) {
+			speakers("10.9.0.1", "10.9.0.1", "10.9.0.2")(i)
+			i.VirtualMac = true
+		}, "virtual_mac is true: must be false with unicast"},
+		"virtual MAC, IPv6": {func(i *keepalivedv1.Instance) { i.Anchor, i.VirtualMac = "fd09::200/64", true }, "virtual_mac is true: must be false with IPv6"},
+		"virtual MAC, apart": {func(i *keepalivedv1.Instance) { i.VirtualMac, i.VrrpNetwork = true, "vrrp" },
+			`must be false where the VIP is advertised over another network, "vrrp"`},
+		"fail back":         {func(i *keepalivedv1.Instance) { i.FailBack = 0 }, "automatic, delayed or never"},
+		"fail back unknown": {func(i *keepalivedv1.Instance) { i.FailBack = 9 }, "automatic, delayed or never"},
 		"fail back delay": {func(i *keepalivedv1.Instance) {
 			i.FailBack, i.FailBackDelay = keepalivedv1.FailBack_FAIL_BACK_DELAYED, durationpb.New(2*time.Hour)
 		}, "0s to 1h"},

@@ -201,6 +201,7 @@ func (d *Driver) tend(ctx context.Context, c *control, told bool) error {
 	case !c.running():
 		// Nobody gives these up any more, and another node may take them.
 		left, err := remove(c.record)
+		err = errors.Join(err, removeDevices(c.record, nil))
 		for _, p := range left {
 			d.log.Warn("removed an address that keepalived left behind", "address", p.Address, "interface", p.Interface)
 		}

@@ -107,6 +107,9 @@ func (d *Driver) swapForeign(ctx context.Context, c *control, in *intent, data [
 	if err := c.addRecord(d.paths.addresses, in.places()); err != nil {
 		return err
 	}
+	if err := d.paths.prepareParents(in.parents()); err != nil {
+		return err
+	}
 	if err := d.do(ctx, func(o *observer) { o.attach(c.process) }); err != nil {
 		return err
 	}
@@ -151,7 +154,7 @@ func (d *Driver) handBack(ctx context.Context, c *control, restore func() error)
 	}
 	// What it holds is no more the driver's to remove.
 	err := c.writeRecord(d.paths.addresses, nil)
-	err = errors.Join(err, advertfilter.Remove(), d.reload(ctx, c, d.answer))
+	err = errors.Join(err, advertfilter.Remove(), d.reload(ctx, c, d.answer), d.paths.restoreParents(nil))
 	err = errors.Join(err, d.do(ctx, func(o *observer) {
 		o.detach(StateIdle, "", time.Now())
 		o.watched = nil

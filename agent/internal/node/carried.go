@@ -24,7 +24,7 @@ func carriedBy(s *keepalived.Snapshot) handover.View {
 			continue
 		}
 		view.VIPs = append(view.VIPs, handover.VIP{
-			Name: i.Name, Interface: h.Interface, Addresses: h.Addresses, Timeout: h.Timeout, Peers: h.Peers,
+			Name: i.Name, Interface: h.Interface, Device: h.Device, Addresses: h.Addresses, Timeout: h.Timeout, Peers: h.Peers,
 			Role: roles[i.State], Holder: advertiser(&i),
 		})
 	}

@@ -56,14 +56,14 @@ func Nodes(nodes []*tandemv1.Node, clock Clock) output.Table {
 
 // Vips is a table of VIPs.
 func Vips(vips []*tandemv1.Vip) output.Table {
-	t := output.Table{Columns: output.Columns("NAME", "ADDRESSES", "VRID", "NETWORK", "FAIL BACK", "PRIORITIES", "+ADVERT", "+OVER", "+HANDOVER", "+TRACKS", "+ETAG")}
+	t := output.Table{Columns: output.Columns("NAME", "ADDRESSES", "VRID", "NETWORK", "FAIL BACK", "PRIORITIES", "+ADVERT", "+OVER", "+VIRTUAL MAC", "+HANDOVER", "+TRACKS", "+ETAG")}
 	for _, v := range vips {
 		failBack := or(v.GetFailBack(), "automatic")
 		if v.GetFailBackDelay() != nil {
 			failBack += " " + duration(v.GetFailBackDelay())
 		}
 		t.Rows = append(t.Rows, cells(name.ID(v.GetName()), strings.Join(v.GetAddresses(), ", "), strconv.Itoa(int(v.GetVrid())),
-			or(v.GetNetwork(), "front"), failBack, priorities(v.GetPriorities()), duration(v.GetAdvertInterval()), over(v), duration(v.GetHandoverTimeout()), tracks(v.GetTracks()), v.GetEtag()))
+			or(v.GetNetwork(), "front"), failBack, priorities(v.GetPriorities()), duration(v.GetAdvertInterval()), over(v), yesNo(v.GetVirtualMac()), duration(v.GetHandoverTimeout()), tracks(v.GetTracks()), v.GetEtag()))
 	}
 	return t
 }

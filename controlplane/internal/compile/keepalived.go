@@ -150,6 +150,7 @@ func vipInstances(c *state.Config, v *tandemv1.Vip, n *tandemv1.Node, terms Term
 			FailBack:       failBack,
 			Speakers:       terms.Speakers.list(),
 			UnicastSource:  source,
+			VirtualMac:     terms.VirtualMac,
 
 			AnnounceRepeat:  state.EffectiveAnnounceRepeat(v),
 			AnnounceRefresh: durationpb.New(state.EffectiveAnnounceRefresh(v)),

@@ -18,6 +18,9 @@ type Terms struct {
 	// VrrpNetwork is what advertisements go over; "" if that is Network.
 	VrrpNetwork string `json:"vrrp_network,omitempty"`
 	Vrid        uint32 `json:"vrid"`
+	// VirtualMac tells that the addresses have the virtual router's own link-layer
+	// address.
+	VirtualMac bool `json:"virtual_mac,omitempty"`
 	// Unicast tells that Speakers advertise to each other alone; a node that is none
 	// of them has no instance.
 	Unicast  bool     `json:"unicast,omitempty"`
@@ -29,7 +32,7 @@ type Terms struct {
 
 // TermsOf returns the terms that a VIP is to have; speakers count with unicast only.
 func TermsOf(c *state.Config, v *tandemv1.Vip, speakers Speakers) Terms {
-	t := Terms{Version: state.EffectiveVrrpVersion(c), Network: state.EffectiveNetwork(v), Vrid: v.GetVrid()}
+	t := Terms{Version: state.EffectiveVrrpVersion(c), Network: state.EffectiveNetwork(v), Vrid: v.GetVrid(), VirtualMac: v.GetVirtualMac()}
 	if over := state.EffectiveVrrpNetwork(v); over != t.Network {
 		t.VrrpNetwork = over
 	}
@@ -73,7 +76,7 @@ func (c *Config) Terms(vip string) (Terms, bool) {
 }
 
 func termsIn(i *keepalivedv1.Instance) Terms {
-	t := Terms{Version: i.GetVersion(), Password: i.GetAuthPassword(), Network: i.GetNetwork(), VrrpNetwork: i.GetVrrpNetwork(), Vrid: i.GetVrid(),
+	t := Terms{Version: i.GetVersion(), Password: i.GetAuthPassword(), Network: i.GetNetwork(), VrrpNetwork: i.GetVrrpNetwork(), Vrid: i.GetVrid(), VirtualMac: i.GetVirtualMac(),
 		Unicast: len(i.GetSpeakers()) > 0, Speakers: speakers(i.GetSpeakers())}
 	if t.Version == 2 {
 		t.Advert = i.GetAdvertInterval().AsDuration()

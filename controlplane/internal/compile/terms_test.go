@@ -22,13 +22,16 @@ func TestTermsComeBack(t *testing.T) {
 		"another network":     {&tandemv1.Vip{Network: "back"}, "", false},
 		"VRRP on another one": {&tandemv1.Vip{VrrpNetwork: "vrrp"}, "", false},
 		"VRRP on its own":     {&tandemv1.Vip{VrrpNetwork: "front"}, "", false},
+		"virtual MAC":         {&tandemv1.Vip{VirtualMac: true, Addresses: []string{"192.168.1.110/24"}}, "", false},
 		"unicast":             {&tandemv1.Vip{Unicast: proto.Bool(true)}, "UID=192.168.1.11,fe80::11 other=192.168.1.10,fe80::10", false},
 		"alone":               {&tandemv1.Vip{Unicast: proto.Bool(true)}, "UID=192.168.1.11,fe80::11", false},
 		"no speaker":          {&tandemv1.Vip{Unicast: proto.Bool(true)}, "other=192.168.1.10,fe80::10", true},
 		"nobody speaks":       {&tandemv1.Vip{Unicast: proto.Bool(true)}, "", true},
 	} {
 		v := proto.CloneOf(test.change)
-		v.Addresses, v.Vrid = []string{"192.168.1.110/24", "2001:db8::110/64"}, 52
+		if v.Vrid = 52; v.Addresses == nil {
+			v.Addresses = []string{"192.168.1.110/24", "2001:db8::110/64"}
+		}
 		c := apply(t, guide(t), state.CreateVip("dual", v))
 		uid := c.Node("lb-backup").GetUid()
 		speakers := Speakers("")

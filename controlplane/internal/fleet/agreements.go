@@ -218,7 +218,7 @@ func (c *cluster) suspectTerms(v *tandemv1.Vip, add addSuspect) {
 	vip := lastID(v.GetName())
 	if waits := c.arranged.waits[vip]; waits != "" {
 		add("VIP_CHANGE_WAITS", v.GetName(), reconnecting, fmt.Sprintf("VIP %s keeps the VRRP settings that it had: %s", vip, waits),
-			"all nodes of a VIP change its VRID, network, VRRP version, password, unicast addresses, or the interval of VRRPv2 at once, or two would hold it: "+
+			"all nodes of a VIP change its VRID, network, VRRP version, password, virtual MAC address, unicast addresses, or the interval of VRRPv2 at once, or two would hold it: "+
 				"bring the node's agent back; \"lbctl node remove NODE\" if it is gone for good, and switched off")
 	}
 }

@@ -244,6 +244,10 @@ func nodesAgree(t *rapid.T) {
 			w.revision++
 			w.wanted.Unicast = rapid.Bool().Draw(t, "unicast")
 		},
+		"virtual MAC": func(t *rapid.T) {
+			w.revision++
+			w.wanted.VirtualMac = rapid.Bool().Draw(t, "virtual MAC")
+		},
 		"mute": func(t *rapid.T) {
 			m := node.Draw(t, "node")
 			m.mute = !m.mute

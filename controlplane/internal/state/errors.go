@@ -66,6 +66,7 @@ const (
 	ReasonTrackNetwork      = "TRACK_NETWORK"
 	ReasonTrackOwnAddress   = "TRACK_OWN_ADDRESS"
 	ReasonAuthNeedsV2       = "AUTH_NEEDS_VRRP2"
+	ReasonVirtualMac        = "VIRTUAL_MAC"
 	ReasonFailBackDelay     = "FAIL_BACK_DELAY"
 	ReasonUserTwice         = "USER_TWICE"
 	ReasonPasswordRequired  = "PASSWORD_REQUIRED"

@@ -247,8 +247,31 @@ func (r *rules) vrrp(id string, v *tandemv1.Vip) {
 	if v.GetProfile() != "" && v.GetAdvertInterval() != nil {
 		r.twoPaces(r.vip(id, "profile"))
 	}
+	r.virtualMAC(id, v)
 	if v.GetFailBack() == "delayed" && v.GetFailBackDelay().AsDuration() <= 0 {
 		r.refuse(ReasonFailBackDelay, []place{r.vip(id, "fail_back_delay")}, "fail_back delayed needs a delay, such as 60s")
+	}
+}
+
+// virtualMAC holds what the virtual router's own link-layer address needs: the nodes hear
+// each other on the network that has it (RFC 9568, section 7.2).
+func (r *rules) virtualMAC(id string, v *tandemv1.Vip) {
+	if !v.GetVirtualMac() {
+		return
+	}
+	at := r.vip(id, "virtual_mac")
+	if a, n := anchor(v, true); a != "" {
+		r.refuse(ReasonVirtualMac, []place{at, r.vip(id, fmt.Sprintf("addresses[%d]", n))},
+			"VIP %q has a virtual MAC address, which goes with IPv4 only: make another VIP of %s, or set virtual_mac to false", id, a)
+	}
+	if EffectiveUnicast(r.next, v) {
+		r.refuse(ReasonVirtualMac, []place{at, r.vip(id, "unicast"), r.cluster("vrrp.unicast")},
+			"VIP %q has a virtual MAC address, which goes with multicast only: set unicast to false for it, or virtual_mac to false", id)
+	}
+	if over := EffectiveVrrpNetwork(v); over != EffectiveNetwork(v) {
+		r.refuse(ReasonVirtualMac, []place{at, r.vip(id, "vrrp_network")},
+			"VIP %q has a virtual MAC address on network %q, where it must be advertised, too, and not over %q: unset vrrp_network, or set virtual_mac to false",
+			id, EffectiveNetwork(v), over)
 	}
 }
 

@@ -70,6 +70,11 @@ type Vip struct {
 	// One that loses vrrp_network alone does not, as its peer may have ended and taken the
 	// carrier with it; it goes behind a node that has both.
 	VrrpNetwork string `protobuf:"bytes,14,opt,name=vrrp_network,json=vrrpNetwork,proto3" json:"vrrp_network,omitempty"`
+	// virtual_mac gives the addresses the virtual router's own link-layer address,
+	// 00:00:5e:00:01:{vrid} (RFC 9568, section 7.3), which stays the same when the VIP
+	// moves. It takes addresses of IPv4 alone, multicast, and advertisements on the
+	// addresses' own network.
+	VirtualMac bool `protobuf:"varint,15,opt,name=virtual_mac,json=virtualMac,proto3" json:"virtual_mac,omitempty"`
 	// handover_timeout is how long connections that are established may outlive a
 	// planned move: the node that held the VIP goes on with them, and the holder
 	// forwards what clients send for them, until it has passed. 0s to 24h; unset means
@@ -210,6 +215,13 @@ func (x *Vip) GetVrrpNetwork() string {
 	return ""
 }
 
+func (x *Vip) GetVirtualMac() bool {
+	if x != nil {
+		return x.VirtualMac
+	}
+	return false
+}
+
 func (x *Vip) GetHandoverTimeout() *durationpb.Duration {
 	if x != nil {
 		return x.HandoverTimeout
@@ -348,8 +360,7 @@ var File_tandem_v1_vip_proto protoreflect.FileDescriptor
 
 const file_tandem_v1_vip_proto_rawDesc = "" +
 	"\n" +
-	"\x13tandem/v1/vip.proto\x12\ttandem.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\"\xeb\n" +
-	"\n" +
+	"\x13tandem/v1/vip.proto\x12\ttandem.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/api/field_behavior.proto\x1a\x1egoogle/protobuf/duration.proto\"\x8c\v\n" +
 	"\x03Vip\x12\x17\n" +
 	"\x04name\x18\x01 \x01(\tB\x03\xe0A\bR\x04name\x12\x95\x01\n" +
 	"\taddresses\x18\x02 \x03(\tBw\xbaHt\x92\x01q\b\x01\x10@\"k\xba\x01h\n" +
@@ -373,7 +384,9 @@ const file_tandem_v1_vip_proto_rawDesc = "" +
 	"\x14vip.announce_refresh\x12!must be a whole number of seconds\x1a\x1bthis.getMilliseconds() == 0\xaa\x01\a\"\x03\b\x90\x1c2\x00R\x0fannounceRefresh\x12\x1d\n" +
 	"\aunicast\x18\r \x01(\bH\x01R\aunicast\x88\x01\x01\x12\x8e\x01\n" +
 	"\fvrrp_network\x18\x0e \x01(\tBk\xbaHh\xba\x01b\n" +
-	"\x10vip.vrrp_network\x12'must be 1 to 32 letters, digits, _ or -\x1a%this.matches('^[A-Za-z0-9_-]{1,32}$')\xd8\x01\x01R\vvrrpNetwork\x12T\n" +
+	"\x10vip.vrrp_network\x12'must be 1 to 32 letters, digits, _ or -\x1a%this.matches('^[A-Za-z0-9_-]{1,32}$')\xd8\x01\x01R\vvrrpNetwork\x12\x1f\n" +
+	"\vvirtual_mac\x18\x0f \x01(\bR\n" +
+	"virtualMac\x12T\n" +
 	"\x10handover_timeout\x18\x14 \x01(\v2\x19.google.protobuf.DurationB\x0e\xbaH\v\xaa\x01\b\"\x04\b\x80\xa3\x052\x00R\x0fhandoverTimeout\x122\n" +
 	"\x06tracks\x18\x10 \x03(\v2\x10.tandem.v1.TrackB\b\xbaH\x05\x92\x01\x02\x10\bR\x06tracks\x1a=\n" +
 	"\x0fPrioritiesEntry\x12\x10\n" +

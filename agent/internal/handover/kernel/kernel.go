@@ -85,7 +85,8 @@ func Now() (time.Duration, error) {
 // when it is closed and the agent has ended.
 type Kernel struct {
 	ways    *ebpf.Map
-	program *ebpf.Program
+	program *ebpf.Program // of interfaces with an address of their own
+	virtual *ebpf.Program // of those with a virtual router's
 }
 
 // maxWays is more addresses than a node can have: 255 VRIDs of 64 for each family.
@@ -101,15 +102,21 @@ func Load() (*Kernel, error) {
 	if err != nil {
 		return nil, fmt.Errorf("table of the forwarding: %w", err)
 	}
-	p, err := compile(ways)
+	p, err := compile(ways, false)
 	if err != nil {
 		return nil, errors.Join(err, ways.Close())
 	}
-	return &Kernel{ways, p}, nil
+	virtual, err := compile(ways, true)
+	if err != nil {
+		return nil, errors.Join(err, p.Close(), ways.Close())
+	}
+	return &Kernel{ways, p, virtual}, nil
 }
 
 // Close lets go of both.
-func (k *Kernel) Close() error { return errors.Join(k.program.Close(), k.ways.Close()) }
+func (k *Kernel) Close() error {
+	return errors.Join(k.program.Close(), k.virtual.Close(), k.ways.Close())
+}
 
 // Set says what happens to an address's packets from now on.
 func (k *Kernel) Set(address netip.Addr, way Way) error {
@@ -143,7 +150,7 @@ func (k *Kernel) Attach(name string) error {
 		return fmt.Errorf("queueing discipline clsact of %s: %w", name, err)
 	}
 	if err := netlink.FilterReplace(&netlink.BpfFilter{
-		FilterAttrs: filter(link), Fd: k.program.FD(), Name: filterName, DirectAction: true,
+		FilterAttrs: filter(link), Fd: k.of(link).FD(), Name: filterName, DirectAction: true,
 	}); err != nil {
 		return fmt.Errorf("filter of %s: %w", name, err)
 	}
@@ -160,7 +167,7 @@ func (k *Kernel) Attached(name string) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("filters of %s: %w", name, err)
 	}
-	info, err := k.program.Info()
+	info, err := k.of(link).Info()
 	if err != nil {
 		return false, err
 	}
@@ -169,6 +176,29 @@ func (k *Kernel) Attached(name string) (bool, error) {
 		ours, ok := f.(*netlink.BpfFilter)
 		return ok && ours.Attrs().Handle == filterHandle && ours.Id == int(id)
 	}), nil
+}
+
+// of is the program for an interface.
+func (k *Kernel) of(link netlink.Link) *ebpf.Program {
+	if bytes.HasPrefix(link.Attrs().HardwareAddr, virtualRouters) {
+		return k.virtual
+	}
+	return k.program
+}
+
+// virtualRouters is how the link-layer addresses of virtual routers begin (RFC 9568, 7.3).
+var virtualRouters = net.HardwareAddr{0, 0, 0x5e, 0}
+
+// Index is that of an interface, 0 when there is none of the name.
+func Index(name string) (int, error) {
+	link, err := netlink.LinkByName(name)
+	if errors.As(err, &netlink.LinkNotFoundError{}) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("interface %s: %w", name, err)
+	}
+	return link.Attrs().Index, nil
 }
 
 const filterName = "tandem-handover"

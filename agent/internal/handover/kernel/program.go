@@ -88,7 +88,12 @@ const verdictNext = -1 // TC_ACT_UNSPEC: ask the next filter
 //     only when the previous holder has none: clients use their ports again.
 //   - Any other one belongs to a connection of the previous holder and is sent to
 //     it as it is.
-func program(ways *ebpf.Map) asm.Instructions {
+//
+// On an interface with a virtual router's link-layer address, which every node has, one
+// that begins a connection is left to who has the address, and so is any other one that
+// is neither of a connection of this node nor to be forwarded: a switch that does not
+// know where the virtual router is sends it to all of them.
+func program(ways *ebpf.Map, virtual bool) asm.Instructions {
 	var p assembler
 	p.add(
 		asm.Mov.Reg(regPacket, asm.R1),
@@ -106,9 +111,12 @@ func program(ways *ebpf.Map) asm.Instructions {
 	p.label("ip6")
 	p.ip6()
 	p.label("find")
-	p.find(ways)
+	p.find(ways, virtual)
 	p.ownConnection()
 	p.label("forward")
+	if virtual {
+		p.untilOver("next")
+	}
 	p.forward()
 	p.verdicts()
 	return p.instructions
@@ -210,7 +218,7 @@ func (p *assembler) ip6() {
 }
 
 // find looks the address up, and goes on with packets that may be forwarded.
-func (p *assembler) find(ways *ebpf.Map) {
+func (p *assembler) find(ways *ebpf.Map, virtual bool) {
 	p.add(asm.LoadMapPtr(asm.R1, ways.FD()))
 	p.stack(asm.R2, stackKey)
 	p.add(
@@ -222,21 +230,34 @@ func (p *assembler) find(ways *ebpf.Map) {
 	p.add(
 		asm.LoadMem(asm.R1, asm.RFP, stackTCP+tcpFlags, asm.Byte),
 		asm.And.Imm(asm.R1, tcpSYN),
-		asm.JEq.Imm(asm.R1, 0, "established"),
-		asm.LoadMem(asm.R1, regWay, wayNew, asm.Half),
-		asm.JEq.Imm(asm.R1, 0, "next"),
-		asm.Ja.Label("take"),
 	)
-	p.label("established")
+	if virtual {
+		p.add(asm.JNE.Imm(asm.R1, 0, "next"))
+	} else {
+		p.add(
+			asm.JEq.Imm(asm.R1, 0, "established"),
+			asm.LoadMem(asm.R1, regWay, wayNew, asm.Half),
+			asm.JEq.Imm(asm.R1, 0, "next"),
+			asm.Ja.Label("take"),
+		)
+		p.label("established")
+		p.untilOver("take")
+		p.add(asm.JLE.Imm(regHops, hopsLast, "take"))
+	}
 	p.add(
-		asm.LoadMem(asm.R1, regWay, wayUntil, asm.DWord),
-		asm.JEq.Imm(asm.R1, 0, "take"),
-		asm.FnKtimeGetNs.Call(),
-		asm.LoadMem(asm.R1, regWay, wayUntil, asm.DWord),
-		asm.JGE.Reg(asm.R0, asm.R1, "take"),
-		asm.JLE.Imm(regHops, hopsLast, "take"),
 		asm.LoadMem(asm.R1, regWay, wayAll, asm.Half),
 		asm.JNE.Imm(asm.R1, 0, "forward"),
+	)
+}
+
+// untilOver jumps when nothing is forwarded for the address now.
+func (p *assembler) untilOver(label string) {
+	p.add(
+		asm.LoadMem(asm.R1, regWay, wayUntil, asm.DWord),
+		asm.JEq.Imm(asm.R1, 0, label),
+		asm.FnKtimeGetNs.Call(),
+		asm.LoadMem(asm.R1, regWay, wayUntil, asm.DWord),
+		asm.JGE.Reg(asm.R0, asm.R1, label),
 	)
 }
 
@@ -345,11 +366,11 @@ func (p *assembler) verdicts() {
 }
 
 // compile has the kernel check the program and keep it.
-func compile(ways *ebpf.Map) (*ebpf.Program, error) {
+func compile(ways *ebpf.Map, virtual bool) (*ebpf.Program, error) {
 	p, err := ebpf.NewProgram(&ebpf.ProgramSpec{
 		Name:         "tandem_handover",
 		Type:         ebpf.SchedCLS,
-		Instructions: program(ways),
+		Instructions: program(ways, virtual),
 		License:      "GPL", // functions of the kernel ask for one it knows
 	})
 	if err != nil {

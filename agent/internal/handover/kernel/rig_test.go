@@ -133,11 +133,12 @@ type service struct {
 	*rig
 	vip  netip.Addr
 	bits int
+	on   string // the interface that it is on
 }
 
 func newService(t testing.TB, vip string, bits int) *service {
 	r := newRig(t)
-	s := &service{r, netip.MustParseAddr(vip), bits}
+	s := &service{r, netip.MustParseAddr(vip), bits, "eth0"}
 	s.give("a")
 	for _, name := range []string{"a", "b"} {
 		s.do(name, order{Listen: s.port()})
@@ -149,12 +150,12 @@ func (s *service) port() string { return netip.AddrPortFrom(s.vip, 80).String() 
 
 // give adds the address to a machine, and makes it known.
 func (s *service) give(name string) {
-	run(s.t, "ip", "-n", s.names[name], "address", "add", fmt.Sprintf("%s/%d", s.vip, s.bits), "dev", "eth0", "nodad")
+	run(s.t, "ip", "-n", s.names[name], "address", "add", fmt.Sprintf("%s/%d", s.vip, s.bits), "dev", s.on, "nodad", "noprefixroute")
 	run(s.t, "ip", "-n", s.names["client"], "neighbor", "flush", "dev", "eth0")
 }
 
 func (s *service) take(name string) {
-	run(s.t, "ip", "-n", s.names[name], "address", "delete", fmt.Sprintf("%s/%d", s.vip, s.bits), "dev", "eth0")
+	run(s.t, "ip", "-n", s.names[name], "address", "delete", fmt.Sprintf("%s/%d", s.vip, s.bits), "dev", s.on)
 }
 
 func (s *service) move(from, to string) {
@@ -176,8 +177,10 @@ func (s *service) arm() {
 	s.way("a", "b", 0, false)
 	s.way("b", "a", time.Minute, false)
 	for _, name := range []string{"a", "b"} {
-		s.do(name, order{SetRules: []string{"eth0"}})
-		s.do(name, order{Attach: "eth0"})
+		s.do(name, order{SetRules: []string{"eth0", s.on}})
+		for _, on := range []string{"eth0", s.on} {
+			s.do(name, order{Attach: on})
+		}
 	}
 }
 

@@ -20,6 +20,15 @@ type MAC [6]byte
 // String writes it as net.HardwareAddr does.
 func (m MAC) String() string { return net.HardwareAddr(m[:]).String() }
 
+// VirtualMAC is a virtual router's own link-layer address (RFC 9568, 7.3).
+func VirtualMAC(v6 bool, vrid uint8) MAC {
+	family := byte(1)
+	if v6 {
+		family = 2
+	}
+	return MAC{0, 0, 0x5e, 0, family, vrid}
+}
+
 // Own are the link-layer addresses of this machine.
 func Own() (map[MAC]bool, error) {
 	links, err := net.Interfaces()

@@ -3,11 +3,12 @@
 //
 // An address may well be in use: by the peer that holds the VIP. The peer is who
 // advertises the VIP's virtual router from the same link-layer address, be it
-// its own or the virtual router's (use_vmac), or who has the address that it is
-// advertised from as well: a machine with two interfaces on one network answers for an
-// address on both, unless its arp_ignore forbids that (ip-sysctl.rst). Where the router is
-// advertised on another interface, or by unicast, it is who has a node's own address as
-// well. Whoever else has the address is unknown.
+// its own or the virtual router's (use_vmac), or who has the virtual router's while anybody
+// advertises it (vmac_xmit_base), or who has the address that it is advertised from as
+// well: a machine with two interfaces on one network answers for an address on both,
+// unless its arp_ignore forbids that (ip-sysctl.rst). Where the router is advertised on
+// another interface, or by unicast, it is who has a node's own address as well. Whoever
+// else has the address is unknown.
 package neighbor
 
 import (
@@ -311,7 +312,7 @@ func (h *heard) knows(q *Question, from link.MAC) bool {
 		return has
 	}
 	for r, source := range h.routers {
-		if r.vrid == q.VRID && (r.mac == from || has(source)) {
+		if r.vrid == q.VRID && (r.mac == from || has(source) || from == link.VirtualMAC(q.Address.Is6(), q.VRID)) {
 			return true
 		}
 	}

@@ -71,29 +71,36 @@ func TestUnknown(t *testing.T) {
 	}
 	at := time.Unix(1000, 0)
 	for name, test := range map[string]struct {
-		packets  []string // "arp " or "ip ", MAC's last digit, packet
+		packets  []string // "arp " or "ip ", MAC's last digit or v for the virtual one, packet
 		want     string
 		patience time.Duration
 	}{
-		"nobody":                      {},
-		"a host":                      {[]string{"arp 2 " + arpReply}, "02:00:00:00:00:02", 350 * time.Millisecond},
-		"a host that asks":            {[]string{"arp 2 " + arpRequest}, "02:00:00:00:00:02", 350 * time.Millisecond},
-		"the peer":                    {[]string{"arp 2 " + arpReply, "ip 2 " + vrrp3}, "", 0},
-		"the peer, advert first":      {[]string{"ip 2 " + vrrp2, "arp 2 " + arpReply}, "", 0},
-		"a host, IPv6":                {[]string{"ip 2 " + na}, "02:00:00:00:00:02", 2350 * time.Millisecond},
-		"the peer, IPv6":              {[]string{"ip 2 " + na, "ip 2 " + vrrp36}, "", 0},
-		"another virtual router":      {[]string{"arp 2 " + arpReply, "ip 2 " + strings.Replace(vrrp3, "31 33 e6 01 000a 8472", "31 34 e6 01 000a 8471", 1)}, "02:00:00:00:00:02", 350 * time.Millisecond},
-		"the peer's other interface":  {[]string{"ip 3 " + vrrp3, "arp 2 " + arpReply, "arp 2 " + strings.Replace(arpReply, "c0a80164", "c0a8010a", 1)}, "", 0},
-		"that of another router's":    {[]string{"ip 3 " + strings.Replace(vrrp3, "31 33 e6 01 000a 8472", "31 34 e6 01 000a 8471", 1), "arp 2 " + arpReply, "arp 2 " + strings.Replace(arpReply, "c0a80164", "c0a8010a", 1)}, "02:00:00:00:00:02", 350 * time.Millisecond},
-		"the peer and a host":         {[]string{"arp 2 " + arpReply, "arp 3 " + arpReply, "ip 2 " + vrrp3}, "02:00:00:00:00:03", 350 * time.Millisecond},
-		"another node that brings up": {[]string{"arp 2 " + otherProbe}, "", 0},
-		"this machine":                {[]string{"arp 1 " + arpReply}, "", 0},
-		"what is no ARP":              {[]string{"arp 2 " + vrrp3, "ip 2 " + arpReply}, "", 0},
+		"nobody":                       {},
+		"a host":                       {[]string{"arp 2 " + arpReply}, "02:00:00:00:00:02", 350 * time.Millisecond},
+		"a host that asks":             {[]string{"arp 2 " + arpRequest}, "02:00:00:00:00:02", 350 * time.Millisecond},
+		"the peer":                     {[]string{"arp 2 " + arpReply, "ip 2 " + vrrp3}, "", 0},
+		"the peer, advert first":       {[]string{"ip 2 " + vrrp2, "arp 2 " + arpReply}, "", 0},
+		"a host, IPv6":                 {[]string{"ip 2 " + na}, "02:00:00:00:00:02", 2350 * time.Millisecond},
+		"the peer, IPv6":               {[]string{"ip 2 " + na, "ip 2 " + vrrp36}, "", 0},
+		"another virtual router":       {[]string{"arp 2 " + arpReply, "ip 2 " + strings.Replace(vrrp3, "31 33 e6 01 000a 8472", "31 34 e6 01 000a 8471", 1)}, "02:00:00:00:00:02", 350 * time.Millisecond},
+		"the peer's other interface":   {[]string{"ip 3 " + vrrp3, "arp 2 " + arpReply, "arp 2 " + strings.Replace(arpReply, "c0a80164", "c0a8010a", 1)}, "", 0},
+		"that of another router's":     {[]string{"ip 3 " + strings.Replace(vrrp3, "31 33 e6 01 000a 8472", "31 34 e6 01 000a 8471", 1), "arp 2 " + arpReply, "arp 2 " + strings.Replace(arpReply, "c0a80164", "c0a8010a", 1)}, "02:00:00:00:00:02", 350 * time.Millisecond},
+		"the peer and a host":          {[]string{"arp 2 " + arpReply, "arp 3 " + arpReply, "ip 2 " + vrrp3}, "02:00:00:00:00:03", 350 * time.Millisecond},
+		"another node that brings up":  {[]string{"arp 2 " + otherProbe}, "", 0},
+		"the peer, by its virtual MAC": {[]string{"arp v " + arpReply, "ip 2 " + vrrp3}, "", 0},
+		"a virtual MAC that nobody advertises": {[]string{"arp v " + arpReply, "ip 2 " + strings.Replace(vrrp3, "31 33 e6 01 000a 8472", "31 34 e6 01 000a 8471", 1)},
+			"00:00:5e:00:01:33", 350 * time.Millisecond},
+		"this machine":   {[]string{"arp 1 " + arpReply}, "", 0},
+		"what is no ARP": {[]string{"arp 2 " + vrrp3, "ip 2 " + arpReply}, "", 0},
 	} {
 		h := newHeard(map[link.MAC]bool{link.MAC(own): true})
 		for _, p := range test.packets {
 			kind, rest, _ := strings.Cut(p, " ")
-			h.packet(unhex(t, rest[2:]), link.MAC{2, 0, 0, 0, 0, rest[0] - '0'}, kind == "arp", at)
+			from := link.MAC{2, 0, 0, 0, 0, rest[0] - '0'}
+			if rest[0] == 'v' {
+				from = link.VirtualMAC(false, 51)
+			}
+			h.packet(unhex(t, rest[2:]), from, kind == "arp", at)
 		}
 		got := ""
 		for _, o := range h.unknown(q) {

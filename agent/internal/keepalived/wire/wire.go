@@ -46,14 +46,8 @@ type Router struct {
 
 func (r *Router) six() bool { return r.Addresses[0].Is6() }
 
-// virtualMAC is the router's own link-layer address (RFC 9568, 7.3).
-func (r *Router) virtualMAC() link.MAC {
-	family := byte(1)
-	if r.six() {
-		family = 2
-	}
-	return link.MAC{0, 0, 0x5e, 0, family, r.VRID}
-}
+// virtualMAC is the router's own link-layer address.
+func (r *Router) virtualMAC() link.MAC { return link.VirtualMAC(r.six(), r.VRID) }
 
 // Speaker is a machine that advertises a router.
 type Speaker struct {

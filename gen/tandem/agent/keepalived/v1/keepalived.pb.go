@@ -424,6 +424,9 @@ type Instance struct {
 	UnicastSource string `protobuf:"bytes,16,opt,name=unicast_source,json=unicastSource,proto3" json:"unicast_source,omitempty"`
 	// vrrp_network is the network that advertisements go over; empty: network.
 	VrrpNetwork string `protobuf:"bytes,17,opt,name=vrrp_network,json=vrrpNetwork,proto3" json:"vrrp_network,omitempty"`
+	// virtual_mac gives the addresses the virtual router's own link-layer address. It
+	// goes with neither speakers nor vrrp_network.
+	VirtualMac bool `protobuf:"varint,18,opt,name=virtual_mac,json=virtualMac,proto3" json:"virtual_mac,omitempty"`
 	// handover_timeout is how long established connections may outlive a planned
 	// move, 0s to 24h; 0s or unset: not at all.
 	HandoverTimeout *durationpb.Duration `protobuf:"bytes,20,opt,name=handover_timeout,json=handoverTimeout,proto3" json:"handover_timeout,omitempty"`
@@ -582,6 +585,13 @@ func (x *Instance) GetVrrpNetwork() string {
 	return ""
 }
 
+func (x *Instance) GetVirtualMac() bool {
+	if x != nil {
+		return x.VirtualMac
+	}
+	return false
+}
+
 func (x *Instance) GetHandoverTimeout() *durationpb.Duration {
 	if x != nil {
 		return x.HandoverTimeout
@@ -735,7 +745,7 @@ const file_tandem_agent_keepalived_v1_keepalived_proto_rawDesc = "" +
 	"\taddresses\x18\x03 \x03(\tR\taddresses\"7\n" +
 	"\aSpeaker\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1c\n" +
-	"\taddresses\x18\x02 \x03(\tR\taddresses\"\xb9\x06\n" +
+	"\taddresses\x18\x02 \x03(\tR\taddresses\"\xda\x06\n" +
 	"\bInstance\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x10\n" +
 	"\x03vip\x18\x02 \x01(\tR\x03vip\x12\x18\n" +
@@ -754,7 +764,9 @@ const file_tandem_agent_keepalived_v1_keepalived_proto_rawDesc = "" +
 	"\x10announce_refresh\x18\x0e \x01(\v2\x19.google.protobuf.DurationR\x0fannounceRefresh\x12?\n" +
 	"\bspeakers\x18\x0f \x03(\v2#.tandem.agent.keepalived.v1.SpeakerR\bspeakers\x12%\n" +
 	"\x0eunicast_source\x18\x10 \x01(\tR\runicastSource\x12!\n" +
-	"\fvrrp_network\x18\x11 \x01(\tR\vvrrpNetwork\x12D\n" +
+	"\fvrrp_network\x18\x11 \x01(\tR\vvrrpNetwork\x12\x1f\n" +
+	"\vvirtual_mac\x18\x12 \x01(\bR\n" +
+	"virtualMac\x12D\n" +
 	"\x10handover_timeout\x18\x14 \x01(\v2\x19.google.protobuf.DurationR\x0fhandoverTimeout\x129\n" +
 	"\x06tracks\x18\x15 \x03(\v2!.tandem.agent.keepalived.v1.TrackR\x06tracks\"\xd2\x02\n" +
 	"\x05Track\x129\n" +
