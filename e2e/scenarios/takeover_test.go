@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -142,6 +143,58 @@ func TestTakeoverOfTheGuidesPair(t *testing.T) {
 	}, lab.VIP.Addr())
 	p.backend = "web_servers/web1"
 	p.takeOver("192.168.1.100:80")
+}
+
+// startWithVirtualMAC starts the guide's pair, with the virtual router's own MAC address as
+// Tandem has it.
+func startWithVirtualMAC(ctx context.Context, l *lab.Lab) error {
+	p, err := guide.Start(ctx, l)
+	if err != nil {
+		return err
+	}
+	edit := strings.NewReplacer("virtual_router_id 51", "virtual_router_id 51\n    use_vmac v4-51-eth0\n    vmac_xmit_base",
+		lab.VIP.String(), lab.VIP.String()+" noprefixroute")
+	for _, n := range []*guide.Node{p.Master, p.Backup} {
+		path := n.Host.Path(handmade.KeepalivedFile)
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(path, []byte(edit.Replace(string(text))), 0o644); err != nil {
+			return err
+		}
+		if _, err := n.Host.SignalAll("keepalived", syscall.SIGTERM); err != nil {
+			return err
+		}
+		if err := n.Keepalived.Wait(ctx); err != nil {
+			return err
+		}
+		if err := n.StartKeepalived(ctx); err != nil {
+			return err
+		}
+	}
+	return p.Held(ctx, guide.MasterName)
+}
+
+// A virtual MAC address stays all the time, and so does its device.
+func TestTakeoverOfAPairWithAVirtualMAC(t *testing.T) {
+	t.Parallel()
+	p := newPair(t, guide.Spec(), startWithVirtualMAC, lab.VIP.Addr())
+	p.backend = "web_servers/web1"
+	ctx := labtest.Deadline(t, 2*time.Minute)
+	before := map[string]string{}
+	for _, node := range clustertest.Both {
+		before[node] = device(ctx, p.Lab.Host(node))
+	}
+	p.takeOver("192.168.1.100:80")
+	for _, node := range clustertest.Both {
+		if now := device(ctx, p.Lab.Host(node)); now == "" || now != before[node] {
+			t.Errorf("the device of %s is number %q, and was %q", node, now, before[node])
+		}
+	}
+	if out, err := p.Lab.Host("client").Output(ctx, "ip", "neighbor", "show", lab.VIP.Addr().String()); err != nil || !strings.Contains(string(out), virtualMAC) {
+		t.Errorf("the client's entry is %s (%v), want %s", out, err, virtualMAC)
+	}
 }
 
 func TestTakeoverOfAHandmadePair(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -75,7 +76,7 @@ func TestTheVirtualMACStays(t *testing.T) {
 		s.wellOn(ctx, cluster.Master)
 		s.holdsNow(ctx, cluster.Master)
 	}
-	if seen := entries(); len(seen) != 1 || seen[0] != virtualMAC {
+	if seen := entries()[lab.VIP.Addr().String()]; !slices.Equal(seen, []string{virtualMAC}) {
 		t.Errorf("the client's entry was %v, want %s all the time", seen, virtualMAC)
 	}
 
@@ -130,42 +131,45 @@ func (s *site) wellOn(ctx context.Context, node string) {
 	s.wait(ctx, "a cluster in good health", append(clustertest.Healthy(), cluster.HeldBy("web", node))...)
 }
 
-// neighbors records the link-layer addresses that the client has had for the VIP from now
-// on, until it is asked for them.
-func (s *site) neighbors(ctx context.Context) (seen func() []string) {
+// neighbors records the link-layer addresses that the client has had for each address from
+// now on, until it is asked for them.
+func (s *site) neighbors(ctx context.Context) (seen func() map[string][]string) {
 	s.t.Helper()
 	var out bytes.Buffer
 	p, err := s.Lab.Host("client").Start(ctx, lab.ProcessSpec{Name: "neighbors", Args: []string{"ip", "monitor", "neigh"}, Stdout: &out})
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return func() []string {
+	return func() map[string][]string {
 		s.t.Helper()
 		if err := p.Kill(); err != nil {
 			s.t.Fatal(err)
 		}
 		_ = p.Wait(ctx)
-		var all []string
-		had := make(map[string]bool)
+		all := make(map[string][]string)
 		for line := range strings.Lines(out.String()) {
-			_, rest, ok := strings.Cut(line, lab.VIP.Addr().String()+" ")
+			address, rest, _ := strings.Cut(line, " ")
 			_, mac, known := strings.Cut(rest, "lladdr ")
-			if mac, _, _ = strings.Cut(mac, " "); ok && known && !had[mac] {
-				had[mac] = true
-				all = append(all, mac)
+			if mac, _, _ = strings.Cut(mac, " "); known && !slices.Contains(all[address], mac) {
+				all[address] = append(all[address], mac)
 			}
 		}
 		return all
 	}
 }
 
-// Two VIPs with virtual MAC addresses share a network, and move without
-// a loss.
+// Two VIPs with virtual MAC addresses, one of them of both families, share a network, and
+// move without a loss.
 func TestTwoVIPsWithVirtualMACs(t *testing.T) {
 	s := newSite(t)
 	ctx := labtest.Deadline(t, 3*time.Minute)
+	for host, address := range map[string]string{cluster.Master: "fd00:1::10", cluster.Backup: "fd00:1::11", "client": "fd00:1::50"} {
+		if _, err := s.Lab.Host(host).Output(ctx, "ip", "address", "add", address+"/64", "dev", "eth0", "nodad"); err != nil {
+			t.Fatal(err)
+		}
+	}
 	s.lbctl(ctx, "vip", "set", "web", "--virtual-mac")
-	s.lbctl(ctx, "vip", "add", "mail", "192.168.1.101/24", "--vrid", "52", "--virtual-mac",
+	s.lbctl(ctx, "vip", "add", "mail", "192.168.1.101/24", "fd00:1::101/64", "--vrid", "52", "--virtual-mac",
 		"--priority", "lb-backup=230", "--priority", "lb-master=220")
 	s.lbctl(ctx, "listener", "add", "mail", "--vip", "mail", "--port", "80", "--protocol", "http", "--pool", "web_servers")
 	on := func(web, mail string) {
@@ -174,11 +178,12 @@ func TestTwoVIPsWithVirtualMACs(t *testing.T) {
 	}
 	on(cluster.Master, cluster.Backup)
 	var all []probe.Config
-	for _, target := range []string{"192.168.1.100:80", "192.168.1.101:80"} {
+	for _, target := range []string{"192.168.1.100:80", "192.168.1.101:80", "[fd00:1::101]:80"} {
 		cfg := load
 		cfg.Target, cfg.Interval = target, 20*time.Millisecond
 		all = append(all, cfg)
 	}
+	entries := s.neighbors(ctx)
 	reports := s.duringAll(ctx, all, func() {
 		for _, node := range clustertest.Both {
 			other := cluster.Backup
@@ -201,9 +206,10 @@ func TestTwoVIPsWithVirtualMACs(t *testing.T) {
 			t.Errorf("%s: clients were without an answer for %.0f ms (at the end, still none: %v)", all[n].Target, gap.MS, gap.Open)
 		}
 	}
-	for address, mac := range map[string]string{"192.168.1.100": virtualMAC, "192.168.1.101": "00:00:5e:00:01:34"} {
-		if out, err := s.Lab.Host("client").Output(ctx, "ip", "neighbor", "show", address); err != nil || !strings.Contains(string(out), mac) {
-			t.Errorf("the client's entry of %s is %s (%v), want %s", address, out, err, mac)
+	seen := entries()
+	for address, mac := range map[string]string{"192.168.1.100": virtualMAC, "192.168.1.101": "00:00:5e:00:01:34", "fd00:1::101": "00:00:5e:00:02:34"} {
+		if !slices.Equal(seen[address], []string{mac}) {
+			t.Errorf("the client's entry of %s was %v, want %s all the time", address, seen[address], mac)
 		}
 	}
 	s.lbctl(ctx, "listener", "remove", "mail")

@@ -43,6 +43,8 @@ func (d *Driver) newControl(ctx context.Context) (*control, error) {
 	var err error
 	if c.record, err = readRecord(d.paths.addresses); err != nil {
 		d.log.Error("cannot tell what an earlier keepalived left behind", "error", err)
+	} else if err = filterDevices(c.record); err != nil {
+		d.log.Error("the filter of devices is an earlier agent's", "error", err)
 	}
 	c.process, err = d.opts.Runner.Find(ctx, d.spec(""))
 	if err != nil && !errors.Is(err, daemon.ErrNotRunning) {
@@ -188,6 +190,10 @@ func (c *control) writeRecord(path string, record []place) error {
 	if err := atomicfile.WriteFile(path, data, 0o600); err != nil {
 		return err
 	}
+	had := len(devices6(c.record)) > 0
 	c.record = record
+	if had || len(devices6(record)) > 0 {
+		return filterDevices(record)
+	}
 	return nil
 }

@@ -56,7 +56,7 @@ func (h *Hooks) BeforeStart(ctx context.Context, serves func() bool) (told, err 
 	// Asked under the lock, so that what SetHealth writes later is newer.
 	s.healthy = serves()
 	err = s.renew(time.Now())
-	return errors.Join(silent, told, s.tidy(), h.removeLeft(), h.removePIDFiles()), err
+	return errors.Join(silent, told, s.tidy(), h.removeLeft(), h.filterDevices(), h.removePIDFiles()), err
 }
 
 // AfterStop is called when keepalived has ended in whatever way. It removes the
@@ -161,6 +161,15 @@ func (h *Hooks) removeLeft() error {
 	}
 	_, err = remove(record)
 	return errors.Join(err, removeDevices(record, nil))
+}
+
+// filterDevices has what keepalived may make hear what it is there for.
+func (h *Hooks) filterDevices() error {
+	record, err := readRecord(h.paths.addresses)
+	if err != nil || len(devices6(record)) == 0 {
+		return err
+	}
+	return filterDevices(record)
 }
 
 // readRecord reads what keepalived may have brought up.

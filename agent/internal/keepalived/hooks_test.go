@@ -3,15 +3,19 @@ package keepalived
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/vmacfilter"
 )
 
 // inNamespace puts the test's thread into a network namespace with eth0, which has the
@@ -163,5 +167,58 @@ func TestADamagedRecordDoesNotHoldBackAStart(t *testing.T) {
 	}
 	if _, err := h.BeforeStart(t.Context(), func() bool { return false }); err == nil {
 		t.Error("keepalived is to start without a score")
+	}
+}
+
+// Interfaces below virtual MAC addresses are made fit for them, and the devices that a
+// killed keepalived has left go, also without an agent.
+func TestVirtualMACWithoutAnAgent(t *testing.T) {
+	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Skipf("needs network namespaces (root): %v", err)
+	}
+	config, err := os.ReadFile("testdata/virtual-mac.conf") // on eth0 and eth1.20
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := newHooks(t)
+	record := `[{"interface":"v4-51-eth0","address":"10.9.0.100/24"},{"interface":"v4-52-eth0","address":"10.9.0.101/24"},` +
+		`{"interface":"v6-51-eth0","address":"fd09::100/64"}]`
+	if err := errors.Join(os.WriteFile(h.paths.config, config, 0o600), os.WriteFile(h.paths.addresses, []byte(record), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile("/proc/sys/net/ipv6/conf/default/accept_dad", []byte("0"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for n, name := range []string{"eth0", "eth1.20", "eth2", "v4-52-eth0"} {
+		peer := fmt.Sprintf("peer%d", n)
+		ip(t, "link", "add", name, "type", "veth", "peer", "name", peer)
+		ip(t, "link", "set", name, "up")
+		ip(t, "link", "set", peer, "up")
+	}
+	for what, hook := range map[string]func() error{
+		"before a start": func() error {
+			told, err := h.BeforeStart(t.Context(), func() bool { return true })
+			return errors.Join(told, err)
+		},
+		"after a stop": h.AfterStop,
+	} {
+		ip(t, "link", "add", "v4-51-eth0", "link", "eth0", "address", "00:00:5e:00:01:33", "type", "macvlan", "mode", "private")
+		if err := hook(); err != nil {
+			t.Fatalf("%s: %v", what, err)
+		}
+		for name, want := range map[string]bool{"eth0": true, "v4-51-eth0": false, "v4-52-eth0": true} {
+			if link, err := linkOf(name); err != nil || (link != nil) != want {
+				t.Errorf("%s: interface %s is there: %v (%v), want %v", what, name, link != nil, err, want)
+			}
+		}
+	}
+	for name, want := range map[string]string{"eth0": "2", "eth1.20": "2", "eth2": "0"} {
+		if got, err := os.ReadFile(ofParent(name, arpAnnounce)); err != nil || strings.TrimSpace(string(got)) != want {
+			t.Errorf("arp_announce of %s is %s (%v), want %s", name, got, err, want)
+		}
+	}
+	if said, err := exec.Command("nft", "list", "table", "arp", vmacfilter.TableName).CombinedOutput(); err != nil || !strings.Contains(string(said), `{ "v6-51-eth0" }`) {
+		t.Errorf("ARP is kept from %s (%v), want the device of IPv6 alone", said, err)
 	}
 }

@@ -140,6 +140,9 @@ var goldens = map[string]*keepalivedv1.Config{
 			base(func(i *keepalivedv1.Instance) {
 				i.Name, i.Vip, i.Anchor, i.Network, i.VrrpNetwork, i.VirtualMac = "mail", "mail", "10.9.1.100/24", "vrrp", "vrrp", true
 			}),
+			base(func(i *keepalivedv1.Instance) {
+				i.Name, i.Anchor, i.VirtualMac = "web6", "fd09::100/64", true
+			}),
 		},
 	},
 	"fail-back": {
@@ -265,7 +268,6 @@ func TestResolveRefuses(t *testing.T) {
 			speakers("10.9.0.1", "10.9.0.1", "10.9.0.2")(i)
 			i.VirtualMac = true
 		}, "virtual_mac is true: must be false with unicast"},
-		"virtual MAC, IPv6": {func(i *keepalivedv1.Instance) { i.Anchor, i.VirtualMac = "fd09::200/64", true }, "virtual_mac is true: must be false with IPv6"},
 		"virtual MAC, apart": {func(i *keepalivedv1.Instance) { i.VirtualMac, i.VrrpNetwork = true, "vrrp" },
 			`must be false where the VIP is advertised over another network, "vrrp"`},
 		"fail back":         {func(i *keepalivedv1.Instance) { i.FailBack = 0 }, "automatic, delayed or never"},

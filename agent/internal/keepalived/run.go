@@ -188,6 +188,11 @@ func (d *Driver) tend(ctx context.Context, c *control, told bool) error {
 			return err
 		}
 	}
+	if len(devices6(c.record)) > 0 {
+		if err := filterDevices(c.record); err != nil {
+			d.log.Error("clients may be led astray", "error", err)
+		}
+	}
 	if !c.running() {
 		err := d.find(ctx, c)
 		if errors.Is(err, daemon.ErrNotRunning) {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/vmacfilter"
 	keepalivedv1 "github.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1"
 )
 
@@ -46,15 +47,13 @@ func virtualDevice(v6 bool, vrid int, on string) string {
 	return fmt.Sprintf("%s%08x", name, crc32.ChecksumIEEE([]byte(on)))
 }
 
-var virtualDevices = regexp.MustCompile(`^v[46]-[0-9]{1,3}-`)
+var virtualDevices, virtualDevices6 = regexp.MustCompile(`^v[46]-[0-9]{1,3}-`), regexp.MustCompile(`^v6-[0-9]{1,3}-`)
 
 // checkVirtualMAC finds what a virtual MAC address does not go with.
 func checkVirtualMAC(field string, c *keepalivedv1.Instance, i *instance) error {
 	switch {
 	case !c.GetVirtualMac():
 		return nil
-	case i.anchor.Addr().Is6():
-		return fmt.Errorf("%svirtual_mac is true: must be false with IPv6", field)
 	case len(c.GetSpeakers()) > 0:
 		return fmt.Errorf("%svirtual_mac is true: must be false with unicast", field)
 	case c.GetVrrpNetwork() != "" && c.GetVrrpNetwork() != cmp.Or(c.GetNetwork(), front):
@@ -62,6 +61,27 @@ func checkVirtualMAC(field string, c *keepalivedv1.Instance, i *instance) error 
 	default:
 		return nil
 	}
+}
+
+// devices6 are the devices of IPv6 that places are on.
+func devices6(places []place) []string {
+	var names []string
+	for _, p := range places {
+		if virtualDevices6.MatchString(p.Interface) {
+			names = append(names, p.Interface)
+		}
+	}
+	return names
+}
+
+// filterDevices has the devices of IPv6 that places are on hear what they are there for.
+// keepalived sees to that for those of IPv4.
+func filterDevices(places []place) error {
+	if err := vmacfilter.Set(devices6(places)); err != nil {
+		return fmt.Errorf("devices with virtual MAC addresses of IPv6 answer ARP and take routes: %w: "+
+			"see that the kernel has nf_tables (modprobe nf_tables), and the agent CAP_NET_ADMIN", err)
+	}
+	return nil
 }
 
 // removeDevices removes the devices of places that nothing which is kept is on, such as

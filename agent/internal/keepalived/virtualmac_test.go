@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/vmacfilter"
 	keepalivedv1 "github.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1"
 )
 
@@ -100,6 +101,23 @@ func (n *node) devices() string {
 	return strings.Join(all, ", ")
 }
 
+// filters tells whether a node keeps from a device what it is not there for.
+func (n *node) filters(device string) bool {
+	n.t.Helper()
+	said, err := exec.Command("ip", "netns", "exec", n.namespace, "nft", "list", "tables").Output()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	if !strings.Contains(string(said), vmacfilter.TableName) {
+		return false
+	}
+	said, err = exec.Command("ip", "netns", "exec", n.namespace, "nft", "list", "table", "arp", vmacfilter.TableName).Output()
+	if err != nil {
+		n.t.Fatal(err)
+	}
+	return strings.Contains(string(said), device)
+}
+
 // setting of a node's kernel.
 func (n *node) setting(name string) string {
 	n.t.Helper()
@@ -125,6 +143,7 @@ func TestVirtualMAC(t *testing.T) {
 		mac    string
 	}{
 		"IPv4":   {web, "v4-51-eth0@eth0", "00:00:5e:00:01:33"},
+		"IPv6":   {web6, "v6-51-eth0@eth0", "00:00:5e:00:02:33"},
 		"VRRPv2": {v2, "v4-51-eth0@eth0", "00:00:5e:00:01:33"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -139,7 +158,8 @@ func TestVirtualMAC(t *testing.T) {
 				within(t, 5*time.Second, "the first one holds the VIP", func() bool { return a.has(anchor) })
 			}
 			waitMaster(t, 10*time.Second, "web", anchor, a, b)
-			if a.table() == "" || b.table() == "" {
+			v6 := strings.HasPrefix(test.device, "v6-")
+			if !v6 && (a.table() == "" || b.table() == "") {
 				t.Error("strangers are let through")
 			}
 			answers := func(what string) {
@@ -154,6 +174,9 @@ func TestVirtualMAC(t *testing.T) {
 			for _, n := range []*node{a, b} {
 				if got := n.devices(); got != test.device+" "+test.mac {
 					t.Errorf("the devices of %s are %s", n.name, got)
+				}
+				if n.filters("v6-51-eth0") != v6 {
+					t.Errorf("%s keeps ARP from the device of IPv6: %v, want %v", n.name, !v6, v6)
 				}
 			}
 			if a.mustApply(withVirtualMAC(test.config(a.name, 230))) {
@@ -185,7 +208,7 @@ func TestVirtualMAC(t *testing.T) {
 			within(t, 5*time.Second, "the device is removed", func() bool { return b.devices() == "" })
 
 			a.mustApply(&keepalivedv1.Config{Global: &keepalivedv1.Global{RouterId: a.name}})
-			if a.devices() != "" || a.has(anchor) || a.setting("net.ipv4.conf.eth0.arp_ignore") != "0" {
+			if a.devices() != "" || a.filters("") || a.has(anchor) || a.setting("net.ipv4.conf.eth0.arp_ignore") != "0" {
 				t.Errorf("what is left of it: %q, %v, %s", a.devices(), a.has(anchor), a.setting("net.ipv4.conf.eth0.arp_ignore"))
 			}
 		})

@@ -25,7 +25,7 @@ var vipFields = []fields.Field{
 	{Flag: "handover-timeout", Path: "handover_timeout", Usage: "how long established connections may outlive a planned move, 0s to 24h (default 5m); 0s: not at all"},
 	{Flag: "advert-interval", Path: "advert_interval", Usage: "time between advertisements (default: the cluster's)"},
 	{Flag: "unicast", Path: "unicast", Usage: "advertise to the nodes' own addresses, where the network carries no multicast (default: the cluster's)"},
-	{Flag: "virtual-mac", Path: "virtual_mac", Usage: "the addresses keep the virtual router's own MAC address, 00:00:5e:00:01:VRID, when the VIP moves (default false)"},
+	{Flag: "virtual-mac", Path: "virtual_mac", Usage: "the addresses keep the virtual router's own MAC address, 00:00:5e:00:01:VRID (02 for IPv6), when the VIP moves (default false)"},
 	{Flag: "announce-repeat", Path: "announce_repeat", Usage: "gratuitous ARP packets or neighbour advertisements of a new holder, 1 to 20 (default 5)"},
 	{Flag: "announce-refresh", Path: "announce_refresh", Usage: "how often the holder repeats them, 0s to 1h, 0s never (default 60s)"},
 	{Flag: "profile", Path: "profile", Usage: "that time by name: fast (50ms), normal (100ms) or wan (1s)", Values: []string{"fast", "normal", "wan"}},

@@ -260,10 +260,6 @@ func (r *rules) virtualMAC(id string, v *tandemv1.Vip) {
 		return
 	}
 	at := r.vip(id, "virtual_mac")
-	if a, n := anchor(v, true); a != "" {
-		r.refuse(ReasonVirtualMac, []place{at, r.vip(id, fmt.Sprintf("addresses[%d]", n))},
-			"VIP %q has a virtual MAC address, which goes with IPv4 only: make another VIP of %s, or set virtual_mac to false", id, a)
-	}
 	if EffectiveUnicast(r.next, v) {
 		r.refuse(ReasonVirtualMac, []place{at, r.vip(id, "unicast"), r.cluster("vrrp.unicast")},
 			"VIP %q has a virtual MAC address, which goes with multicast only: set unicast to false for it, or virtual_mac to false", id)

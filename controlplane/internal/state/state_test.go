@@ -182,8 +182,6 @@ func TestRules(t *testing.T) {
 		{"unicast and a virtual MAC", []Change{CreateVip("mac", &tandemv1.Vip{Vrid: 60, Addresses: []string{"10.0.0.1/24"}, VirtualMac: true})},
 			UpdateCluster(&tandemv1.Cluster{Name: "default", Vrrp: &tandemv1.Vrrp{Unicast: proto.Bool(true)}}, nil),
 			FailedPrecondition, "cluster.vrrp.unicast", ReasonVirtualMac},
-		{"virtual MAC and IPv6", nil, CreateVip("mac", &tandemv1.Vip{Vrid: 60, Addresses: []string{"10.0.0.1/24", "2001:db8::1/64"}, VirtualMac: true}),
-			FailedPrecondition, "vip.virtual_mac", ReasonVirtualMac},
 		{"virtual MAC and another network", nil, UpdateVip(&tandemv1.Vip{Name: "web", VirtualMac: true, VrrpNetwork: "vrrp"}, nil),
 			FailedPrecondition, "vip.virtual_mac", ReasonVirtualMac},
 		{"track twice", nil, UpdateVip(&tandemv1.Vip{Name: "web", Tracks: []*tandemv1.Track{{Kind: "ping", Target: "2001:db8::1"}, {Kind: "ping", Target: "2001:DB8::1"}}}, nil),

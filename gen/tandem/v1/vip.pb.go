@@ -71,9 +71,9 @@ type Vip struct {
 	// carrier with it; it goes behind a node that has both.
 	VrrpNetwork string `protobuf:"bytes,14,opt,name=vrrp_network,json=vrrpNetwork,proto3" json:"vrrp_network,omitempty"`
 	// virtual_mac gives the addresses the virtual router's own link-layer address,
-	// 00:00:5e:00:01:{vrid} (RFC 9568, section 7.3), which stays the same when the VIP
-	// moves. It takes addresses of IPv4 alone, multicast, and advertisements on the
-	// addresses' own network.
+	// 00:00:5e:00:01:{vrid} or, for IPv6, 00:00:5e:00:02:{vrid} (RFC 9568, section 7.3),
+	// which stays the same when the VIP moves. It takes multicast, and advertisements on
+	// the addresses' own network.
 	VirtualMac bool `protobuf:"varint,15,opt,name=virtual_mac,json=virtualMac,proto3" json:"virtual_mac,omitempty"`
 	// handover_timeout is how long connections that are established may outlive a
 	// planned move: the node that held the VIP goes on with them, and the holder

@@ -1,0 +1,177 @@
+package vmacfilter
+
+import (
+	"errors"
+	"net"
+	"os/exec"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// alone gives the test's goroutine a network namespace of its own, which goes with
+// it, or skips the test.
+func alone(t *testing.T) {
+	t.Helper()
+	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Skipf("needs network namespaces (root): %v", err)
+	}
+	run(t, "ip", "link", "set", "lo", "up")
+}
+
+func run(t *testing.T, args ...string) string {
+	t.Helper()
+	said, err := exec.Command(args[0], args[1:]...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v: %s", strings.Join(args, " "), err, said)
+	}
+	return string(said)
+}
+
+func set(t *testing.T, devices ...string) {
+	t.Helper()
+	if err := Set(devices); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// cable makes a cable between an interface that asks and one that hears it, and returns
+// the index of the first.
+func cable(t *testing.T, hears string) int {
+	t.Helper()
+	run(t, "ip", "link", "add", "asks", "type", "veth", "peer", "name", hears)
+	for _, name := range []string{"asks", hears} {
+		run(t, "sysctl", "-qw", "net.ipv6.conf."+name+".accept_dad=0", "net.ipv6.conf."+name+".accept_ra_from_local=1")
+		run(t, "ip", "link", "set", name, "up")
+	}
+	on, err := net.InterfaceByName("asks")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return on.Index
+}
+
+// answers tells whether there is an answer to a question for an address that is on another
+// interface than the one that hears it.
+func answers(t *testing.T, on int) bool {
+	t.Helper()
+	arp := uint16(unix.ETH_P_ARP<<8&0xff00 | unix.ETH_P_ARP>>8) // in network byte order
+	fd := socket(t, unix.AF_PACKET, unix.SOCK_DGRAM, int(arp))
+	// 10.9.0.50 asks for 10.9.0.1 (RFC 826).
+	question := []byte{0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 50, 10, 9, 0, 50, 0, 0, 0, 0, 0, 0, 10, 9, 0, 1}
+	everybody := &unix.SockaddrLinklayer{Protocol: arp, Ifindex: on, Halen: 6, Addr: [8]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}
+	must(t, unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: arp, Ifindex: on}),
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 100_000}),
+		unix.Sendto(fd, question, 0, everybody))
+	for answer := make([]byte, 64); ; {
+		n, _, err := unix.Recvfrom(fd, answer, 0)
+		if errors.Is(err, unix.EAGAIN) {
+			return false
+		}
+		must(t, err)
+		if n >= len(question) && answer[7] == 2 { // a reply
+			return true
+		}
+	}
+}
+
+// believes tells whether an interface takes a route from a router's advertisement.
+func believes(t *testing.T, on int, hears string) bool {
+	t.Helper()
+	fd := socket(t, unix.AF_INET6, unix.SOCK_RAW, unix.IPPROTO_ICMPV6)
+	// It is a router for half an hour (RFC 4861, section 4.2).
+	advertisement := []byte{routerAdvertisement, 0, 0, 0, 64, 0, 7, 8, 0, 0, 0, 0, 0, 0, 0, 0}
+	all := &unix.SockaddrInet6{Addr: [16]byte(net.IPv6linklocalallnodes), ZoneId: uint32(on)}
+	must(t, unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_HOPS, 255))
+	for deadline := time.Now().Add(time.Second); time.Now().Before(deadline); {
+		// Its own address may take a moment.
+		if err := unix.Sendto(fd, advertisement, 0, all); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			t.Fatal(err)
+		}
+		if strings.Contains(run(t, "ip", "-6", "route", "show", "dev", hears), "default") {
+			return true
+		}
+	}
+	return false
+}
+
+func socket(t *testing.T, family, kind, protocol int) int {
+	t.Helper()
+	fd, err := unix.Socket(family, kind, protocol)
+	must(t, err)
+	t.Cleanup(func() { _ = unix.Close(fd) })
+	return fd
+}
+
+func must(t *testing.T, errs ...error) {
+	t.Helper()
+	if err := errors.Join(errs...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Devices that are named answer no questions and believe no router, from the moment on at
+// which they are there; others do.
+func TestDevicesHearOnlyWhatTheyAreThereFor(t *testing.T) {
+	alone(t)
+	run(t, "ip", "address", "add", "10.9.0.1/32", "dev", "lo")
+	set(t, "v6-51-eth0", "v6-52-eth0")
+	for _, test := range []struct {
+		name string
+		want bool
+	}{{"v6-51-eth0", false}, {"v6-52-eth0", false}, {"v6-5", true}, {"v6-51-eth1", true}} {
+		on := cable(t, test.name)
+		if got := answers(t, on); got != test.want {
+			t.Errorf("%s answers: %v, want %v", test.name, got, test.want)
+		}
+		if got := believes(t, on, test.name); got != test.want {
+			t.Errorf("%s believes: %v, want %v", test.name, got, test.want)
+		}
+		if test.name == "v6-52-eth0" {
+			set(t, "v6-51-eth0")
+			if !answers(t, on) || !believes(t, on, test.name) {
+				t.Error("a device that is named no more hears nothing still")
+			}
+		}
+		run(t, "ip", "link", "delete", "asks")
+	}
+}
+
+// The tables are written when something changes or is missing, go without a trace, and no
+// other one is touched.
+func TestTablesAreItsOwn(t *testing.T) {
+	alone(t)
+	const mine = "table arp mine\n"
+	run(t, "nft", "add "+mine)
+	set(t)
+	set(t, "b", "a", "b")
+	tables := func() (all string) {
+		t.Helper()
+		for _, f := range filters {
+			all += run(t, "nft", "--handle", "list", "table", f.name, TableName)
+		}
+		return all
+	}
+	first := tables()
+	if set(t, "a", "b"); tables() != first {
+		t.Errorf("the same was written again:\n%s%s", first, tables())
+	}
+	for _, f := range filters {
+		for _, harm := range []string{"delete table " + f.name + " " + TableName, "flush chain " + f.name + " " + TableName + " " + chainName} {
+			run(t, "nft", harm)
+			set(t, "a", "b")
+			if said := run(t, "nft", "list", "table", f.name, TableName); strings.Count(said, "drop") != 1 || strings.Count(said, `"a"`) != 1 || strings.Count(said, `"b"`) != 1 {
+				t.Errorf("after %q the table is not as it was:\n%s", harm, said)
+			}
+		}
+	}
+	set(t)
+	set(t)
+	if said := run(t, "nft", "list", "tables"); said != mine {
+		t.Errorf("left behind: %s", said)
+	}
+}
