@@ -190,9 +190,9 @@ func (c *control) writeRecord(path string, record []place) error {
 	if err := atomicfile.WriteFile(path, data, 0o600); err != nil {
 		return err
 	}
-	had := len(devices6(c.record)) > 0
+	had := len(devicesOf(c.record)) > 0
 	c.record = record
-	if had || len(devices6(record)) > 0 {
+	if had || len(devicesOf(record)) > 0 {
 		return filterDevices(record)
 	}
 	return nil

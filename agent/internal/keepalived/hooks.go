@@ -163,10 +163,10 @@ func (h *Hooks) removeLeft() error {
 	return errors.Join(err, removeDevices(record, nil))
 }
 
-// filterDevices has what keepalived may make hear what it is there for.
+// filterDevices keeps from what keepalived may make what it must not act upon.
 func (h *Hooks) filterDevices() error {
 	record, err := readRecord(h.paths.addresses)
-	if err != nil || len(devices6(record)) == 0 {
+	if err != nil || len(devicesOf(record)) == 0 {
 		return err
 	}
 	return filterDevices(record)

@@ -97,6 +97,7 @@ func expected(c *keepalivedv1.Config) []string {
 			settings = " noprefixroute"
 			add("use_vmac %s", virtualDevice(strings.Contains(i.GetAnchor(), ":"), int(i.GetVrid()), testNetworks[i.GetNetwork()]))
 			add("vmac_xmit_base")
+			add("garp_master_delay 1")
 		} else {
 			add("promote_secondaries")
 		}

@@ -108,7 +108,8 @@ vrrp_instance %s {
     notify_deleted
 `, i.name, i.version, i.over, i.vrid, i.priority, seconds(i.advert))
 	if i.virtualMAC {
-		fmt.Fprintf(w, "    use_vmac %s\n    vmac_xmit_base\n", i.device())
+		// Another node's answer in the moment of a move may have led switches astray.
+		fmt.Fprintf(w, "    use_vmac %s\n    vmac_xmit_base\n    garp_master_delay 1\n", i.device())
 	} else {
 		w.WriteString("    promote_secondaries\n") // keepalived sees to that itself on such a device
 	}

@@ -188,7 +188,7 @@ func (d *Driver) tend(ctx context.Context, c *control, told bool) error {
 			return err
 		}
 	}
-	if len(devices6(c.record)) > 0 {
+	if len(devicesOf(c.record)) > 0 {
 		if err := filterDevices(c.record); err != nil {
 			d.log.Error("clients may be led astray", "error", err)
 		}

@@ -9,9 +9,11 @@ import (
 	"net"
 	"regexp"
 	"slices"
+	"strconv"
 
 	"github.com/vishvananda/netlink"
 
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/link"
 	"github.com/tandem-lb/tandem/agent/internal/keepalived/vmacfilter"
 	keepalivedv1 "github.com/tandem-lb/tandem/gen/tandem/agent/keepalived/v1"
 )
@@ -47,7 +49,7 @@ func virtualDevice(v6 bool, vrid int, on string) string {
 	return fmt.Sprintf("%s%08x", name, crc32.ChecksumIEEE([]byte(on)))
 }
 
-var virtualDevices, virtualDevices6 = regexp.MustCompile(`^v[46]-[0-9]{1,3}-`), regexp.MustCompile(`^v6-[0-9]{1,3}-`)
+var virtualDevices = regexp.MustCompile(`^v([46])-([0-9]{1,3})-`)
 
 // checkVirtualMAC finds what a virtual MAC address does not go with.
 func checkVirtualMAC(field string, c *keepalivedv1.Instance, i *instance) error {
@@ -63,22 +65,26 @@ func checkVirtualMAC(field string, c *keepalivedv1.Instance, i *instance) error 
 	}
 }
 
-// devices6 are the devices of IPv6 that places are on.
-func devices6(places []place) []string {
-	var names []string
+// devicesOf are the devices that places are on.
+func devicesOf(places []place) []vmacfilter.Device {
+	var all []vmacfilter.Device
 	for _, p := range places {
-		if virtualDevices6.MatchString(p.Interface) {
-			names = append(names, p.Interface)
+		m := virtualDevices.FindStringSubmatch(p.Interface)
+		if m == nil {
+			continue
+		}
+		vrid, err := strconv.ParseUint(m[2], 10, 8)
+		if v6 := m[1] == "6"; err == nil {
+			all = append(all, vmacfilter.Device{Name: p.Interface, MAC: link.VirtualMAC(v6, uint8(vrid)), IPv6: v6})
 		}
 	}
-	return names
+	return all
 }
 
-// filterDevices has the devices of IPv6 that places are on hear what they are there for.
-// keepalived sees to that for those of IPv4.
+// filterDevices keeps from the devices that places are on what they must not act upon.
 func filterDevices(places []place) error {
-	if err := vmacfilter.Set(devices6(places)); err != nil {
-		return fmt.Errorf("devices with virtual MAC addresses of IPv6 answer ARP and take routes: %w: "+
+	if err := vmacfilter.Set(devicesOf(places)); err != nil {
+		return fmt.Errorf("devices with virtual MAC addresses answer what they must not: %w: "+
 			"see that the kernel has nf_tables (modprobe nf_tables), and the agent CAP_NET_ADMIN", err)
 	}
 	return nil

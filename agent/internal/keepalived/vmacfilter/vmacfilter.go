@@ -1,56 +1,83 @@
-// Package vmacfilter keeps from the devices that carry virtual MAC addresses of IPv6 what
-// they are not there for, and would act upon: questions of ARP, which the kernel answers
-// for each address of IPv4 that the machine has on whatever interface hears them
-// (ip-sysctl.rst, arp_ignore), and advertisements of routers, by
-// which the device gets an address and a route. It has tables of nftables of its own. They
-// know the devices by name, before they are there, work without this program, and touch no
-// other table.
+// Package vmacfilter keeps from the devices that carry virtual MAC addresses what they would
+// act upon, and must not. They have the same link-layer address on every node, and what one
+// sends has a switch look for it there.
+//
+//   - The announcements of a new holder are questions of ARP, which the previous one would
+//     answer from that very address for as long as it has the VIP's.
+//   - On one of IPv6 the kernel answers questions of ARP for each address of IPv4 that the
+//     machine has on whatever interface (ip-sysctl.rst, arp_ignore).
+//   - An advertisement of a router gives one of IPv6 an address and a route.
+//
+// It has tables of nftables of its own. They know the devices by name, before they are
+// there, work without this program, and touch no other table.
 package vmacfilter
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/google/nftables"
-	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	"github.com/google/nftables/userdata"
 	"golang.org/x/sys/unix"
+
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/link"
 )
 
 // TableName is that of the tables, of the families arp and ip6.
 const TableName = "tandem_vmac"
+
+// Device is one with a virtual MAC address.
+type Device struct {
+	Name string
+	MAC  link.MAC
+	IPv6 bool
+}
 
 // filter is one table.
 type filter struct {
 	family nftables.TableFamily
 	name   string // of the family
 	hook   nftables.ChainHook
-	what   []expr.Any // is dropped; none: all
+	// what is dropped of what comes in by a device; false: nothing.
+	what func(Device) ([]expr.Any, bool)
 }
 
 const (
-	arpIn               = 0   // NF_ARP_IN (include/uapi/linux/netfilter_arp.h)
-	routerAdvertisement = 134 // the type of ICMPv6 (RFC 4861, section 4.2)
+	chainName = "input"
 
-	chainName, setName = "input", "devices"
+	arpIn               = 0   // NF_ARP_IN (include/uapi/linux/netfilter_arp.h)
+	arpSender           = 8   // offset of the sender's link-layer address (RFC 826)
+	routerAdvertisement = 134 // the type of ICMPv6 (RFC 4861, section 4.2)
 )
 
 var filters = []filter{
-	{family: nftables.TableFamilyARP, name: "arp", hook: arpIn},
-	{family: nftables.TableFamilyIPv6, name: "ip6", hook: unix.NF_INET_LOCAL_IN, what: []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_ICMPV6}},
-		&expr.Payload{Base: expr.PayloadBaseTransportHeader, Len: 1, DestRegister: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{routerAdvertisement}},
+	{family: nftables.TableFamilyARP, name: "arp", hook: arpIn, what: func(d Device) ([]expr.Any, bool) {
+		if d.IPv6 {
+			return nil, true
+		}
+		return []expr.Any{
+			&expr.Payload{Base: expr.PayloadBaseNetworkHeader, Offset: arpSender, Len: uint32(len(d.MAC)), DestRegister: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: d.MAC[:]},
+		}, true
+	}},
+	{family: nftables.TableFamilyIPv6, name: "ip6", hook: unix.NF_INET_LOCAL_IN, what: func(d Device) ([]expr.Any, bool) {
+		return []expr.Any{
+			&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{unix.IPPROTO_ICMPV6}},
+			&expr.Payload{Base: expr.PayloadBaseTransportHeader, Len: 1, DestRegister: 1},
+			&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte{routerAdvertisement}},
+		}, d.IPv6
 	}},
 }
 
 // Set is for these devices, and for no other ones; without any it leaves nothing. Nothing is
 // done when nothing changes.
-func Set(devices []string) error {
-	devices = slices.Compact(slices.Sorted(slices.Values(devices)))
+func Set(devices []Device) error {
+	devices = slices.SortedFunc(slices.Values(devices), func(a, b Device) int { return strings.Compare(a.Name, b.Name) })
+	devices = slices.Compact(devices)
 	var failed []error
 	for _, f := range filters {
 		if err := f.set(devices); err != nil {
@@ -60,7 +87,11 @@ func Set(devices []string) error {
 	return errors.Join(failed...)
 }
 
-func (f *filter) set(devices []string) error {
+func (f *filter) set(devices []Device) error {
+	devices = slices.DeleteFunc(slices.Clone(devices), func(d Device) bool {
+		_, drops := f.what(d)
+		return !drops
+	})
 	c, err := nftables.New()
 	if err != nil {
 		return err
@@ -76,7 +107,7 @@ func (f *filter) set(devices []string) error {
 		return nil
 	case len(devices) == 0:
 		c.DelTable(table)
-	case table != nil && slices.Equal(read(c, table), devices):
+	case table != nil && slices.EqualFunc(devices, read(c, table), func(d Device, name string) bool { return d.Name == name }):
 		return nil
 	default:
 		f.write(c, devices)
@@ -90,7 +121,7 @@ func unsupported(err error) bool {
 }
 
 // write queues what makes the table anew.
-func (f *filter) write(c *nftables.Conn, devices []string) {
+func (f *filter) write(c *nftables.Conn, devices []Device) {
 	table := &nftables.Table{Name: TableName, Family: f.family}
 	c.AddTable(table) // what is not there cannot be removed
 	c.DelTable(table)
@@ -100,34 +131,29 @@ func (f *filter) write(c *nftables.Conn, devices []string) {
 		Name: chainName, Table: table, Type: nftables.ChainTypeFilter,
 		Hooknum: nftables.ChainHookRef(f.hook), Priority: nftables.ChainPriorityFilter, Policy: &accept,
 	})
-	names := &nftables.Set{Table: table, Name: setName, KeyType: nftables.TypeIFName, KeyByteOrder: binaryutil.NativeEndian}
-	var elements []nftables.SetElement
-	for _, name := range devices {
-		key := make([]byte, nftables.TypeIFName.Bytes)
-		copy(key, name)
-		elements = append(elements, nftables.SetElement{Key: key})
+	for _, d := range devices {
+		name := make([]byte, nftables.TypeIFName.Bytes) // as the kernel compares it
+		copy(name, d.Name)
+		what, _ := f.what(d)
+		c.AddRule(&nftables.Rule{
+			Table: table, Chain: chain, UserData: userdata.AppendString(nil, userdata.TypeComment, d.Name),
+			Exprs: slices.Concat([]expr.Any{
+				&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
+				&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: name},
+			}, what, []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}}),
+		})
 	}
-	_ = c.AddSet(names, elements) // the errors are of sets with intervals or timeouts
-	c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: slices.Concat([]expr.Any{
-		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
-		&expr.Lookup{SourceRegister: 1, SetName: names.Name, SetID: names.ID},
-	}, f.what, []expr.Any{&expr.Verdict{Kind: expr.VerdictDrop}})})
 }
 
-// read returns the devices of a table, sorted; none where somebody has taken it apart.
+// read returns the devices of a table, in its order; none where somebody has taken it apart.
 func read(c *nftables.Conn, table *nftables.Table) (devices []string) {
 	drops, err := c.GetRules(table, &nftables.Chain{Name: chainName, Table: table})
-	if err != nil || len(drops) != 1 {
-		return nil
-	}
-	elements, err := c.GetSetElements(&nftables.Set{Table: table, Name: setName})
 	if err != nil {
 		return nil
 	}
-	for _, e := range elements {
-		name, _, _ := bytes.Cut(e.Key, []byte{0})
-		devices = append(devices, string(name))
+	for _, r := range drops {
+		name, _ := userdata.GetString(r.UserData, userdata.TypeComment)
+		devices = append(devices, name)
 	}
-	slices.Sort(devices)
 	return devices
 }

@@ -5,11 +5,14 @@ import (
 	"net"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/link"
 )
 
 // alone gives the test's goroutine a network namespace of its own, which goes with
@@ -32,8 +35,14 @@ func run(t *testing.T, args ...string) string {
 	return string(said)
 }
 
-func set(t *testing.T, devices ...string) {
+// set filters devices of these names.
+func set(t *testing.T, names ...string) {
 	t.Helper()
+	var devices []Device
+	for _, name := range names {
+		v6 := strings.HasPrefix(name, "v6")
+		devices = append(devices, Device{Name: name, MAC: link.VirtualMAC(v6, 51), IPv6: v6})
+	}
 	if err := Set(devices); err != nil {
 		t.Fatal(err)
 	}
@@ -55,14 +64,14 @@ func cable(t *testing.T, hears string) int {
 	return on.Index
 }
 
-// answers tells whether there is an answer to a question for an address that is on another
-// interface than the one that hears it.
-func answers(t *testing.T, on int) bool {
+// answers tells whether there is an answer to a question of somebody's for an address that
+// is on another interface than the one that hears it.
+func answers(t *testing.T, on int, from link.MAC) bool {
 	t.Helper()
 	arp := uint16(unix.ETH_P_ARP<<8&0xff00 | unix.ETH_P_ARP>>8) // in network byte order
 	fd := socket(t, unix.AF_PACKET, unix.SOCK_DGRAM, int(arp))
 	// 10.9.0.50 asks for 10.9.0.1 (RFC 826).
-	question := []byte{0, 1, 8, 0, 6, 4, 0, 1, 2, 0, 0, 0, 0, 50, 10, 9, 0, 50, 0, 0, 0, 0, 0, 0, 10, 9, 0, 1}
+	question := slices.Concat([]byte{0, 1, 8, 0, 6, 4, 0, 1}, from[:], []byte{10, 9, 0, 50, 0, 0, 0, 0, 0, 0, 10, 9, 0, 1})
 	everybody := &unix.SockaddrLinklayer{Protocol: arp, Ifindex: on, Halen: 6, Addr: [8]byte{0xff, 0xff, 0xff, 0xff, 0xff, 0xff}}
 	must(t, unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: arp, Ifindex: on}),
 		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 100_000}),
@@ -114,26 +123,35 @@ func must(t *testing.T, errs ...error) {
 	}
 }
 
-// Devices that are named answer no questions and believe no router, from the moment on at
-// which they are there; others do.
+// Devices of IPv6 that are named answer no questions and believe no router, and those of
+// IPv4 do not answer what comes from their own link-layer address, from the moment on at
+// which they are there.
 func TestDevicesHearOnlyWhatTheyAreThereFor(t *testing.T) {
 	alone(t)
 	run(t, "ip", "address", "add", "10.9.0.1/32", "dev", "lo")
-	set(t, "v6-51-eth0", "v6-52-eth0")
+	set(t, "v6-51-eth0", "v4-51-eth0", "v6-52-eth0")
 	for _, test := range []struct {
-		name string
-		want bool
-	}{{"v6-51-eth0", false}, {"v6-52-eth0", false}, {"v6-5", true}, {"v6-51-eth1", true}} {
+		name                         string
+		anybody, announcer, believes bool
+	}{
+		{"v6-51-eth0", false, false, false},
+		{"v4-51-eth0", true, false, true},
+		{"v6-51-eth1", true, true, true},
+		{"v6-5", true, true, true},
+		{"v6-52-eth0", false, false, false},
+	} {
 		on := cable(t, test.name)
-		if got := answers(t, on); got != test.want {
-			t.Errorf("%s answers: %v, want %v", test.name, got, test.want)
+		for from, want := range map[link.MAC]bool{{2, 0, 0, 0, 0, 50}: test.anybody, link.VirtualMAC(false, 52): test.anybody, link.VirtualMAC(false, 51): test.announcer} {
+			if got := answers(t, on, from); got != want {
+				t.Errorf("%s answers %s: %v, want %v", test.name, from, got, want)
+			}
 		}
-		if got := believes(t, on, test.name); got != test.want {
-			t.Errorf("%s believes: %v, want %v", test.name, got, test.want)
+		if got := believes(t, on, test.name); got != test.believes {
+			t.Errorf("%s believes: %v, want %v", test.name, got, test.believes)
 		}
 		if test.name == "v6-52-eth0" {
 			set(t, "v6-51-eth0")
-			if !answers(t, on) || !believes(t, on, test.name) {
+			if !answers(t, on, link.MAC{2, 0, 0, 0, 0, 50}) || !believes(t, on, test.name) {
 				t.Error("a device that is named no more hears nothing still")
 			}
 		}
@@ -148,7 +166,7 @@ func TestTablesAreItsOwn(t *testing.T) {
 	const mine = "table arp mine\n"
 	run(t, "nft", "add "+mine)
 	set(t)
-	set(t, "b", "a", "b")
+	set(t, "v6-2", "v6-1", "v6-2", "v4-1")
 	tables := func() (all string) {
 		t.Helper()
 		for _, f := range filters {
@@ -157,14 +175,18 @@ func TestTablesAreItsOwn(t *testing.T) {
 		return all
 	}
 	first := tables()
-	if set(t, "a", "b"); tables() != first {
+	plain := make(map[string]string)
+	for _, f := range filters {
+		plain[f.name] = run(t, "nft", "list", "table", f.name, TableName)
+	}
+	if set(t, "v4-1", "v6-1", "v6-2"); tables() != first {
 		t.Errorf("the same was written again:\n%s%s", first, tables())
 	}
 	for _, f := range filters {
 		for _, harm := range []string{"delete table " + f.name + " " + TableName, "flush chain " + f.name + " " + TableName + " " + chainName} {
 			run(t, "nft", harm)
-			set(t, "a", "b")
-			if said := run(t, "nft", "list", "table", f.name, TableName); strings.Count(said, "drop") != 1 || strings.Count(said, `"a"`) != 1 || strings.Count(said, `"b"`) != 1 {
+			set(t, "v4-1", "v6-1", "v6-2")
+			if said := run(t, "nft", "list", "table", f.name, TableName); said != plain[f.name] {
 				t.Errorf("after %q the table is not as it was:\n%s", harm, said)
 			}
 		}
