@@ -46,12 +46,29 @@ var partitions = []partition{
 // the one with an ARP entry that was in use has the holder's.
 func TestI7HealsLeaveNoStaleEntry(t *testing.T) {
 	t.Parallel()
+	healsLeaveNoStaleEntry(t, false)
+}
+
+// I7: nor does the switch have one, where both nodes have spoken from one virtual MAC address.
+func TestI7HealsWithAVirtualMAC(t *testing.T) {
+	t.Parallel()
+	healsLeaveNoStaleEntry(t, true)
+}
+
+func healsLeaveNoStaleEntry(t *testing.T, virtual bool) {
+	t.Helper()
 	s := newSite(t)
+	if virtual {
+		s.lbctl(labtest.Deadline(t, time.Minute), "vip", "set", "web", "--virtual-mac")
+	}
 	clients := s.startFaultClients(t.Context(), t, lab.VIP.Addr())
 	s.healthy(labtest.Deadline(t, repair))
 	macs := map[string]string{}
 	for name, node := range s.Nodes {
 		macs[name] = macOf(labtest.Deadline(t, time.Minute), t, node.Host)
+		if virtual {
+			macs[name] = virtualMAC
+		}
 	}
 	stale := 0
 	for n, p := range partitions {

@@ -431,7 +431,11 @@ func (r *vrrpReader) virtualMAC(i *instance) {
 		}
 	}
 	name := fmt.Sprintf("v%d-%d-%s", family, i.vrid, i.iface)
+	const longest = 15 // IFNAMSIZ without its end
 	switch {
+	case has && len(name) > longest:
+		r.refuse(i.virtual.line, "the name of interface %s is too long for a device that both keepalived and Tandem would call %s: "+
+			"remove use_vmac on both nodes, restart keepalived, and turn it on again with \"lbctl vip set --virtual-mac\"", i.iface, name)
 	case has && !slices.Equal(i.virtual.words, []string{name}):
 		r.refuse(i.virtual.line, "Tandem has the virtual router's own MAC address, on a device of another name, and a reload that changes that takes the addresses away: "+
 			"say use_vmac %s on both nodes, and restart keepalived", name)

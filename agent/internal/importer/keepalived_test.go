@@ -53,6 +53,9 @@ func TestRefusedVRRP(t *testing.T) {
 		{setting: "use_vmac", want: "4: Tandem has the virtual router's own MAC address, on a device of another name, and a reload that changes that takes the addresses away: " +
 			"say use_vmac v4-1-eth0 on both nodes, and restart keepalived; " +
 			"6: Tandem gives the device with the virtual MAC address no routes: add noprefixroute on both nodes, and restart keepalived"},
+		{setting: "interface enp129s0f0np0\nuse_vmac v4-1-enp129s0f0\nvmac_xmit_base", want: "5: the name of interface enp129s0f0np0 is too long for a device that both keepalived and Tandem would call v4-1-enp129s0f0np0: " +
+			"remove use_vmac on both nodes, restart keepalived, and turn it on again with \"lbctl vip set --virtual-mac\"; " +
+			"8: Tandem gives the device with the virtual MAC address no routes: add noprefixroute on both nodes, and restart keepalived"},
 		{setting: "virtual_ipaddress_excluded { 192.0.2.2/24 noprefixroute }", want: "4: Tandem has noprefixroute with use_vmac only: remove it on both nodes"},
 		{setting: "advert_int 1.5", want: "1: VRRPv2 counts in whole seconds: change advert_int on both nodes"},
 		{setting: "advert_int 0.001", want: `4: "0.001" must be seconds with at most two decimals`},

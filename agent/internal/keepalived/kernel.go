@@ -157,6 +157,9 @@ func (in *intent) checkInterfaces() error {
 				return fmt.Errorf("interface %s: %w", name, err)
 			}
 		}
+		if err := i.checkDevice(); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -51,7 +51,7 @@ func parentsIn(config []byte) []string {
 }
 
 // prepareParents makes interfaces fit for virtual MAC addresses, and keeps how they were
-// before, until the machine is switched off.
+// before, until the machine is switched off. One that is missing holds up no other one.
 func (p *paths) prepareParents(names []string) error {
 	if len(names) == 0 {
 		return nil
@@ -60,24 +60,51 @@ func (p *paths) prepareParents(names []string) error {
 	if err != nil {
 		return err
 	}
+	var fresh []string
+	var failed []error
 	for _, name := range names {
 		if before[name] != nil {
 			continue
 		}
-		before[name] = make(map[string]string)
-		for _, setting := range parentSettings {
-			value, err := os.ReadFile(ofParent(name, setting))
-			if err != nil {
-				return err
-			}
-			before[name][setting] = strings.TrimSpace(string(value))
+		was, err := settingsOf(name)
+		if err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		before[name], fresh = was, append(fresh, name)
+	}
+	if len(fresh) > 0 {
+		if err := p.writeParents(before); err != nil {
+			return err
 		}
 	}
-	err = p.writeParents(before)
 	for _, name := range names {
-		err = errors.Join(err, os.WriteFile(ofParent(name, arpAnnounce), []byte(onlyOwn), 0o644))
+		if before[name] != nil {
+			failed = append(failed, announceOwn(name))
+		}
 	}
-	return err
+	return errors.Join(failed...)
+}
+
+func settingsOf(name string) (map[string]string, error) {
+	was := make(map[string]string)
+	for _, setting := range parentSettings {
+		value, err := os.ReadFile(ofParent(name, setting))
+		if err != nil {
+			return nil, err
+		}
+		was[setting] = strings.TrimSpace(string(value))
+	}
+	return was, nil
+}
+
+// announceOwn writes the setting where it is another one.
+func announceOwn(name string) error {
+	path := ofParent(name, arpAnnounce)
+	if is, err := os.ReadFile(path); err != nil || strings.TrimSpace(string(is)) == onlyOwn {
+		return err
+	}
+	return os.WriteFile(path, []byte(onlyOwn), 0o644)
 }
 
 // restoreParents makes all interfaces but those what they were.

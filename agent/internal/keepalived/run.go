@@ -193,6 +193,12 @@ func (d *Driver) tend(ctx context.Context, c *control, told bool) error {
 			d.log.Error("clients may be led astray", "error", err)
 		}
 	}
+	if c.intent != nil {
+		// One that was made anew has other settings.
+		if err := d.paths.prepareParents(c.intent.parents()); err != nil {
+			d.log.Debug("clients may learn the interface's own address", "error", err) // there is none, perhaps
+		}
+	}
 	if !c.running() {
 		err := d.find(ctx, c)
 		if errors.Is(err, daemon.ErrNotRunning) {

@@ -66,28 +66,52 @@ func checkVirtualMAC(field string, c *keepalivedv1.Instance, i *instance) error 
 }
 
 // devicesOf are the devices that places are on.
-func devicesOf(places []place) []vmacfilter.Device {
-	var all []vmacfilter.Device
+func devicesOf(places []place) (all []vmacfilter.Device) {
 	for _, p := range places {
 		m := virtualDevices.FindStringSubmatch(p.Interface)
 		if m == nil {
 			continue
 		}
 		vrid, err := strconv.ParseUint(m[2], 10, 8)
-		if v6 := m[1] == "6"; err == nil {
-			all = append(all, vmacfilter.Device{Name: p.Interface, MAC: link.VirtualMAC(v6, uint8(vrid)), IPv6: v6})
+		if err != nil {
+			continue
 		}
+		n := slices.IndexFunc(all, func(d vmacfilter.Device) bool { return d.Name == p.Interface })
+		if n < 0 {
+			v6 := m[1] == "6"
+			n, all = len(all), append(all, vmacfilter.Device{Name: p.Interface, MAC: link.VirtualMAC(v6, uint8(vrid)), IPv6: v6})
+		}
+		all[n].Addresses = append(all[n].Addresses, p.Address.Addr())
 	}
 	return all
 }
 
-// filterDevices keeps from the devices that places are on what they must not act upon.
+// filterDevices keeps from the devices that places are on what they must not act upon. An
+// interface that is only called like one is left alone.
 func filterDevices(places []place) error {
-	if err := vmacfilter.Set(devicesOf(places)); err != nil {
+	devices := slices.DeleteFunc(devicesOf(places), func(d vmacfilter.Device) bool {
+		link, err := linkOf(d.Name)
+		return err == nil && link != nil && !isVirtual(link)
+	})
+	if err := vmacfilter.Set(devices); err != nil {
 		return fmt.Errorf("devices with virtual MAC addresses answer what they must not: %w: "+
 			"see that the kernel has nf_tables (modprobe nf_tables), and the agent CAP_NET_ADMIN", err)
 	}
 	return nil
+}
+
+// checkDevice refuses an instance whose device's name is another interface's: keepalived
+// would have none.
+func (i *instance) checkDevice() error {
+	if !i.virtualMAC {
+		return nil
+	}
+	link, err := linkOf(i.device())
+	if err != nil || link == nil || isVirtual(link) {
+		return err
+	}
+	return fmt.Errorf("VIP %s: its device with the virtual MAC address is to be called %s, as an interface of this node is: "+
+		"rename that one, or set virtual_mac to false", i.vip, i.device())
 }
 
 // removeDevices removes the devices of places that nothing which is kept is on, such as

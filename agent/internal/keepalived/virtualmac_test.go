@@ -258,3 +258,87 @@ func TestVirtualMACWithoutACable(t *testing.T) {
 		t.Error("the node's own address is not reached")
 	}
 }
+
+// An interface that is made anew below the device tells nobody its own address for the VIP
+// either: its settings are new ones.
+func TestVirtualMACOnAnInterfaceMadeAnew(t *testing.T) {
+	t.Parallel()
+	middle, first, _ := newSwitch(t)
+	a := newNode(t, "lb-master", first)
+	a.setHealth(true)
+	a.mustApply(withVirtualMAC(web(a.name, 230)))
+	within(t, 5*time.Second, "it holds the VIP", func() bool { return a.has("10.9.0.100") })
+	a.unplug()
+	within(t, 5*time.Second, "it has no interface", func() bool { return a.instance("web").State == InstanceFault })
+	ip(t, "link", "add", "eth0", "netns", first, "type", "veth", "peer", "name", "port0", "netns", middle)
+	ip(t, "-n", middle, "link", "set", "port0", "master", "br0", "up")
+	ip(t, "-n", first, "address", "add", "10.9.0.1/24", "dev", "eth0")
+	ip(t, "-n", first, "link", "set", "eth0", "up")
+	within(t, 20*time.Second, "it holds the VIP", func() bool { return a.has("10.9.0.100") })
+	within(t, 20*time.Second, "the interface asks in its own name", func() bool {
+		return a.setting("net.ipv4.conf.eth0.arp_announce") == onlyOwn
+	})
+}
+
+// A node that stands by and forwards lets lie what a switch sends to all nodes.
+func TestVirtualMACIsNotForwardedTo(t *testing.T) {
+	t.Parallel()
+	client, first, second := newSwitch(t)
+	ip(t, "-n", client, "link", "set", "br0", "type", "bridge", "ageing_time", "0")
+	a, b := newNode(t, "lb-master", first), newNode(t, "lb-backup", second)
+	for n, node := range []*node{a, b} {
+		ip(t, "netns", "exec", node.namespace, "sysctl", "--quiet", "--write", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
+		c := withVirtualMAC(web(node.name, uint32(230-10*n)))
+		six := withVirtualMAC(web6(node.name, uint32(230-10*n))).Instances[0]
+		six.Name = "web6"
+		c.Instances = append(c.Instances, six)
+		node.setHealth(true)
+		node.mustApply(c)
+	}
+	waitMaster(t, 10*time.Second, "web", "10.9.0.100", a, b)
+	waitMaster(t, 10*time.Second, "web6", "fd09::100", a, b)
+	for _, seen := range []string{"add table inet seen", "add chain inet seen out { type filter hook postrouting priority 0; }",
+		"add rule inet seen out ip daddr 10.9.0.100 tcp dport 9 counter", "add rule inet seen out ip6 daddr fd09::100 tcp dport 9 counter"} {
+		ip(t, "netns", "exec", second, "nft", seen)
+	}
+	for _, address := range []string{"10.9.0.100", "fd09::100"} {
+		within(t, 5*time.Second, "clients are answered", func() bool { return reaches(client, address) })
+		for range 10 {
+			reaches(client, address)
+		}
+	}
+	said, err := exec.Command("ip", "netns", "exec", second, "nft", "list", "table", "inet", "seen").CombinedOutput()
+	if err != nil || strings.Count(string(said), "packets 0") != 2 {
+		t.Errorf("what it has forwarded (%v):\n%s", err, said)
+	}
+}
+
+// An interface that is only called like a device is neither used for one nor filtered.
+func TestVirtualMACLeavesOthersInterfacesAlone(t *testing.T) {
+	t.Parallel()
+	_, first, _ := newSwitch(t)
+	for n, name := range []string{"v4-51-eth0", "v6-1-lan"} {
+		ip(t, "-n", first, "link", "add", name, "type", "veth", "peer", "name", fmt.Sprintf("end%d", n))
+		ip(t, "-n", first, "link", "set", name, "up")
+		ip(t, "-n", first, "link", "set", fmt.Sprintf("end%d", n), "up")
+	}
+	a := newNode(t, "lb-master", first)
+	a.killAgent()
+	a.options.Networks = map[string]string{"front": "eth0", "lan": "v6-1-lan"}
+	a.startAgent()
+	a.setHealth(true)
+	const want = "VIP web: its device with the virtual MAC address is to be called v4-51-eth0, as an interface of this node is: " +
+		"rename that one, or set virtual_mac to false"
+	if got := a.apply(withVirtualMAC(web(a.name, 230))); !strings.Contains(got.Error, want) {
+		t.Errorf("it says %q, want %q", got.Error, want)
+	}
+	ip(t, "-n", first, "link", "delete", "v4-51-eth0")
+	c := withVirtualMAC(web(a.name, 230))
+	on := web(a.name, 230).Instances[0]
+	on.Name, on.Anchor, on.Network, on.Vrid = "lan", "10.9.1.100/24", "lan", 52
+	c.Instances = append(c.Instances, on)
+	a.mustApply(c)
+	if !a.filters("v4-51-eth0") || a.filters("v6-1-lan") {
+		t.Errorf("filtered: the device %v, somebody's interface %v", a.filters("v4-51-eth0"), a.filters("v6-1-lan"))
+	}
+}

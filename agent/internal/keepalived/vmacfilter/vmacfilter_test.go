@@ -3,6 +3,7 @@ package vmacfilter
 import (
 	"errors"
 	"net"
+	"net/netip"
 	"os/exec"
 	"runtime"
 	"slices"
@@ -35,13 +36,19 @@ func run(t *testing.T, args ...string) string {
 	return string(said)
 }
 
+var vip4, vip6 = netip.MustParseAddr("10.9.0.100"), netip.MustParseAddr("fd09::100")
+
 // set filters devices of these names.
 func set(t *testing.T, names ...string) {
 	t.Helper()
 	var devices []Device
 	for _, name := range names {
 		v6 := strings.HasPrefix(name, "v6")
-		devices = append(devices, Device{Name: name, MAC: link.VirtualMAC(v6, 51), IPv6: v6})
+		addresses := []netip.Addr{vip4}
+		if v6 {
+			addresses[0] = vip6
+		}
+		devices = append(devices, Device{Name: name, MAC: link.VirtualMAC(v6, 51), IPv6: v6, Addresses: addresses})
 	}
 	if err := Set(devices); err != nil {
 		t.Fatal(err)
@@ -159,6 +166,84 @@ func TestDevicesHearOnlyWhatTheyAreThereFor(t *testing.T) {
 	}
 }
 
+// reported are the types of MLD's messages that come from an interface within a moment of
+// what is done.
+func reported(t *testing.T, on int, do func()) map[byte]bool {
+	t.Helper()
+	ip6 := uint16(unix.ETH_P_IPV6<<8&0xff00 | unix.ETH_P_IPV6>>8)
+	fd := socket(t, unix.AF_PACKET, unix.SOCK_DGRAM, int(ip6))
+	must(t, unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: ip6, Ifindex: on}),
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &unix.Timeval{Usec: 300_000}))
+	do()
+	all := make(map[byte]bool)
+	for packet := make([]byte, 256); ; {
+		n, from, err := unix.Recvfrom(fd, packet, 0)
+		if errors.Is(err, unix.EAGAIN) {
+			return all
+		}
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		must(t, err)
+		// After the fixed header and that of the hops (RFC 8200).
+		const after, nextHeader = 48, 6
+		if l := from.(*unix.SockaddrLinklayer); n > after && packet[nextHeader] == 0 && l.Pkttype != unix.PACKET_OUTGOING {
+			all[packet[after]] = true
+		}
+	}
+}
+
+// query asks all hosts for their groups, as a switch does (RFC 3810, section 5.1).
+func query(t *testing.T, on int) {
+	t.Helper()
+	fd := socket(t, unix.AF_INET6, unix.SOCK_RAW, unix.IPPROTO_ICMPV6)
+	routerAlert := []byte{unix.IPPROTO_ICMPV6, 0, 5, 2, 0, 0, 1, 0}
+	must(t, unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MULTICAST_HOPS, 1),
+		unix.SetsockoptString(fd, unix.IPPROTO_IPV6, unix.IPV6_HOPOPTS, string(routerAlert)))
+	question := make([]byte, 28)
+	question[0] = 130
+	all := &unix.SockaddrInet6{Addr: [16]byte(net.IPv6linklocalallnodes), ZoneId: uint32(on)}
+	for deadline := time.Now().Add(time.Second); ; {
+		err := unix.Sendto(fd, question, 0, all)
+		if err == nil {
+			return
+		}
+		// Its own address and route may take a moment.
+		if !errors.Is(err, unix.EADDRNOTAVAIL) && !errors.Is(err, unix.ENETUNREACH) || time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A device says that its address is asked for there, and nothing else of groups: not of one
+// that it has left, and not that its machine is a router.
+func TestDevicesReportTheirAddressesAlone(t *testing.T) {
+	alone(t)
+	set(t, "v6-51-eth0")
+	for name, want := range map[string]bool{"v6-51-eth0": false, "v6-51-eth1": true} { // what is told beside
+		for version, types := range map[string]struct{ report, leave, router byte }{"1": {report1, done1, report1}, "2": {report2, report2, report2}} {
+			on := cable(t, name)
+			conf := "net.ipv6.conf." + name + "."
+			run(t, "ip", "link", "set", name, "down", "addrgenmode", "none")
+			run(t, "sysctl", "-qw", conf+"force_mld_version="+version)
+			run(t, "ip", "link", "set", name, "up")
+			query(t, on)
+			add := func() { run(t, "ip", "address", "add", vip6.String()+"/64", "dev", name, "nodad") }
+			if got := reported(t, on, func() { add(); query(t, on) })[types.report]; !got {
+				t.Errorf("%s, MLDv%s: the address is reported: %v", name, version, got)
+			}
+			if got := reported(t, on, func() { run(t, "ip", "address", "delete", vip6.String()+"/64", "dev", name) })[types.leave]; got != want {
+				t.Errorf("%s, MLDv%s: that it has gone is reported: %v, want %v", name, version, got, want)
+			}
+			run(t, "sysctl", "-qw", conf+"forwarding=1")
+			if got := reported(t, on, func() { query(t, on) })[types.router]; got != want {
+				t.Errorf("%s, MLDv%s: the router is reported: %v, want %v", name, version, got, want)
+			}
+			run(t, "ip", "link", "delete", "asks")
+		}
+	}
+}
+
 // The tables are written when something changes or is missing, go without a trace, and no
 // other one is touched.
 func TestTablesAreItsOwn(t *testing.T) {
@@ -166,7 +251,7 @@ func TestTablesAreItsOwn(t *testing.T) {
 	const mine = "table arp mine\n"
 	run(t, "nft", "add "+mine)
 	set(t)
-	set(t, "v6-2", "v6-1", "v6-2", "v4-1")
+	set(t, "v6-2", "v6-1", "v4-1")
 	tables := func() (all string) {
 		t.Helper()
 		for _, f := range filters {
@@ -183,7 +268,7 @@ func TestTablesAreItsOwn(t *testing.T) {
 		t.Errorf("the same was written again:\n%s%s", first, tables())
 	}
 	for _, f := range filters {
-		for _, harm := range []string{"delete table " + f.name + " " + TableName, "flush chain " + f.name + " " + TableName + " " + chainName} {
+		for _, harm := range []string{"delete table " + f.name + " " + TableName, "flush chain " + f.name + " " + TableName + " " + f.chains[0].name} {
 			run(t, "nft", harm)
 			set(t, "v4-1", "v6-1", "v6-2")
 			if said := run(t, "nft", "list", "table", f.name, TableName); said != plain[f.name] {
