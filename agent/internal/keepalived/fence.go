@@ -37,8 +37,8 @@ const (
 
 // fence of one instance.
 type fence struct {
-	until time.Time
-	heard bool // another node has been heard to advertise since it began
+	began, until time.Time
+	heard        bool // another node is heard to advertise
 }
 
 // Fence keeps a VIP away from this node for the lease, MaxFence at most, counted
@@ -97,7 +97,7 @@ func (o *observer) fence(vip string, lease time.Duration, now time.Time) error {
 		case f == nil:
 			o.log.Warn("fenced off a VIP that another node holds", "vip", vip, "instance", w.name)
 			o.notes = append(o.notes, fmt.Sprintf("VIP %s: fenced: another node holds it and does not hear this one, or is not heard", vip))
-			f = &fence{}
+			f = &fence{began: now}
 			o.scores.fences[w.name] = f
 			fallthrough
 		default:
@@ -121,7 +121,8 @@ func (o *observer) unfence(w *watched, why string) {
 }
 
 // endFences ends those whose lease is over, and those whose survivor has fallen
-// silent: this node may have to take over.
+// silent: this node may have to take over. One that was heard before the fence began, and
+// not since, has not fallen silent: it is remembered for some intervals.
 func (o *observer) endFences(now time.Time) {
 	for n := range o.watched {
 		w := &o.watched[n]
@@ -131,10 +132,10 @@ func (o *observer) endFences(now time.Time) {
 			continue
 		case !now.Before(f.until):
 			o.unfence(w, "nobody has renewed it")
-		case f.heard && !w.Wire.hearsNode():
+		case f.heard && !w.Wire.hearsNode() && o.wire.Heard(w.name).Spoke.After(f.began):
 			o.unfence(w, "its holder is heard no longer")
 		default:
-			f.heard = f.heard || w.Wire.hearsNode()
+			f.heard = w.Wire.hearsNode()
 			continue
 		}
 		o.writeScores(now)

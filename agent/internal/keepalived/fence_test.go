@@ -208,14 +208,16 @@ func TestAGuardThatHangs(t *testing.T) {
 	within(t, time.Second, "no guard is left", func() bool { return len(b.guards()) == 0 })
 }
 
-// A node that has heard the survivor takes over at once when that is silent,
-// however long the lease is.
+// A node that has heard the survivor since its fence began takes over at once when that is
+// silent, however long the lease is.
 func TestFenceEndsWithTheSurvivor(t *testing.T) {
 	t.Parallel()
 	a, b := newCluster(t)
 	b.fence("web", MaxFence)
 	within(t, time.Second, "it is out", func() bool { return b.instance("web").State == InstanceFault })
-	b.fence("web", MaxFence) // renewed, and the survivor heard
+	began := time.Now()
+	within(t, 2*time.Second, "the survivor has advertised", func() bool { return time.Since(began) > 300*time.Millisecond })
+	b.fence("web", MaxFence) // renewed
 	a.killAgent()            // or it would start another keepalived
 	a.signal(unix.SIGSTOP)
 	t.Cleanup(func() {
@@ -281,4 +283,21 @@ func TestI7AnAnnouncementEndsWithTheVIP(t *testing.T) {
 	if !believes(elsewhere) {
 		t.Error("it has drawn clients to itself without the VIP")
 	}
+}
+
+// A holder that fell silent before a fence began is not one that has fallen silent since:
+// what was heard of it a moment before ends no fence.
+func TestAHolderHeardBeforeTheFenceDoesNotEndIt(t *testing.T) {
+	t.Parallel()
+	_, b := newCluster(t)
+	within(t, 5*time.Second, "it hears the holder", func() bool { i := b.instance("web"); return i.Wire.hearsNode() })
+	deafen(t, b)
+	b.fence("web", 3*time.Second)
+	began := time.Now()
+	within(t, 10*time.Second, "as long as the holder was remembered, and a second", func() bool {
+		if i := b.instance("web"); !i.Fenced {
+			t.Fatalf("the fence is over after %v: %v", time.Since(began), b.notes())
+		}
+		return time.Since(began) > 1500*time.Millisecond
+	})
 }

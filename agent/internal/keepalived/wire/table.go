@@ -48,6 +48,7 @@ type router struct {
 	strays   []speaker // that advertise its addresses as another virtual router
 	claims   []claim
 	asked    time.Time
+	spoke    time.Time // when somebody else advertised it last
 	since    time.Time // listened to
 	punctual punctuality
 	beside   beside
@@ -80,7 +81,7 @@ func (t *table) watch(routers []Router, now time.Time) {
 			if was.Name != r.Name || was.VRID != r.VRID || was.six() != r.six() {
 				continue
 			}
-			next.claims, next.asked = was.claims, was.asked
+			next.claims, next.asked, next.spoke = was.claims, was.asked, was.spoke
 			if next.Yields > 0 {
 				next.beside = was.beside
 			}
@@ -123,6 +124,7 @@ func (t *table) advert(a *vrrp.Advert, from link.MAC, now time.Time) {
 			// What the peer says it has is no claim.
 			r.claims = slices.DeleteFunc(r.claims, func(c claim) bool { return c.MAC == from })
 			r.speakers = r.advert(r.speakers, a, from, now)
+			r.spoke = now
 		case slices.ContainsFunc(a.Addresses(), func(has netip.Addr) bool { return slices.Contains(r.Addresses, has) }):
 			r.strays = r.advert(r.strays, a, from, now)
 		}
@@ -260,7 +262,7 @@ func (r *router) told(c *claim, now time.Time) bool {
 // heard is what is known of a router now, after forget.
 func (r *router) heard(now time.Time) Heard {
 	var h Heard
-	h.Speakers, h.Strays = present(r.speakers, now), present(r.strays, now)
+	h.Speakers, h.Strays, h.Spoke = present(r.speakers, now), present(r.strays, now), r.spoke
 	for n := range r.claims {
 		if c := &r.claims[n]; r.told(c, now) {
 			h.Claims = append(h.Claims, c.Claim)

@@ -80,6 +80,8 @@ type Heard struct {
 	MAC link.MAC
 	// Speakers besides this machine, in order of their addresses.
 	Speakers []Speaker
+	// Spoke is when somebody else was last heard to advertise it. That alone is no change.
+	Spoke time.Time
 	// Strays likewise, which advertise addresses of the router as another one.
 	Strays []Speaker
 	// Claims in order of their addresses.
@@ -143,10 +145,10 @@ func (l *Listener) Heard(name string) Heard {
 func (l *Listener) publish(heard map[string]Heard) (changed bool) {
 	l.mu.Lock()
 	for name, h := range heard {
-		if !reflect.DeepEqual(l.heard[name], h) {
-			l.heard[name] = h
-			changed = true
-		}
+		was := l.heard[name]
+		was.Spoke = h.Spoke
+		changed = changed || !reflect.DeepEqual(was, h)
+		l.heard[name] = h
 	}
 	maps.DeleteFunc(l.heard, func(name string, _ Heard) bool {
 		return !slices.ContainsFunc(l.routers, func(r Router) bool { return r.Name == name })
