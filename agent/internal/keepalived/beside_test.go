@@ -2,6 +2,7 @@ package keepalived
 
 import (
 	"fmt"
+	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -150,18 +151,29 @@ func TestI7OneHolderWithoutTheVRRPNetwork(t *testing.T) {
 }
 
 // I8: a keepalived that is dead, or hangs, beside an agent that is dead leaves the VIP to a
-// kernel that answers for it. The other node takes over, and does not yield to that.
+// kernel that answers for it. The other node takes over, and does not yield to that,
+// whatever the network loses of its answers.
 func TestI8NobodyYieldsToADeadKeepalived(t *testing.T) {
 	t.Parallel()
-	for name, sig := range map[string]unix.Signal{"dead": unix.SIGKILL, "hangs": unix.SIGSTOP} {
+	for name, test := range map[string]struct {
+		sig   unix.Signal
+		lossy bool
+	}{
+		"dead":         {unix.SIGKILL, false},
+		"hangs":        {unix.SIGSTOP, false},
+		"dead by loss": {unix.SIGKILL, true},
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			_, a, b := newApart(t)
 			a.applyApart(b)
 			a.killAgent()
-			a.signal(sig)
+			a.signal(test.sig)
 			within(t, 5*time.Second, "the other one takes over", func() bool { return b.has("10.9.0.100") })
 			within(t, 2*time.Second, "it says so", func() bool { return strings.Contains(b.notes(), "lb-master has it on eth0 as well") })
+			if test.lossy {
+				loseAnswers(t, b, "eth1")
+			}
 			began := time.Now()
 			within(t, 20*time.Second, "far longer than it takes to yield", func() bool {
 				if !a.has("10.9.0.100") || !b.has("10.9.0.100") || b.instance("web").Fenced {
@@ -170,5 +182,15 @@ func TestI8NobodyYieldsToADeadKeepalived(t *testing.T) {
 				return time.Since(began) > 5*time.Second
 			})
 		})
+	}
+}
+
+// loseAnswers has every fourth ARP answer to a node be lost, the first one included.
+func loseAnswers(t *testing.T, n *node, iface string) {
+	t.Helper()
+	cmd := exec.Command("ip", "netns", "exec", n.namespace, "nft", fmt.Sprintf(
+		"add table netdev lossy; add chain netdev lossy in { type filter hook ingress device %s priority 0; }; add rule netdev lossy in arp operation reply numgen inc mod 4 0 drop", iface))
+	if said, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("nft: %v: %s", err, said)
 	}
 }

@@ -95,8 +95,12 @@ func (r *router) besideAnswers(from, mac link.MAC, now time.Time) {
 	b.yield = now.Sub(b.since) >= limit
 }
 
-// answers takes it that a node has said that it has an address.
+// answers takes it that a node has said that it has an address. A gateway may say so for
+// everybody (local proxy ARP), those who are gone as well: it is nobody to yield to.
 func (t *table) answers(address netip.Addr, from link.MAC, now time.Time) {
+	if from == t.gateway {
+		return
+	}
 	for _, r := range t.routers {
 		for _, a := range r.Addresses {
 			if r.Apart && a == address {

@@ -66,6 +66,9 @@ func TestOneOfTwoYields(t *testing.T) {
 	}
 }
 
+// forAll is one that answers for whoever is asked for.
+var forAll = link.MAC{2, 0, 0, 0, 0, 0x99}
+
 // Who has the addresses beside this node is told when that lasts, and until it answers no
 // more; a stranger is nobody to yield to.
 func TestWhoHasTheAddressesBeside(t *testing.T) {
@@ -77,17 +80,22 @@ func TestWhoHasTheAddressesBeside(t *testing.T) {
 		after   time.Duration
 		want    Beside
 	}{
-		"nobody":                 {0, yields, peer, 5 * time.Second, Beside{}},
-		"one that hands over":    {200 * time.Millisecond, yields, peer, 300 * time.Millisecond, Beside{}},
-		"one that stays":         {time.Minute, yields, peer, 600 * time.Millisecond, Beside{Node: nodeAt}},
-		"one that stays longer":  {time.Minute, yields, peer, 1200 * time.Millisecond, Beside{nodeAt, true}},
-		"one that has just gone": {2 * time.Second, yields, peer, 2*time.Second + 50*time.Millisecond, Beside{nodeAt, true}},
-		"one that has gone":      {2 * time.Second, yields, peer, 2*time.Second + 150*time.Millisecond, Beside{}},
-		"where nobody looks":     {time.Minute, 0, peer, 5 * time.Second, Beside{}},
-		"a stranger":             {time.Minute, yields, host, 5 * time.Second, Beside{}},
+		"nobody":                  {0, yields, peer, 5 * time.Second, Beside{}},
+		"one that hands over":     {200 * time.Millisecond, yields, peer, 300 * time.Millisecond, Beside{}},
+		"one that stays":          {time.Minute, yields, peer, 600 * time.Millisecond, Beside{Node: nodeAt}},
+		"one that stays longer":   {time.Minute, yields, peer, 1200 * time.Millisecond, Beside{nodeAt, true}},
+		"one that has just gone":  {2 * time.Second, yields, peer, 2*time.Second + 50*time.Millisecond, Beside{nodeAt, true}},
+		"one that has gone":       {2 * time.Second, yields, peer, 2*time.Second + 150*time.Millisecond, Beside{}},
+		"where nobody looks":      {time.Minute, 0, peer, 5 * time.Second, Beside{}},
+		"a stranger":              {time.Minute, yields, host, 5 * time.Second, Beside{}},
+		"a gateway for everybody": {time.Minute, yields, forAll, 5 * time.Second, Beside{}},
 	} {
 		table := newApart(mine, test.yields)
+		table.gateway = forAll
 		table.claim(nodeAt, peer, start)
+		if test.who == forAll { // the node is gone
+			table.claim(nodeAt, forAll, start)
+		}
 		r := table.routers[0]
 		asked := 0
 		for now := start; now.Before(start.Add(test.after)); now = now.Add(time.Millisecond) {

@@ -383,6 +383,7 @@ func (e *ear) packet(p []byte, from link.MAC, isARP bool, now, at time.Time) {
 	claimed, ok := link.ParseARP(p)
 	if ok && claimed == e.gateway {
 		e.at, e.answered, e.answers = from, now, true
+		e.table.gateway = from
 	}
 	if ok && link.IsAnswerTo(p, e.on.HardwareAddr) {
 		e.reach.answer(claimed, from, now)

@@ -37,6 +37,9 @@ const (
 	// all have been asked by then.
 	cutAfter  = 600 * time.Millisecond
 	cutRounds = 4
+	// absentAfter is how many questions in a row a node leaves unanswered, and is asked
+	// once more, until it counts as one that is not there.
+	absentAfter = 5
 	// maxNeighbors bounds the hosts that are asked beside gateway and nodes.
 	maxNeighbors = 4
 )
@@ -219,10 +222,11 @@ func (r *reach) isNode(at link.MAC) bool {
 	return slices.ContainsFunc(r.witnesses, func(w witness) bool { return w.kind == nodeWitness && w.at == at })
 }
 
-// absent are the other nodes' addresses that were asked for and have not answered.
+// absent are the other nodes' addresses that were asked for again and again and have not
+// answered. One answer may be lost.
 func (r *reach) absent() (all []netip.Addr) {
 	for n := range r.witnesses {
-		if w := &r.witnesses[n]; w.kind == nodeWitness && w.missed > 0 {
+		if w := &r.witnesses[n]; w.kind == nodeWitness && w.missed >= absentAfter {
 			all = append(all, w.address)
 		}
 	}

@@ -187,3 +187,23 @@ func TestReachAsksSparingly(t *testing.T) {
 		}
 	}
 }
+
+// A node whose answer is lost now and then is there; one that answers no more is absent
+// within a second.
+func TestWhoIsAbsent(t *testing.T) {
+	r := new(reach)
+	r.set(nodeWitness, []netip.Addr{nodeAt})
+	now := start
+	r.play(&now, 5*time.Second, network{})
+	for range 10 {
+		r.play(&now, 450*time.Millisecond, network{silent: []netip.Addr{nodeAt}})
+		if got := r.absent(); len(got) > 0 {
+			t.Fatalf("%v is absent after some questions", got)
+		}
+		r.play(&now, 500*time.Millisecond, network{})
+	}
+	r.play(&now, time.Second, network{silent: []netip.Addr{nodeAt}})
+	if got := r.absent(); !slices.Equal(got, []netip.Addr{nodeAt}) {
+		t.Errorf("%v is absent, want %v", got, nodeAt)
+	}
+}

@@ -37,6 +37,7 @@ const (
 type table struct {
 	own     map[link.MAC]bool
 	mac     link.MAC // the interface's
+	gateway link.MAC // the gateway's; zero: not known
 	routers []*router
 	nodes   map[netip.Addr]link.MAC // of the Peers of routers that are Apart, those that have been heard
 }
