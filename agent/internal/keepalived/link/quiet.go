@@ -96,16 +96,21 @@ func sorter(kinds []Kind) Filter {
 	return append(program, unix.SockFilter{Code: unix.BPF_RET | unix.BPF_K, K: 0})
 }
 
+// ErrAllWake means that the kernel lays nothing aside: all packets wake, as before. It
+// takes Linux 4.12, and a descriptor more.
+var ErrAllWake = errors.New("the kernel lays no packets aside")
+
 // Hush has packets of those kinds, of which it takes some, wake nobody who waits for the
 // socket: Receive hands them over with what else has come, in order. Those of all other
-// kinds, of which some may have been hushed before, wake.
+// kinds, of which some may have been hushed before, wake. It fails with ErrAllWake where
+// nothing has been hushed yet, and cannot be.
 func (s *Socket) Hush(kinds []Kind) error {
 	if s.quiet < 0 && len(kinds) == 0 {
 		return nil
 	}
 	if s.quiet < 0 {
 		if err := s.split(); err != nil {
-			return fmt.Errorf("packet socket: fanout: %w", err)
+			return fmt.Errorf("packet socket: fanout: %w: %w", ErrAllWake, err)
 		}
 	}
 	program := sorter(kinds[:min(len(kinds), maxKinds)])
@@ -139,6 +144,9 @@ func (s *Socket) split() error {
 	s.quiet = quiet
 	return nil
 }
+
+// Aside tells that packets may wait that wake nobody.
+func (s *Socket) Aside() bool { return s.quiet >= 0 }
 
 // aside is a packet that waits for its turn.
 type aside struct {

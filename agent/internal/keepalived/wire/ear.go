@@ -63,6 +63,7 @@ type ear struct {
 	sockets []*link.Socket // all that receive
 	repeats []repeats      // of sockets
 	news    bool           // since the last tick
+	wakeful bool           // the kernel lays nothing aside
 	members []*link.Socket // that do not
 	broad   []*link.Socket // that receive everything, for as long as nobody answers
 
@@ -337,7 +338,7 @@ func (e *ear) poll(ctx context.Context, until time.Time) (now time.Time, err err
 		if n < len(e.sockets) {
 			repeats = &e.repeats[n]
 		}
-		if !slices.Contains(ready, s.FD()) && (repeats == nil || len(repeats.hushed) == 0) {
+		if !slices.Contains(ready, s.FD()) && !s.Aside() {
 			continue
 		}
 		isARP := s == e.arp || e.broad != nil && s == e.broad[0]

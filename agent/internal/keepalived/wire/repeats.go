@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"errors"
 	"slices"
 	"time"
 
@@ -57,10 +58,17 @@ func (e *ear) settle(now time.Time) error {
 	news := e.news || e.reach.doubt(now)
 	e.news = false
 	for n, s := range e.sockets {
-		if e.repeats[n].settle(news) {
-			if err := s.Hush(e.repeats[n].hushed); err != nil {
-				return err
-			}
+		if e.wakeful || !e.repeats[n].settle(news) {
+			continue
+		}
+		err := s.Hush(e.repeats[n].hushed)
+		if errors.Is(err, link.ErrAllWake) {
+			e.listener.log.Info("each packet wakes this agent", "interface", e.name, "reason", err)
+			e.wakeful = true
+			return e.stir()
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil

@@ -20,35 +20,7 @@ import (
 // What is said again and again wakes nobody, and counts all the same from when it came.
 // Anything else wakes at once, and after news everything does.
 func TestWhatIsSaidAgainWakesNobody(t *testing.T) {
-	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Skipf("needs network namespaces (root): %v", err)
-	}
-	for _, command := range []string{"link add eth0 type veth peer name eth1", "link set eth1 up", "link set eth0 up"} {
-		execute(t, "ip", command)
-	}
-	e := newTestEar(t, hclog.NewNullLogger(), Router{Name: "web", Interface: "eth0", VRID: 51, Interval: interval, Addresses: []netip.Addr{vip}})
-	defer e.close()
-	e.take()
-	if err := e.begin(); err != nil {
-		t.Fatal(err)
-	}
-	for due := time.Now().Add(10 * time.Second); ; <-time.After(time.Millisecond) {
-		if err := e.look(); err == nil {
-			break
-		} else if time.Now().After(due) { // the kernel sees a cable a moment later
-			t.Fatal(err)
-		}
-	}
-	if err := e.open(); err != nil {
-		t.Fatal(err)
-	}
-	delete(e.table.own, link.MAC(named(t, "eth1").HardwareAddr)) // here it is the other machine
-	mouth, err := link.Open(named(t, "eth1").Index, unix.ETH_P_IP, link.Filter{{Code: unix.BPF_RET | unix.BPF_K}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer mouth.Close()
+	e, mouth := newOpenEar(t)
 	// wakes tells whether the ear wakes for an advertisement, and what is heard then.
 	wakes := func(priority byte) (woken bool, said string) {
 		t.Helper()
@@ -109,6 +81,42 @@ func TestWhatIsSaidAgainWakesNobody(t *testing.T) {
 	}
 }
 
+// newOpenEar is one that listens on one end of a cable, on whose other end somebody can
+// speak.
+func newOpenEar(t *testing.T) (e *ear, mouth *link.Socket) {
+	t.Helper()
+	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		t.Skipf("needs network namespaces (root): %v", err)
+	}
+	for _, command := range []string{"link add eth0 type veth peer name eth1", "link set eth1 up", "link set eth0 up"} {
+		execute(t, "ip", command)
+	}
+	e = newTestEar(t, hclog.NewNullLogger(), Router{Name: "web", Interface: "eth0", VRID: 51, Interval: interval, Addresses: []netip.Addr{vip}})
+	t.Cleanup(e.close)
+	e.take()
+	if err := e.begin(); err != nil {
+		t.Fatal(err)
+	}
+	for due := time.Now().Add(10 * time.Second); ; <-time.After(time.Millisecond) {
+		if err := e.look(); err == nil {
+			break
+		} else if time.Now().After(due) { // the kernel sees a cable a moment later
+			t.Fatal(err)
+		}
+	}
+	if err := e.open(); err != nil {
+		t.Fatal(err)
+	}
+	delete(e.table.own, link.MAC(named(t, "eth1").HardwareAddr)) // here it is the other machine
+	mouth, err := link.Open(named(t, "eth1").Index, unix.ETH_P_IP, link.Filter{{Code: unix.BPF_RET | unix.BPF_K}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = mouth.Close() })
+	return e, mouth
+}
+
 // advertisement is one of the virtual router 51 as it comes from the network.
 func advertisement(t *testing.T, priority byte) []byte {
 	t.Helper()
@@ -148,5 +156,63 @@ func TestArrival(t *testing.T) {
 		if got := now.Sub(arrival(now.Round(0).Add(-test.before), now)); got != test.want {
 			t.Errorf("%s: %v before, want %v", name, got, test.want)
 		}
+	}
+}
+
+// Where the kernel lays nothing aside, as an old one, whatever comes wakes, and is heard.
+func TestAKernelThatLaysNothingAside(t *testing.T) {
+	e, mouth := newOpenEar(t)
+	for _, s := range e.sockets { // it takes no second group
+		if err := unix.SetsockoptInt(int(s.FD()), unix.SOL_PACKET, unix.PACKET_FANOUT, (unix.PACKET_FANOUT_HASH|unix.PACKET_FANOUT_FLAG_UNIQUEID)<<16); err != nil {
+			t.Fatal(err)
+		}
+	}
+	e.news = false
+	for range 5 {
+		if err := mouth.Send(advertisement(t, 100), link.Routers4); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := e.poll(context.Background(), time.Now().Add(beat.Every)); err != nil {
+			t.Fatal(err)
+		}
+		if err := e.settle(time.Now()); err != nil {
+			t.Fatalf("it is deaf: %v", err)
+		}
+	}
+	if len(e.table.routers[0].speakers) != 1 {
+		t.Error("nobody is heard")
+	}
+}
+
+// What was laid aside before there was news is heard with the next look, not when
+// something else comes some time.
+func TestNothingStaysAside(t *testing.T) {
+	e, mouth := newOpenEar(t)
+	send := func() {
+		t.Helper()
+		if err := mouth.Send(advertisement(t, 100), link.Routers4); err != nil {
+			t.Fatal(err)
+		}
+	}
+	poll := func() {
+		t.Helper()
+		if _, err := e.poll(context.Background(), time.Now().Add(time.Millisecond)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	send()
+	poll()
+	e.news = false
+	if err := e.settle(time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	heard := e.table.routers[0].speakers[0].last
+	send()
+	if err := e.stir(); err != nil { // by what another socket has received
+		t.Fatal(err)
+	}
+	poll()
+	if !e.table.routers[0].speakers[0].last.After(heard) {
+		t.Error("an advertisement stays aside")
 	}
 }
