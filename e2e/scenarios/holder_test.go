@@ -2,6 +2,7 @@ package scenarios
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -13,9 +14,13 @@ import (
 	tandemv1 "github.com/tandem-lb/tandem/gen/tandem/v1"
 )
 
-// heldBy holds when that node alone holds every VIP.
+// heldBy holds when that node alone holds every VIP, and there is one: what was just
+// stored may be in the status a moment later.
 func heldBy(node string) cluster.Condition {
 	return func(s *tandemv1.ClusterStatus) error {
+		if len(s.GetVips()) == 0 {
+			return errors.New("no VIP is shown")
+		}
 		for _, v := range s.GetVips() {
 			if !slices.Equal(v.GetHolders(), []string{node}) {
 				return fmt.Errorf("%s is held by %v", v.GetName(), v.GetHolders())
@@ -54,7 +59,7 @@ func (p *pair) shownOn(node string) (stop func()) {
 				return
 			}
 			if v := m.GetVip(); v != nil && !slices.Equal(v.GetHolders(), []string{node}) {
-				t.Errorf("%s is shown on %v", v.GetName(), v.GetHolders())
+				t.Errorf("%s is shown on %v, want %s alone: %v", v.GetName(), v.GetHolders(), node, v)
 			}
 		}
 	}()
