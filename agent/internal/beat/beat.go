@@ -22,9 +22,12 @@ func From(t time.Time) time.Time {
 	}
 }
 
-// In returns how long it is until the beat that is nearest to a time from now, which is
-// not less than Every: whoever is late now and then is not late for ever.
+// After returns the beat that is nearest to a time from then, which is not less than
+// Every: whoever is late now and then is not late for ever.
+func After(then time.Time, d time.Duration) time.Time { return From(then.Add(d - Every/2)) }
+
+// In returns how long it is until After now.
 func In(d time.Duration) time.Duration {
 	now := time.Now()
-	return From(now.Add(d - Every/2)).Sub(now)
+	return After(now, d).Sub(now)
 }

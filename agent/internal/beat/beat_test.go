@@ -55,3 +55,16 @@ func TestIn(t *testing.T) {
 		}
 	})
 }
+
+// The beat after a time does not depend on when that is asked.
+func TestAfter(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		then := time.Now().Add(time.Millisecond)
+		for _, asked := range []time.Duration{0, time.Microsecond, Every} {
+			<-time.After(asked)
+			if got := After(then, time.Second).Sub(begun); got != time.Second {
+				t.Errorf("asked %v later: %v", asked, got)
+			}
+		}
+	})
+}

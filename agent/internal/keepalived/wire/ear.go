@@ -198,7 +198,7 @@ func (e *ear) listen(ctx context.Context) error {
 			if err := e.tick(now); err != nil || e.shape() != shape {
 				return err
 			}
-			next = now.Add(beat.In(every))
+			next = beat.After(now, every)
 		}
 		if err := errors.Join(e.question(now), e.askBeside(now)); err != nil {
 			return err
