@@ -31,6 +31,7 @@ func (s *site) virtualMAC(t *testing.T) {
 
 	s.disableAgents(t)
 	for _, node := range clustertest.Both {
+		s.run(t, node, "systemctl", "stop", "lb-agent")                      // it would set this anew
 		s.run(t, node, "sysctl", "-qw", "net.ipv4.conf.eth0.arp_announce=0") // as at a boot of a machine with a kernel of its own
 	}
 	s.off(t)
