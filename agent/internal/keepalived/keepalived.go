@@ -316,7 +316,9 @@ type task struct {
 	done chan struct{} // closed when the snapshot shows what it did
 }
 
-// do runs f in the observer's goroutine and waits until the snapshot shows it.
+// do runs f in the observer's goroutine and waits until the snapshot shows it, at most
+// until Run returns. So who tells of something that is so whoever waits needs no context
+// of its own: a proxy's health must reach the score also while its caller is told to end.
 func (d *Driver) do(ctx context.Context, f func(*observer)) error {
 	t := task{f, make(chan struct{})}
 	select {
