@@ -113,14 +113,21 @@ func drawPart(random *rand.Rand) (daemon string, of part) {
 	return []string{"haproxy", "keepalived"}[random.IntN(2)], []part{parent, children, everyone}[random.IntN(3)]
 }
 
-// signal sends a signal to some of a daemon's processes, and returns which.
-func signal(h *lab.Host, daemon string, of part, sig syscall.Signal) ([]int, error) {
-	pids, err := h.Pids(daemon)
+// signal sends a signal to some of a daemon's processes, and returns which. It waits for
+// one of them that is just being started again.
+func signal(ctx context.Context, h *lab.Host, daemon string, of part, sig syscall.Signal) ([]int, error) {
+	ctx, cancel := context.WithTimeout(ctx, recovery)
+	defer cancel()
+	var pids []int
+	err := lab.Until(ctx, "all processes", func(context.Context) (err error) {
+		if pids, err = h.Pids(daemon); err == nil && len(pids) < 2 {
+			err = fmt.Errorf("%s on %s has the processes %v, want 2 at least", daemon, h.Name, pids)
+		}
+		return err
+	})
 	switch {
 	case err != nil:
 		return nil, err
-	case len(pids) < 2:
-		return nil, fmt.Errorf("%s on %s has the processes %v, want 2 at least", daemon, h.Name, pids)
 	case of == parent:
 		pids = pids[:1]
 	case of == children:
@@ -152,8 +159,8 @@ func (s *site) kill(random *rand.Rand) kind {
 	return func(node string) fault {
 		return fault{
 			kind: fmt.Sprintf("SIGKILL of %s (%s)", daemon, of), told: told,
-			begin: func(context.Context) error {
-				_, err := signal(s.Nodes[node].Host, daemon, of, syscall.SIGKILL)
+			begin: func(ctx context.Context) error {
+				_, err := signal(ctx, s.Nodes[node].Host, daemon, of, syscall.SIGKILL)
 				return err
 			},
 		}
@@ -166,8 +173,8 @@ func (s *site) freeze(random *rand.Rand) kind {
 		var frozen []int
 		return fault{
 			kind: fmt.Sprintf("SIGSTOP of %s (%s)", daemon, of), borne: true,
-			begin: func(context.Context) (err error) {
-				frozen, err = signal(s.Nodes[node].Host, daemon, of, syscall.SIGSTOP)
+			begin: func(ctx context.Context) (err error) {
+				frozen, err = signal(ctx, s.Nodes[node].Host, daemon, of, syscall.SIGSTOP)
 				return err
 			},
 			end: func(context.Context) error { return signalPids(frozen, syscall.SIGCONT) },
@@ -255,8 +262,11 @@ func (s *site) reload(random *rand.Rand) kind {
 	}
 	return func(node string) fault {
 		return fault{
-			kind:  "reload of " + daemon,
-			begin: func(context.Context) error { _, err := signal(s.Nodes[node].Host, daemon, parent, sig); return err },
+			kind: "reload of " + daemon,
+			begin: func(ctx context.Context) error {
+				_, err := signal(ctx, s.Nodes[node].Host, daemon, parent, sig)
+				return err
+			},
 		}
 	}
 }

@@ -134,7 +134,7 @@ func TestI7AKilledKeepalivedLeavesOneHolder(t *testing.T) {
 	for round := range rounds {
 		ctx := labtest.Deadline(t, time.Minute)
 		killed := time.Now()
-		if _, err := signal(s.Master().Host, "keepalived", everyone, syscall.SIGKILL); err != nil {
+		if _, err := signal(ctx, s.Master().Host, "keepalived", everyone, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
 		taken := func(ctx context.Context) error {

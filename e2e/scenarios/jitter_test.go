@@ -79,6 +79,6 @@ func TestJitterProposesAProfile(t *testing.T) {
 
 // freeze has a node's keepalived stand still for a while.
 func freeze(ctx context.Context, h *lab.Host, while time.Duration) error {
-	frozen, err := signal(h, "keepalived", everyone, syscall.SIGSTOP)
+	frozen, err := signal(ctx, h, "keepalived", everyone, syscall.SIGSTOP)
 	return errors.Join(err, pause(ctx, while), signalPids(frozen, syscall.SIGCONT))
 }

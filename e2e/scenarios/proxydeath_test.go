@@ -33,7 +33,7 @@ func TestAHungHAProxyMovesTheVIP(t *testing.T) {
 		var frozen []int
 		report := s.during(ctx, everyFew, func() {
 			var err error
-			if frozen, err = signal(s.Master().Host, "haproxy", of, syscall.SIGSTOP); err != nil {
+			if frozen, err = signal(ctx, s.Master().Host, "haproxy", of, syscall.SIGSTOP); err != nil {
 				t.Fatal(err)
 			}
 			t.Cleanup(func() { _ = signalPids(frozen, syscall.SIGCONT) })
@@ -91,7 +91,7 @@ func TestAFrozenAgentMovesNothing(t *testing.T) {
 		freeze(syscall.SIGCONT)
 		s.healthy(ctx)
 	})
-	frozen, err := signal(s.Master().Host, "haproxy", everyone, syscall.SIGSTOP)
+	frozen, err := signal(ctx, s.Master().Host, "haproxy", everyone, syscall.SIGSTOP)
 	if err != nil {
 		t.Fatal(err)
 	}

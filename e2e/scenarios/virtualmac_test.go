@@ -54,7 +54,7 @@ func TestTheVirtualMACStays(t *testing.T) {
 	}{
 		{"HAProxy killed", s.Master().KillHAProxy, func(context.Context) error { return nil }},
 		{"keepalived killed", func(context.Context) error {
-			_, err := signal(s.Master().Host, "keepalived", everyone, syscall.SIGKILL)
+			_, err := signal(ctx, s.Master().Host, "keepalived", everyone, syscall.SIGKILL)
 			return err
 		}, func(context.Context) error { return nil }},
 		{"node powered off", s.Master().PowerCut, s.Master().PowerBack},
@@ -100,7 +100,7 @@ func TestAVirtualMACMovesRightAfterARestart(t *testing.T) {
 	for range 3 {
 		s.under(ctx, load, func() {
 			before := device(ctx, s.Backup().Host)
-			if _, err := signal(s.Backup().Host, "keepalived", everyone, syscall.SIGKILL); err != nil {
+			if _, err := signal(ctx, s.Backup().Host, "keepalived", everyone, syscall.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
 			s.until(10*time.Second, "another device on lb-backup", func(ctx context.Context) error {

@@ -11,7 +11,9 @@ import (
 )
 
 // A keepalived that hangs advertises nothing, so that its peer takes the VIPs, and
-// removes nothing, so that two nodes hold them. One that goes on is woken by its own
+// removes nothing, so that two nodes hold them. Nor does one whose VRRP process has ended:
+// it starts the next one at once, but when that has lived for less than a minute only
+// after a delay of up to one (lib/scheduler.c, calc_restart_delay). One that goes on is woken by its own
 // advertisements or by those that it hears, which the kernel counts: it costs
 // keepalived nothing to look.
 
@@ -77,6 +79,11 @@ type stillness struct {
 // look is called each lookEvery.
 func (s *stillness) look(now time.Time, is daemon.Pulse, patience time.Duration) verdict {
 	since := now.Sub(s.looked)
+	ended := is.PID == 0 // or there has been none yet
+	if ended {
+		is = s.last
+		is.Runnable = false
+	}
 	goes := is.PID == 0 || is.PID != s.last.PID || is.Switches != s.last.Switches || is.Runnable
 	if goes || s.looked.IsZero() || since > pausedAfter {
 		s.length, s.asked = 0, false
@@ -87,7 +94,7 @@ func (s *stillness) look(now time.Time, is daemon.Pulse, patience time.Duration)
 	switch {
 	case s.length < patience:
 		return alive
-	case is.Stopped || s.asked:
+	case ended || is.Stopped || s.asked:
 		return hung
 	default:
 		return doubtful
@@ -141,7 +148,7 @@ func (d *Driver) feel(ctx context.Context) error {
 			}
 		case hung:
 			killed = of
-			if err := d.replace(ctx, subject, pulse.Stopped); err != nil && ctx.Err() == nil {
+			if err := d.replace(ctx, subject, pulse); err != nil && ctx.Err() == nil {
 				d.log.Error("cannot replace a keepalived that hangs", "error", err)
 			}
 		}
@@ -174,9 +181,12 @@ func (d *Driver) question(ctx context.Context, p *daemon.Process) (began time.Ti
 // replace kills a keepalived that hangs. What it held is removed by whoever learns of
 // its end, who starts another one. One that the kernel does not let end holds nothing
 // any more, either.
-func (d *Driver) replace(ctx context.Context, s *subject, stopped bool) error {
+func (d *Driver) replace(ctx context.Context, s *subject, pulse daemon.Pulse) error {
 	why := fmt.Sprintf("it does not wake for advertisements, nor for a question within %v", answerTime)
-	if stopped {
+	switch {
+	case pulse.PID == 0:
+		why = "its VRRP process has ended, and it waits before it starts another one"
+	case pulse.Stopped:
 		why = "a signal or a debugger has stopped it"
 	}
 	d.log.Error("keepalived hangs and is killed", "pid", s.process.PID(), "reason", why)

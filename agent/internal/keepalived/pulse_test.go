@@ -28,6 +28,7 @@ func TestStillness(t *testing.T) {
 	wakes := daemon.Pulse{PID: 7, Switches: 1}
 	waits := daemon.Pulse{PID: 7, Runnable: true}
 	stopped := daemon.Pulse{PID: 7, Stopped: true}
+	none := daemon.Pulse{}
 	for name, test := range map[string]struct {
 		looks []look
 		want  verdict
@@ -40,7 +41,10 @@ func TestStillness(t *testing.T) {
 		"it is stopped for less":             {[]look{{4, lookEvery, stopped, 0}}, alive},
 		"it is stopped":                      {[]look{{5, lookEvery, stopped, 0}}, hung},
 		"it has no processor":                {[]look{{50, lookEvery, waits, 0}}, alive},
-		"there is none":                      {[]look{{50, lookEvery, daemon.Pulse{}, 0}}, alive},
+		"it has not begun":                   {[]look{{50, lookEvery, daemon.Pulse{}, 0}}, alive},
+		"it has ended and begins again":      {[]look{{1, lookEvery, wakes, 0}, {4, lookEvery, none, 0}, {1, lookEvery, daemon.Pulse{PID: 8}, 0}}, alive},
+		"it has ended":                       {[]look{{1, lookEvery, waits, 0}, {5, lookEvery, none, 0}}, hung},
+		"it has ended, the agent was paused": {[]look{{1, lookEvery, wakes, 0}, {1, time.Minute, none, 0}}, alive},
 		"the agent is busy":                  {[]look{{5, 3 * lookEvery, sleeps, 0}}, doubtful},
 		"the agent looks late":               {[]look{{2, 3 * lookEvery, sleeps, 0}}, alive},
 		"the agent was paused with it":       {[]look{{4, lookEvery, stopped, 0}, {1, time.Minute, stopped, 0}, {3, lookEvery, stopped, 0}}, alive},
@@ -190,6 +194,36 @@ func TestI7AHungKeepalivedIsReplaced(t *testing.T) {
 				t.Error("nobody was told")
 			}
 		})
+	}
+}
+
+// I7: keepalived waits before it starts a VRRP process again that has ended twice in a
+// minute. It keeps no VIP meanwhile that its peer has taken.
+func TestI7AKeepalivedWithoutItsVRRPProcessIsReplaced(t *testing.T) {
+	t.Parallel()
+	a, b := newCluster(t)
+	old := a.keepalived()
+	for range 2 {
+		before := a.keepalived()
+		if len(before) != 2 {
+			t.Fatalf("keepalived has the processes %v", before)
+		}
+		if err := unix.Kill(before[1], unix.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		again := within(t, 5*time.Second, "another VRRP process is there", func() bool {
+			now := a.keepalived()
+			return len(now) == 2 && now[1] != before[1]
+		})
+		t.Logf("another VRRP process was there after %v", again)
+	}
+	within(t, 5*time.Second, "one node holds the VIP", func() bool { return a.has("10.9.0.100") != b.has("10.9.0.100") })
+	if now := a.keepalived(); now[0] == old[0] {
+		t.Error("keepalived was not replaced")
+	}
+	waitMaster(t, 10*time.Second, "web", "10.9.0.100", a, b)
+	if !slices.ContainsFunc(a.seen(), func(e Event) bool { return strings.Contains(e.Note, "its VRRP process has ended") }) {
+		t.Error("nobody was told")
 	}
 }
 
