@@ -197,3 +197,12 @@ func (c *control) writeRecord(path string, record []place) error {
 	}
 	return nil
 }
+
+// filter keeps from the devices of the record what they must not act upon: somebody may
+// have flushed all tables.
+func (c *control) filter() error {
+	if len(devicesOf(c.record)) == 0 {
+		return nil
+	}
+	return filterDevices(c.record)
+}

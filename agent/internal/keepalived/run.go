@@ -153,14 +153,19 @@ func (d *Driver) publish(old *Snapshot, o *observer) {
 func (d *Driver) keep(ctx context.Context) error {
 	tick := time.NewTimer(beat.In(resyncEvery))
 	defer tick.Stop()
+	said := "" // what was wrong, the last time
 	for told := false; ; {
 		c, err := d.acquire(ctx)
 		if err != nil {
 			return err
 		}
-		err = d.tend(ctx, c, told)
+		err = errors.Join(c.filter(), d.tend(ctx, c, told))
 		d.release(c)
-		if err != nil && ctx.Err() == nil {
+		switch {
+		case err == nil:
+			said = ""
+		case ctx.Err() == nil && err.Error() != said:
+			said = err.Error()
 			d.log.Warn("looking after keepalived", "error", err)
 		}
 		told = false
@@ -186,11 +191,6 @@ func (d *Driver) tend(ctx context.Context, c *control, told bool) error {
 		// Somebody may have flushed all tables.
 		if err := d.guard(ctx, c.intent); err != nil {
 			return err
-		}
-	}
-	if len(devicesOf(c.record)) > 0 {
-		if err := filterDevices(c.record); err != nil {
-			d.log.Error("clients may be led astray", "error", err)
 		}
 	}
 	if c.intent != nil {
