@@ -10,6 +10,7 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 
+	"github.com/tandem-lb/tandem/agent/internal/beat"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy/config"
 	"github.com/tandem-lb/tandem/agent/internal/importer"
@@ -134,7 +135,7 @@ const lookEvery = 500 * time.Millisecond
 
 // Run looks for what an operator asks for, until ctx ends.
 func (t *Takeover) Run(ctx context.Context) error {
-	tick := time.NewTicker(lookEvery)
+	tick := time.NewTimer(beat.In(lookEvery))
 	defer tick.Stop()
 	for {
 		if err := t.look(ctx); err != nil && ctx.Err() == nil {
@@ -142,6 +143,7 @@ func (t *Takeover) Run(ctx context.Context) error {
 		}
 		select {
 		case <-tick.C:
+			tick.Reset(beat.In(lookEvery))
 		case <-ctx.Done():
 			return nil
 		}

@@ -118,7 +118,8 @@ type Keeper struct {
 	begun    bool          // see ready
 	broken   time.Duration // until when the kernel is not asked again to take the program
 	saved    saved
-	stored   []byte // the file
+	stored   *saved // the file; nil: nothing yet
+	network  kernel.Network
 	peers    map[host]*peer
 	vips     map[string]*vip
 	set      map[netip.Addr]kernel.Way // in the kernel
@@ -152,6 +153,7 @@ func (k *Keeper) Wake() {
 // Run keeps the kernel's part up to date until ctx ends. That part goes on then.
 func (k *Keeper) Run(ctx context.Context) error {
 	k.load()
+	defer k.network.Close()
 	due := time.NewTimer(0)
 	defer due.Stop()
 	for renew := true; ; {
@@ -161,7 +163,10 @@ func (k *Keeper) Run(ctx context.Context) error {
 		if renew {
 			due.Reset(beat.In(renewEvery))
 		}
-		if renew && k.forwarding() {
+		switch forwards := k.forwarding(); {
+		case !forwards:
+			k.network.Close() // it is not asked again soon
+		case renew:
 			due.Reset(beat.In(checkEvery))
 		}
 		select {

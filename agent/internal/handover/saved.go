@@ -1,12 +1,13 @@
 package handover
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"maps"
 	"net"
 	"os"
+	"reflect"
 	"time"
 
 	"github.com/tandem-lb/tandem/agent/internal/atomicfile"
@@ -65,16 +66,17 @@ func (k *Keeper) save() error {
 		}
 	}
 	next := saved{Interfaces: k.saved.Interfaces, Rules: k.saved.Rules, Forwarding: now}
+	if k.stored != nil && reflect.DeepEqual(next, *k.stored) {
+		return nil
+	}
 	data, err := json.Marshal(next)
 	if err != nil {
 		return err
 	}
-	if bytes.Equal(data, k.stored) {
-		return nil
-	}
 	if err := atomicfile.WriteVolatile(k.path, data, 0o600); err != nil {
 		return err
 	}
-	k.saved, k.stored = next, data
+	k.saved, k.stored = next, new(next)
+	k.stored.Interfaces = maps.Clone(next.Interfaces) // whose own are changed
 	return nil
 }

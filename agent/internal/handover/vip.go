@@ -158,7 +158,7 @@ func (k *Keeper) askOnce(ctx context.Context, p *peer, asked map[*peer]bool) {
 	asked[p] = true
 	var failed error
 	for range attempts {
-		mac, own, err := linkAddress(ctx, p.at)
+		mac, own, err := k.linkAddress(ctx, p.at)
 		now, clock := kernel.Now()
 		if failed = errors.Join(err, clock); failed == nil {
 			p.mac, p.own, p.seen, p.silent = mac, own, now, false
@@ -186,8 +186,8 @@ func (k *Keeper) holderOf(view *VIP) *peer {
 
 // linkAddress returns the link-layer addresses of a host and of this node's
 // interface.
-func linkAddress(ctx context.Context, h host) (to, from net.HardwareAddr, err error) {
+func (k *Keeper) linkAddress(ctx context.Context, h host) (to, from net.HardwareAddr, err error) {
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
-	return kernel.LinkAddress(ctx, h.Interface, h.Address)
+	return k.network.LinkAddress(ctx, h.Interface, h.Address)
 }

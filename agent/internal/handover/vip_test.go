@@ -2,8 +2,10 @@ package handover
 
 import (
 	"errors"
+	"io/fs"
 	"net"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 
@@ -144,6 +146,39 @@ func TestForwardingOutlivesTheAgent(t *testing.T) {
 		}
 		if way := v.way(test.role, true, now+test.after); (way.Until != 0) != (test.until != 0) || way.Until != 0 && way.To.String() != other.String() {
 			t.Errorf("%s: its way is %+v", name, way)
+		}
+	}
+}
+
+// Whatever changes of what the next agent has to know is saved, and nothing else.
+func TestChangesAreSaved(t *testing.T) {
+	k := newKeeper(t.TempDir())
+	k.follow(web(Standby), now)
+	k.vips["web"].to = there(0, false)
+	for _, change := range []struct {
+		what string
+		do   func()
+		want bool
+	}{
+		{"the beginning", func() {}, true},
+		{"nothing", func() {}, false},
+		{"an interface", func() { k.saved.Interfaces["eth0"] = true }, true},
+		{"another one", func() { k.saved.Interfaces["eth1"] = true }, true},
+		{"one less", func() { delete(k.saved.Interfaces, "eth1") }, true},
+		{"rules", func() { k.saved.Rules = true }, true},
+		{"a move", func() { k.follow(web(Holder), now) }, true},
+		{"another address of the previous holder", func() { k.vips["web"].to.mac = own }, true},
+		{"nothing again", func() {}, false},
+	} {
+		if err := os.Remove(k.path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
+		change.do()
+		if err := k.save(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(k.path); (err == nil) != change.want {
+			t.Errorf("%s: saved is %v", change.what, err == nil)
 		}
 	}
 }

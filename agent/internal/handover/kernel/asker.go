@@ -85,7 +85,10 @@ func find(answer []byte, own int, kind uint16) []byte {
 
 // link returns the index of an interface, and its link-layer address.
 func (a *asker) link(name string) (index uint32, mac net.HardwareAddr, err error) {
-	answer, err := a.ask(unix.RTM_GETLINK, 0, make([]byte, unix.SizeofIfInfomsg), attribute{unix.IFLA_IFNAME, append([]byte(name), 0)})
+	const withoutCounts = 8 // RTEXT_FILTER_SKIP_STATS of linux/rtnetlink.h
+	answer, err := a.ask(unix.RTM_GETLINK, 0, make([]byte, unix.SizeofIfInfomsg),
+		attribute{unix.IFLA_IFNAME, append([]byte(name), 0)},
+		attribute{unix.IFLA_EXT_MASK, binary.NativeEndian.AppendUint32(nil, withoutCounts)})
 	if err == nil && len(answer) < unix.SizeofIfInfomsg {
 		err = unix.EMSGSIZE
 	}

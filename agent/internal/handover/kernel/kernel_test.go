@@ -301,3 +301,26 @@ func TestLinkAddress(t *testing.T) {
 		}
 	}
 }
+
+// Whoever asks again and again does so by one socket, also when nobody answers: but not
+// after an error, as an answer may be left in it.
+func TestNetworkIsAskedByOneSocket(t *testing.T) {
+	r := newRig(t)
+	a, nobody := netip.MustParseAddr("10.9.0.1"), netip.MustParseAddr("10.9.0.77")
+	first := r.do("b", order{Find: &a, For: 5 * time.Second}).Socket
+	silent := r.try("b", order{Find: &nobody, For: 50 * time.Millisecond}).Socket
+	again := r.do("b", order{Find: &a, For: 5 * time.Second}).Socket
+	if first == 0 || silent != first || again != first {
+		t.Errorf("by the sockets %d, %d and %d", first, silent, again)
+	}
+	run(t, "ip", "-n", r.names["b"], "link", "set", "dev", "eth0", "down")
+	run(t, "ip", "-n", r.names["b"], "link", "set", "dev", "eth0", "name", "eth7")
+	if left := r.try("b", order{Find: &a, For: 5 * time.Second}); left.Error == "" || left.Socket != 0 {
+		t.Errorf("where the interface is gone: socket %d, %q", left.Socket, left.Error)
+	}
+	run(t, "ip", "-n", r.names["b"], "link", "set", "dev", "eth7", "name", "eth0")
+	run(t, "ip", "-n", r.names["b"], "link", "set", "dev", "eth0", "up")
+	if next := r.do("b", order{Find: &a, For: 5 * time.Second}).Socket; next == 0 || next == first {
+		t.Errorf("after that by the socket %d, before by %d", next, first)
+	}
+}

@@ -60,6 +60,9 @@ type answer struct {
 	N     int
 	Took  time.Duration
 	Spent time.Duration // by the program
+	// Socket is that by which it asks the kernel, of which no other one has the number;
+	// 0: none is open.
+	Socket uint64
 }
 
 func TestMain(m *testing.M) {
@@ -88,9 +91,10 @@ func TestMain(m *testing.M) {
 
 // machine is one that does what it is told.
 type machine struct {
-	name   string
-	kernel *Kernel
-	conns  []net.Conn
+	name    string
+	kernel  *Kernel
+	network Network
+	conns   []net.Conn
 }
 
 func (m *machine) obey(o *order, a *answer) (err error) {
@@ -156,8 +160,12 @@ func (m *machine) obey(o *order, a *answer) (err error) {
 	case o.Find != nil:
 		ctx, cancel := context.WithTimeout(context.Background(), o.For)
 		defer cancel()
-		mac, _, err := LinkAddress(ctx, "eth0", *o.Find)
+		mac, _, err := m.network.LinkAddress(ctx, "eth0", *o.Find)
 		a.Text = mac.String()
+		if m.network.asker != nil {
+			cookie, failed := unix.GetsockoptUint64(m.network.asker.fd, unix.SOL_SOCKET, unix.SO_COOKIE)
+			a.Socket, err = cookie, errors.Join(err, failed)
+		}
 		return err
 	}
 	return errors.New("an empty order")

@@ -17,15 +17,36 @@ var ErrSilent = errors.New("nobody answers for it on the network")
 // askEvery is how often the kernel is asked whether an answer has come.
 const askEvery = 2 * time.Millisecond
 
+// Network asks who has an address. What it asks the kernel by stays open until Close. The
+// zero value is ready. It is not for concurrent use.
+type Network struct {
+	asker *asker // nil: not open
+}
+
+// Close lets go of it; it may be used again.
+func (n *Network) Close() {
+	if n.asker != nil {
+		n.asker.close()
+	}
+	n.asker = nil
+}
+
 // LinkAddress asks the network who has an address now, by ARP or neighbour
 // solicitation, and returns its link-layer address, and that of this machine there.
 // It waits for the answer until ctx ends, and then fails with ErrSilent.
-func LinkAddress(ctx context.Context, name string, address netip.Addr) (to, from net.HardwareAddr, err error) {
-	a, err := newAsker()
-	if err != nil {
-		return nil, nil, err
+func (n *Network) LinkAddress(ctx context.Context, name string, address netip.Addr) (to, from net.HardwareAddr, err error) {
+	if n.asker == nil {
+		if n.asker, err = newAsker(); err != nil {
+			return nil, nil, err
+		}
 	}
-	defer a.close()
+	if to, from, err = n.asker.linkAddress(ctx, name, address); err != nil && !errors.Is(err, ErrSilent) {
+		n.Close() // an answer that was not taken would be that to the next question
+	}
+	return to, from, err
+}
+
+func (a *asker) linkAddress(ctx context.Context, name string, address netip.Addr) (to, from net.HardwareAddr, err error) {
 	on, from, err := a.link(name)
 	if err != nil {
 		return nil, nil, fmt.Errorf("interface %s: %w", name, err)
