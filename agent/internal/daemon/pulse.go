@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -13,12 +14,13 @@ import (
 type Pulse struct {
 	// PID of the process; 0: there is none.
 	PID int
-	// Switches to another process and back (voluntary and not): one that sleeps and
-	// wakes has one more.
+	// Switches to it from another process: one that sleeps and wakes has one more. Those
+	// of one process can be compared.
 	Switches uint64
-	// Runnable tells that it runs or waits for a processor.
+	// Runnable tells that it runs or waits for a processor. It is not looked for where
+	// Switches are others than before.
 	Runnable bool
-	// Stopped tells that a signal or a debugger has stopped it.
+	// Stopped likewise tells that a signal or a debugger has stopped it.
 	Stopped bool
 }
 
@@ -26,10 +28,12 @@ type Pulse struct {
 // the kernel says of it is kept open. The zero value is nobody's. It is not for
 // concurrent use.
 type Heart struct {
-	of     *Process
-	pid    int      // of the child
-	status *os.File // its proc_pid_status(5); nil: there is none
-	buffer [8 << 10]byte
+	of       *Process
+	pid      int      // of the child
+	status   *os.File // its proc_pid_status(5); nil: there is none
+	turns    *os.File // its proc_pid_schedstat(5), a twentieth of the work for the kernel; nil: it keeps none
+	switches uint64   // by turns, the last time
+	buffer   [8 << 10]byte
 }
 
 // Pulse returns that of the youngest child of a process, of the same one as long as that
@@ -48,10 +52,12 @@ func (h *Heart) Pulse(p *Process) (Pulse, error) {
 
 // Close lets go of it; it may be used again.
 func (h *Heart) Close() {
-	if h.status != nil {
-		h.status.Close()
+	for _, f := range []*os.File{h.status, h.turns} {
+		if f != nil {
+			f.Close()
+		}
 	}
-	h.status = nil
+	h.status, h.turns, h.switches = nil, nil, 0
 }
 
 // find finds the youngest child.
@@ -62,26 +68,78 @@ func (h *Heart) find(p *Process) error {
 		return err
 	}
 	h.of, h.pid = p, child.PID
-	// os.Open would have the poller know of it.
-	fd, err := unix.Open(fmt.Sprintf("/proc/%d/status", child.PID), unix.O_RDONLY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return fmt.Errorf("process %d: %w", child.PID, err)
+	if h.turns, err = h.open("schedstat"); err != nil && !errors.Is(err, unix.ENOENT) {
+		return err
 	}
-	h.status = os.NewFile(uintptr(fd), "status")
-	return nil
+	h.status, err = h.open("status")
+	return err
 }
 
-// feel reads the pulse of the child, which has one thread.
+// open opens what the kernel says of the child.
+func (h *Heart) open(name string) (*os.File, error) {
+	// os.Open would have the poller know of it.
+	fd, err := unix.Open(fmt.Sprintf("/proc/%d/%s", h.pid, name), unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("process %d: %w", h.pid, err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// feel reads the pulse of the child, which has one thread: where it goes on by its turns
+// alone.
 func (h *Heart) feel() (Pulse, error) {
-	n, err := unix.Pread(int(h.status.Fd()), h.buffer[:], 0)
+	switches, err := h.countTurns()
+	if err != nil {
+		return Pulse{}, err
+	}
+	if switches != h.switches && !h.of.ended() {
+		h.switches = switches
+		return Pulse{PID: h.pid, Switches: switches}, nil
+	}
+	pulse, err := h.readStatus()
+	if err == nil && switches != 0 {
+		pulse.Switches = switches
+	}
+	return pulse, err
+}
+
+// read reads all of a file.
+func (h *Heart) read(f *os.File) ([]byte, error) {
+	n, err := unix.Pread(int(f.Fd()), h.buffer[:], 0)
 	if err == nil && n == len(h.buffer) {
 		err = unix.E2BIG // the counts come last
 	}
 	if err != nil {
-		return Pulse{}, fmt.Errorf("process %d: %w", h.pid, err)
+		return nil, fmt.Errorf("process %d: %w", h.pid, err)
+	}
+	return h.buffer[:n], nil
+}
+
+// countTurns returns how often the child has got a processor; 0: the kernel does not count.
+func (h *Heart) countTurns() (uint64, error) {
+	if h.turns == nil {
+		return 0, nil
+	}
+	text, err := h.read(h.turns)
+	if err != nil {
+		return 0, err
+	}
+	text = bytes.TrimSpace(text)
+	count, err := strconv.ParseUint(string(text[bytes.LastIndexByte(text, ' ')+1:]), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("/proc/%d/schedstat: %q: %w", h.pid, text, err)
+	}
+	return count, nil
+}
+
+// readStatus reads the pulse from all that the kernel says.
+func (h *Heart) readStatus() (Pulse, error) {
+	text, err := h.read(h.status)
+	if err != nil {
+		return Pulse{}, err
 	}
 	pulse := Pulse{PID: h.pid}
-	for line := range bytes.Lines(h.buffer[:n]) {
+	for line := range bytes.Lines(text) {
 		name, value, _ := bytes.Cut(bytes.TrimSpace(line), []byte(":\t"))
 		switch string(name) {
 		case "State":
