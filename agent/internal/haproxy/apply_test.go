@@ -106,7 +106,7 @@ func TestRemovalWaitsForNobody(t *testing.T) {
 		t.Errorf("the request in flight got %q", got)
 	}
 	eventually(t, "it is deleted", func() bool {
-		states, err := r.driver.client.States(t.Context(), r.processes().Workers[0].PID, nil)
+		states, err := r.driver.client.States(t.Context(), r.processes().Workers[0].PID)
 		return err == nil && len(states) == 1
 	})
 	eventually(t, "that is told", func() bool { return len(r.driver.Snapshot().Servers) == 1 })
@@ -155,7 +155,7 @@ func TestManyServers(t *testing.T) {
 		t.Errorf("%+v", result)
 	}
 	t.Logf("1001 removed: %v", time.Since(began))
-	states, err := r.driver.client.States(t.Context(), r.processes().Workers[0].PID, nil)
+	states, err := r.driver.client.States(t.Context(), r.processes().Workers[0].PID)
 	if err != nil || len(states) != 1000 || states[0].Key != (config.Key{Backend: "pool", Name: "web1"}) || states[0].Op != runtime.OpRunning {
 		t.Errorf("%d servers, %v", len(states), err)
 	}

@@ -118,7 +118,7 @@ func TestRestartedHAProxyIsAligned(t *testing.T) {
 		if err != nil || len(found.Workers) == 0 || !hasNew(before, found) {
 			return false
 		}
-		states, err := r.driver.client.States(t.Context(), found.Workers[0].PID, nil)
+		states, err := r.driver.client.States(t.Context(), found.Workers[0].PID)
 		return err == nil && len(states) == 1 && states[0].Weight == 42
 	})
 	r.isInEffect(with(c, func(c *haproxyv1.Config) { first(c).Weight = 42 }))

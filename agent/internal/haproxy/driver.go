@@ -114,7 +114,8 @@ type Driver struct {
 	good       []byte       // the file in effect; nil: not known
 	settled    int          // process id of the worker that was confirmed last
 	behind     behind
-	last       []runtime.State // the newest worker's servers when last polled
+	listing    runtime.Listing // of the newest worker when last polled, also what is foreign
+	looked     sight           // of the last look; zero: look again
 	seen       []Server        // of look, for the next one
 	restart    restart
 	retry      retry // of deletions

@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"github.com/tandem-lb/tandem/agent/internal/daemon"
+	"github.com/tandem-lb/tandem/agent/internal/haproxy/runtime"
 )
 
 // turnOf has Run's goroutine do something, and waits for it.
@@ -85,7 +86,8 @@ func (d *Driver) forget() (err error) {
 			err = errors.Join(err, removed)
 		}
 	}
-	d.worker, d.target, d.rendered, d.good, d.boot, d.last, d.process = nil, nil, nil, nil, nil, nil, nil
+	d.worker, d.target, d.rendered, d.good, d.boot, d.process = nil, nil, nil, nil, nil, nil
+	d.listing = runtime.Listing{}
 	d.newest.set(0)
 	d.board.setDaemon(Daemon{State: Idle})
 	return err

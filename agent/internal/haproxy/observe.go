@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
 
+	"github.com/tandem-lb/tandem/agent/internal/haproxy/config"
 	"github.com/tandem-lb/tandem/agent/internal/haproxy/runtime"
 )
 
@@ -154,20 +154,34 @@ func (d *Driver) accepts(ctx context.Context) bool {
 	return err == nil && !info.Stopping
 }
 
-// look reads the newest worker's servers.
+// sight is what a look depends on beside what HAProxy says. Another worker, and whoever
+// reads servers otherwise, changes the board.
+type sight struct {
+	changes  uint64 // of the board
+	kept     *config.Kept
+	rendered *config.File
+}
+
+// look reads the newest worker's servers. One that sees what the last one has seen changes
+// nothing.
 func (d *Driver) look(ctx context.Context) error {
+	sees := sight{d.board.changes(), d.foreign(), d.rendered}
 	asked := d.board.now()
 	w := d.worker
-	states, err := d.client.States(ctx, w.pid, d.last)
-	if err != nil {
+	if err := d.client.List(ctx, w.pid, &d.listing); err != nil {
 		return err
 	}
-	states = slices.DeleteFunc(states, func(s runtime.State) bool { return d.isForeign(s.Backend) })
+	if d.listing.Same && sees == d.looked {
+		return nil
+	}
 	at := time.Now()
 	servers := d.seen[:0]
-	missing := len(states) != len(w.Servers)
-	for i := range states {
-		s := &states[i]
+	missing := false
+	for i := range d.listing.States {
+		s := &d.listing.States[i]
+		if d.isForeign(s.Backend) {
+			continue
+		}
 		servers = append(servers, fromState(s, at))
 		have, ok := w.Servers[s.Key]
 		if !ok || have.ID != s.ID {
@@ -177,12 +191,14 @@ func (d *Driver) look(ctx context.Context) error {
 		have.Address, have.Weight, have.Maintenance, have.Op, have.Checked = s.Address, s.Weight, s.Maintenance(), s.Op, s.Checked()
 		w.Servers[s.Key] = have
 	}
-	d.last, d.seen = states, servers
+	d.seen = servers
 	d.board.set(asked, servers, true)
-	if missing {
+	if missing || len(servers) != len(w.Servers) {
 		// Someone else has added or removed servers.
 		return d.load(ctx, w)
 	}
+	d.looked = sees
+	d.looked.changes++ // by this look
 	return nil
 }
 

@@ -12,6 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/tandem-lb/tandem/agent/internal/haproxy/config"
+	"github.com/tandem-lb/tandem/agent/internal/haproxy/runtime"
 	haproxyv1 "github.com/tandem-lb/tandem/gen/tandem/agent/haproxy/v1"
 )
 
@@ -179,5 +181,42 @@ func TestOutputIsCutWhileHAProxyRuns(t *testing.T) {
 	r.apply(with(c, func(c *haproxyv1.Config) { c.Backends[0].Retries++ })) // a reload
 	if after := size(); after <= before {
 		t.Errorf("%d bytes after a reload, and %d before", after, before)
+	}
+}
+
+// A list that says what it said before changes nothing, and so nothing is done about it.
+// What the log has told wrongly, since a line of it was lost, it puts right.
+func TestAnUnchangedList(t *testing.T) {
+	r := newRig(t)
+	r.apply(r.config(newWeb(t, "web1").backend(1)))
+	eventually(t, "it is up", func() bool { return r.server("web1").State == Up })
+	for range 3 {
+		eventually(t, "looks leave the board alone", func() bool {
+			before := r.driver.board.sets()
+			r.polled()
+			return r.driver.board.sets() == before
+		})
+		lost := runtime.Event{Key: config.Key{Backend: "pool", Name: "web1"}, Kind: runtime.EventDown}
+		if !r.driver.board.hear(lost, time.Now()) {
+			t.Fatal("nobody knows the server")
+		}
+		if r.server("web1").State != Down {
+			t.Fatal("the log is not believed")
+		}
+		eventually(t, "it is up again", func() bool { return r.server("web1").State == Up })
+	}
+}
+
+// sets is how often what was read was put on the board.
+func (b *board) sets() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.round
+}
+
+// polled has the driver look.
+func (r *rig) polled() {
+	for range 3 { // of which the last one may wait
+		r.driver.kick <- struct{}{}
 	}
 }

@@ -196,7 +196,7 @@ func (d *Driver) exited(p *daemon.Process) {
 	d.version = version{} // another one may have been installed
 	if d.target != nil {
 		// What was known before it ended is better than nothing.
-		if err := d.paths.writeStates(plan.CheckStates(d.board.newer(d.last), d.target)); err != nil {
+		if err := d.paths.writeStates(plan.CheckStates(d.board.newer(d.listing.States), d.target)); err != nil {
 			d.logger.Warn("cannot hand on what is known of servers", "error", err)
 		}
 	}

@@ -38,7 +38,7 @@ func (d *Driver) applyReload(ctx context.Context, file *config.File, reason stri
 		return Result{}, errors.Join(err, d.undo(ctx))
 	}
 	crash.HandedOver.Pass()
-	states, err := d.client.States(ctx, d.worker.pid, nil)
+	states, err := d.client.States(ctx, d.worker.pid)
 	if err == nil {
 		err = d.paths.writeStates(plan.CheckStates(states, file))
 	}

@@ -145,7 +145,7 @@ func (r *rig) runs(c *haproxyv1.Config) {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	states, err := r.driver.client.States(r.t.Context(), r.processes().Workers[0].PID, nil)
+	states, err := r.driver.client.States(r.t.Context(), r.processes().Workers[0].PID)
 	if err != nil {
 		r.t.Fatal(err)
 	}

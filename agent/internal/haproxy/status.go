@@ -115,6 +115,7 @@ type board struct {
 	reloads uint64
 	servers map[config.Key]*entry
 	clock   uint64 // counts what the log said
+	said    uint64 // counts what anybody said, whether or not it changed anything
 	round   uint64 // counts calls of set
 }
 
@@ -156,6 +157,7 @@ func (b *board) change(f func() []Event) {
 	b.order.Lock()
 	defer b.order.Unlock()
 	b.mu.Lock()
+	b.said++
 	events := f()
 	b.mu.Unlock()
 	for _, e := range events {
@@ -200,6 +202,13 @@ func (b *board) now() uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.clock
+}
+
+// changes counts what may have changed the board: one for each set.
+func (b *board) changes() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.said
 }
 
 // set takes what was read since the clock showed asked. With whole, servers

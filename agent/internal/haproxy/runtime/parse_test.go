@@ -3,7 +3,6 @@ package runtime
 import (
 	"bytes"
 	"net/netip"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -83,8 +82,8 @@ func TestParseInfo(t *testing.T) {
 	}
 }
 
-func TestParseStates(t *testing.T) {
-	got, err := ParseStates(strings.NewReader(states26), nil)
+func TestListing(t *testing.T) {
+	got, err := listed(states26)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,12 +99,6 @@ func TestParseStates(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got, cmpopts.EquateComparable(netip.AddrPort{})); diff != "" {
 		t.Error(diff)
-	}
-	// What was there before changes nothing, whether or not it is the same.
-	for _, last := range [][]State{got, {got[1]}, append(slices.Clone(got), got...)} {
-		if again, err := ParseStates(strings.NewReader(states26), last); err != nil || !slices.Equal(again, got) {
-			t.Errorf("after %+v: %+v, %v", last, again, err)
-		}
 	}
 	if got[0].Maintenance() || !got[1].Maintenance() || !got[0].Checked() {
 		t.Error("maintenance or checks are wrong")
@@ -123,12 +116,12 @@ func TestParseStates(t *testing.T) {
 			t.Errorf("admin state %#x: maintenance %v", bits, got)
 		}
 	}
-	ahead, err := ParseStates(strings.NewReader(strings.Replace(states26, " 5 5 55 ", " 5 5 -1 ", 1)), got)
+	ahead, err := listed(strings.Replace(states26, " 5 5 55 ", " 5 5 -1 ", 1))
 	if err != nil || ahead[0].Since != 0 {
 		t.Errorf("%+v, %v", ahead, err)
 	}
-	for _, bad := range []string{"", "1\n", strings.ReplaceAll(states26, "srv_port", "port"), strings.ReplaceAll(states26, " - - 0", ""), strings.ReplaceAll(states26, "be 1", "be x")} {
-		if got, err := ParseStates(strings.NewReader(bad), nil); err == nil {
+	for _, bad := range []string{"", "1\n", strings.ReplaceAll(states26, "srv_port", "port"), strings.ReplaceAll(states26, " - - 0", ""), strings.ReplaceAll(states26, "be 1", "be x"), states26 + states26, noTarget} {
+		if got, err := listed(bad); err == nil {
 			t.Errorf("%q: %+v", bad, got)
 		}
 	}
@@ -208,10 +201,6 @@ func fuzz[T any](f *testing.F, parse func(text string) (T, error), seeds ...stri
 
 func FuzzParseProcesses(f *testing.F) {
 	fuzz(f, func(s string) (*Processes, error) { return ParseProcesses(strings.NewReader(s)) }, processes26, processes24)
-}
-
-func FuzzParseStates(f *testing.F) {
-	fuzz(f, func(s string) ([]State, error) { return ParseStates(strings.NewReader(s), nil) }, states26)
 }
 
 func FuzzParseStats(f *testing.F) {

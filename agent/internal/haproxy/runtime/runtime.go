@@ -9,8 +9,6 @@
 package runtime
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -138,22 +136,16 @@ func (c *Client) Self(ctx context.Context) (Info, error) {
 	return ParseInfo(strings.NewReader(reply))
 }
 
-// States lists the states of a worker's servers. They are parsed as they come: it is
-// asked for them all the time. last is what it returned last, or nil, see ParseStates.
-func (c *Client) States(ctx context.Context, pid int, last []State) (states []State, err error) {
-	err = c.exchange(ctx, worker(pid, "show servers state"), func(from io.Reader) error {
-		reply := bufio.NewReader(from)
-		begin, err := reply.Peek(len(noTarget))
-		switch {
-		case err != nil && !errors.Is(err, io.EOF):
-			return err
-		case string(begin) == noTarget || len(bytes.TrimSpace(begin)) == 0: // see show
-			return ErrNoWorker
-		}
-		states, err = ParseStates(reply, last)
-		return err
-	})
-	return states, err
+// States lists the states of a worker's servers.
+func (c *Client) States(ctx context.Context, pid int) ([]State, error) {
+	var list Listing
+	err := c.List(ctx, pid, &list)
+	return list.States, err
+}
+
+// List is States of one who asks all the time.
+func (c *Client) List(ctx context.Context, pid int, list *Listing) error {
+	return c.exchange(ctx, worker(pid, "show servers state"), list.Read)
 }
 
 // Stats lists all proxies and servers of a worker. It costs HAProxy 7 µs each.

@@ -3,7 +3,6 @@ package runtime
 import (
 	"bufio"
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -59,43 +58,8 @@ const stateColumns = "be_id be_name srv_id srv_name srv_addr srv_op_state srv_ad
 	"bk_f_forced_id srv_f_forced_id srv_fqdn srv_port srvrecord srv_use_ssl srv_check_port srv_check_addr " +
 	"srv_agent_addr srv_agent_port"
 
-// ParseStates parses the reply to "show servers state", by column names. It is called
-// all the time, and so makes little garbage: what it returned last, if that is given, has
-// the size and most of the names.
-func ParseStates(r io.Reader, last []State) ([]State, error) {
-	states := make([]State, 0, len(last))
-	var row stateRow
-	lines := bufio.NewScanner(r)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		line := lines.Bytes()
-		switch {
-		case bytes.HasPrefix(line, []byte("# ")):
-			if err := row.name(string(line[2:])); err != nil {
-				return nil, err
-			}
-			continue
-		case len(line) == 0, row.columns == nil: // the format's version comes first
-			continue
-		}
-		var was config.Key
-		if n := len(states); n < len(last) {
-			was = last[n].Key
-		}
-		state, err := row.parse(line, was)
-		if err != nil {
-			return nil, fmt.Errorf("show servers state: %q: %w", line, err)
-		}
-		states = append(states, state)
-	}
-	if err := lines.Err(); err != nil {
-		return nil, fmt.Errorf("show servers state: %w", err)
-	}
-	if row.columns == nil {
-		return nil, errors.New("show servers state: no columns in the reply")
-	}
-	return states, nil
-}
+// ageColumn is that of State.Since.
+const ageColumn = "srv_time_since_last_change"
 
 // stateRow is a line of the reply.
 type stateRow struct {
@@ -112,7 +76,7 @@ func (r *stateRow) name(names string) error {
 	}
 	for name := range strings.FieldsSeq(stateColumns) {
 		if _, ok := r.columns[name]; !ok && name != "srv_use_ssl" {
-			return fmt.Errorf("show servers state: no column %s", name)
+			return fmt.Errorf("no column %s", name)
 		}
 	}
 	return nil
@@ -136,13 +100,21 @@ func same(text []byte, was string) string {
 	return string(text)
 }
 
-func (r *stateRow) parse(line []byte, was config.Key) (State, error) {
+// parse parses a line. was is the server that had its place before, whose names are kept
+// if they are the same.
+func (r *stateRow) parse(line []byte, was config.Key) (State, around, error) {
 	r.fields, r.err = r.fields[:0], nil
+	var row around
+	end := 0
 	for field := range bytes.FieldsSeq(line) {
+		end += bytes.Index(line[end:], field) + len(field)
+		if len(r.fields) == r.columns[ageColumn] {
+			row = around{line[:end-len(field)], line[end:]}
+		}
 		r.fields = append(r.fields, field)
 	}
 	if len(r.fields) != len(r.columns) {
-		return State{}, fmt.Errorf("%d fields, not %d", len(r.fields), len(r.columns))
+		return State{}, around{}, fmt.Errorf("%d fields, not %d", len(r.fields), len(r.columns))
 	}
 	s := State{
 		Key:         config.Key{Backend: same(r.text("be_name"), was.Backend), Name: same(r.text("srv_name"), was.Name)},
@@ -151,7 +123,7 @@ func (r *stateRow) parse(line []byte, was config.Key) (State, error) {
 		Op:          Op(r.number("srv_op_state")),
 		Admin:       r.number("srv_admin_state"),
 		Weight:      uint32(r.number("srv_uweight")),
-		Since:       seconds(string(r.text("srv_time_since_last_change"))),
+		Since:       seconds(string(r.text(ageColumn))),
 		CheckStatus: r.number("srv_check_status"),
 		CheckResult: r.number("srv_check_result"),
 		CheckHealth: r.number("srv_check_health"),
@@ -162,17 +134,23 @@ func (r *stateRow) parse(line []byte, was config.Key) (State, error) {
 	if a, err := netip.ParseAddr(string(r.text("srv_addr"))); err == nil && port < 1<<16 {
 		s.Address = netip.AddrPortFrom(a.Unmap(), uint16(port))
 	}
-	return s, r.err
+	return s, row, r.err
 }
 
-// seconds parses how long ago something was. A change in this very second may
-// be told to be 1 s ahead.
+// seconds is parseSeconds of what may be something else, which counts as now.
 func seconds(s string) time.Duration {
+	age, _ := parseSeconds(s)
+	return age
+}
+
+// parseSeconds parses how long ago something was. A change in this very second may
+// be told to be 1 s ahead.
+func parseSeconds(s string) (time.Duration, error) {
 	n, err := strconv.ParseInt(s, 10, 32)
 	if err != nil {
-		return 0
+		return 0, err
 	}
-	return time.Duration(max(0, n)) * time.Second
+	return time.Duration(max(0, n)) * time.Second, nil
 }
 
 // WriteStates writes a state file, of which the next worker takes over the
