@@ -228,3 +228,19 @@ func execute(t *testing.T, name, args string) string {
 	}
 	return string(said)
 }
+
+// What an ear at rest does at a beat beside what it asks the kernel.
+func BenchmarkPublish(b *testing.B) {
+	e := &ear{listener: New(hclog.NewNullLogger()), on: &net.Interface{HardwareAddr: mine[:]}, routers: []Router{
+		{Name: "web", Interface: "eth0", VRID: 51, Interval: interval, Addresses: []netip.Addr{vip}},
+	}}
+	e.listener.Watch(e.routers)
+	e.take()
+	now := start.Add(time.Minute)
+	b.ReportAllocs()
+	for b.Loop() {
+		now = now.Add(interval)
+		e.table.advert(advert(11, 100), peer, now)
+		e.due(now, now.Add(every))
+	}
+}

@@ -103,6 +103,13 @@ type Heard struct {
 	Absent []netip.Addr
 }
 
+// same tells whether two are alike but for Spoke, which alone is no change.
+func (h *Heard) same(o *Heard) bool {
+	return h.Listens == o.Listens && h.MAC == o.MAC && slices.Equal(h.Speakers, o.Speakers) && slices.Equal(h.Strays, o.Strays) &&
+		slices.Equal(h.Claims, o.Claims) && h.Gateway == o.Gateway && h.Jitter == o.Jitter && h.Asked == o.Asked &&
+		h.Reach == o.Reach && h.Beside == o.Beside && slices.Equal(h.Absent, o.Absent)
+}
+
 // Listener listens while Run runs. Its methods may be called from any goroutine.
 type Listener struct {
 	log     hclog.Logger
@@ -146,8 +153,7 @@ func (l *Listener) publish(heard map[string]Heard) (changed bool) {
 	l.mu.Lock()
 	for name, h := range heard {
 		was := l.heard[name]
-		was.Spoke = h.Spoke
-		changed = changed || !reflect.DeepEqual(was, h)
+		changed = changed || !was.same(&h)
 		l.heard[name] = h
 	}
 	maps.DeleteFunc(l.heard, func(name string, _ Heard) bool {
