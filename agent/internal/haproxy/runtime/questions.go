@@ -23,6 +23,7 @@ type Questions struct {
 	Patience time.Duration
 
 	open []question
+	to   unix.SockaddrUnix // Path, kept for the next one
 }
 
 type question struct {
@@ -40,7 +41,8 @@ func (q *Questions) Ask(now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("socket: %w", err)
 	}
-	err = unix.Connect(fd, &unix.SockaddrUnix{Name: q.Path})
+	q.to.Name = q.Path
+	err = unix.Connect(fd, &q.to)
 	if errors.Is(err, unix.EAGAIN) { // its queue is full, see connect(2)
 		err = fmt.Errorf("%w: %w", ErrSilent, err)
 	}
@@ -75,7 +77,9 @@ func (q *Questions) Answers(now time.Time) (answered bool, err error) {
 			err = io.ErrUnexpectedEOF
 		}
 		answered = answered || err == nil
-		failed = append(failed, err, unix.Close(one.fd))
+		if err := errors.Join(err, unix.Close(one.fd)); err != nil {
+			failed = append(failed, err)
+		}
 	}
 	q.open = open
 	return answered, errors.Join(failed...)
