@@ -188,10 +188,10 @@ func TestForwardingEnds(t *testing.T) {
 	both(t, func(s *service) {
 		s.arm()
 		n := s.dial("a")
-		s.way("b", "a", 300*time.Millisecond, false)
+		s.way("b", "a", 2*time.Second, false)
 		s.move("a", "b")
 		s.is(n, "a")
-		for end := time.Now().Add(5 * time.Second); time.Now().Before(end); {
+		for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
 			if a := s.try("client", order{Ask: n}); a.Error != "" {
 				if !strings.Contains(a.Error, "reset") {
 					s.t.Error(a.Error)
