@@ -12,13 +12,13 @@ import (
 )
 
 const (
-	// askEvery is how often the newest worker is asked whether it goes on. It takes
-	// HAProxy 50 µs.
+	// askEvery is how often one looks for answers of the newest worker, which is asked
+	// at every other look whether it goes on. It takes HAProxy 50 µs.
 	askEvery = beat.Every
-	// hungAfter is how long a worker may be silent until that is told. The sixth look
-	// without an answer is the first one beyond it, 0.75 to 0.875 s after the worker has
-	// stopped.
-	hungAfter = 700 * time.Millisecond
+	// hungAfter is how long a worker may be silent until that is told. The fifth look
+	// after a question without an answer is the first one beyond it, 0.625 to 0.875 s
+	// after the worker has stopped.
+	hungAfter = 600 * time.Millisecond
 	// replaceAfter is how long HAProxy may be silent until it is killed, to be
 	// started again: a machine that swaps or a debugger goes on, with all
 	// connections, and the VIP is elsewhere by then.
@@ -93,9 +93,10 @@ func (d *Driver) attend(ctx context.Context, p *daemon.Process) {
 	defer d.hung.Store(false)
 	tick := time.NewTimer(beat.In(askEvery))
 	defer tick.Stop()
-	questions := runtime.Questions{Path: d.paths.stats, Patience: replaceAfter} // some 80 of a worker that hangs
+	questions := runtime.Questions{Path: d.paths.stats, Patience: replaceAfter} // some 40 of a worker that hangs
 	defer questions.Close()
 	asked := questions.Ask(time.Now())
+	asks := false   // at the next look
 	var told string // why it cannot be asked
 	var s silence
 	for {
@@ -123,7 +124,10 @@ func (d *Driver) attend(ctx context.Context, p *daemon.Process) {
 			d.logger.Info("cannot ask haproxy's worker whether it goes on", "error", err)
 		}
 		length := s.look(now, silent && !answered, func() daemon.Child { return d.youngest(p) })
-		asked = questions.Ask(now)
+		if asks {
+			asked = questions.Ask(now)
+		}
+		asks = !asks
 		switch {
 		case length >= replaceAfter:
 			d.logger.Error("haproxy does not answer and is killed", "pid", p.PID(), "silent", length)
