@@ -31,7 +31,7 @@ const (
 	// renewEvery is how often a node that stands by looks for the holder.
 	renewEvery = 2 * time.Second
 	// checkEvery is how often a node that forwards looks for the previous holder.
-	checkEvery = 250 * time.Millisecond
+	checkEvery = 500 * time.Millisecond
 	// armed is how long it forwards without its agent, should it become the holder.
 	armed = 6 * time.Second
 	// lookEvery is how often the kernel is asked whether the program and the rules are

@@ -1,13 +1,13 @@
 package handover
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io/fs"
 	"maps"
 	"net"
 	"os"
-	"reflect"
 	"time"
 
 	"github.com/tandem-lb/tandem/agent/internal/atomicfile"
@@ -29,6 +29,14 @@ type forwarding struct {
 	Node     string           `json:"node"`
 	At       host             `json:"at"`
 	From, To net.HardwareAddr `json:",omitempty"`
+}
+
+func (s *saved) equal(o *saved) bool {
+	return s.Rules == o.Rules && maps.Equal(s.Interfaces, o.Interfaces) && maps.EqualFunc(s.Forwarding, o.Forwarding, forwarding.equal)
+}
+
+func (f forwarding) equal(o forwarding) bool {
+	return f.Until == o.Until && f.Node == o.Node && f.At == o.At && bytes.Equal(f.From, o.From) && bytes.Equal(f.To, o.To)
 }
 
 // load reads what an earlier agent has left.
@@ -66,7 +74,7 @@ func (k *Keeper) save() error {
 		}
 	}
 	next := saved{Interfaces: k.saved.Interfaces, Rules: k.saved.Rules, Forwarding: now}
-	if k.stored != nil && reflect.DeepEqual(next, *k.stored) {
+	if k.stored != nil && next.equal(k.stored) {
 		return nil
 	}
 	data, err := json.Marshal(next)

@@ -168,6 +168,10 @@ func TestChangesAreSaved(t *testing.T) {
 		{"rules", func() { k.saved.Rules = true }, true},
 		{"a move", func() { k.follow(web(Holder), now) }, true},
 		{"another address of the previous holder", func() { k.vips["web"].to.mac = own }, true},
+		{"another one of this node", func() { k.vips["web"].to.own = nil }, true},
+		{"another address to ask", func() { k.vips["web"].to.at.Interface = "eth1" }, true},
+		{"another previous holder", func() { k.vips["web"].to.node = "c" }, true},
+		{"another end", func() { k.vips["web"].until++ }, true},
 		{"nothing again", func() {}, false},
 	} {
 		if err := os.Remove(k.path); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -92,6 +93,11 @@ const (
 	maxRetry = 30 * time.Second
 )
 
+// restAfter is how long after the last target what it took to put it in effect is given
+// back to the machine. An agent that has nothing to do makes hardly any garbage, and would
+// keep it for the two minutes until the runtime looks by itself.
+const restAfter = 2 * time.Second
+
 // Reconciler applies targets. Run's goroutine does all the work; the other
 // methods are safe for concurrent use and do not block.
 type Reconciler struct {
@@ -168,6 +174,14 @@ func (r *Reconciler) remember(t *target.Target) {
 	r.recent = r.recent[max(0, len(r.recent)-maxRecent):]
 }
 
+// forget lets go of all targets but the one in effect: a controller has heard the end of
+// the others by now, or is asked for the whole configuration.
+func (r *Reconciler) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.recent = []*target.Target{r.applied}
+}
+
 // Known returns the target with that hash, nil when it is not at hand.
 func (r *Reconciler) Known(hash string) *target.Target {
 	r.mu.Lock()
@@ -205,6 +219,8 @@ func (r *Reconciler) Begun() <-chan struct{} { return r.begun }
 func (r *Reconciler) Run(ctx context.Context) error {
 	var retry <-chan time.Time
 	var failing job
+	rest := time.NewTimer(restAfter)
+	defer rest.Stop()
 	delay := backoff.NewExponentialBackOff()
 	delay.InitialInterval, delay.MaxInterval = minRetry, maxRetry
 	waiting := r.Good != nil && !r.leave(ctx)
@@ -243,9 +259,14 @@ func (r *Reconciler) Run(ctx context.Context) error {
 		case <-r.disk.due:
 			r.settle(r.save(r.Applied()))
 			continue
+		case <-rest.C:
+			r.forget()
+			debug.FreeOSMemory()
+			continue
 		}
 		retry = nil
 		outcome := r.apply(ctx, current)
+		rest.Reset(restAfter)
 		if ctx.Err() != nil {
 			return nil
 		}

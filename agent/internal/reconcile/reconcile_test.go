@@ -242,6 +242,40 @@ func TestLatestWins(t *testing.T) {
 	})
 }
 
+// An agent at rest has the target in effect alone, and what a controller may build upon.
+func TestAtRestTheOldOnesAreForgotten(t *testing.T) {
+	known := func(r *Reconciler) (hashes []string) {
+		for _, hash := range []string{"a", "b", "c"} {
+			if r.Known(hash) != nil {
+				hashes = append(hashes, hash)
+			}
+		}
+		return hashes
+	}
+	synctest.Test(t, func(t *testing.T) {
+		reconciler := start(t, &recorder{}, nil)
+		for n, step := range []struct {
+			submit string
+			after  time.Duration
+			want   []string
+		}{
+			{"a", 0, []string{"a"}},
+			{"b", restAfter - time.Millisecond, []string{"a", "b"}},
+			{"", time.Second, []string{"b"}},
+			{"c", 0, []string{"b", "c"}},
+		} {
+			if step.submit != "" {
+				reconciler.Submit(step.submit, wanted(t, step.submit, "web"))
+			}
+			<-time.After(step.after)
+			synctest.Wait()
+			if got := known(reconciler); !slices.Equal(got, step.want) {
+				t.Errorf("step %d: it knows %q, want %q", n, got, step.want)
+			}
+		}
+	})
+}
+
 func TestWhatFailsOrIsRefusedIsTriedAgain(t *testing.T) {
 	for name, test := range map[string]struct {
 		err     error
