@@ -12,13 +12,15 @@ import (
 )
 
 const (
-	// askEvery is how often one looks for answers of the newest worker, which is asked
-	// at every other look whether it goes on. It takes HAProxy 50 µs.
-	askEvery = beat.Every
+	// lookEvery is how often one looks for answers of the newest worker, which is asked
+	// at every other look whether it goes on: that takes HAProxy 50 µs.
+	lookEvery = beat.Every
 	// hungAfter is how long a worker may be silent until that is told. The fifth look
 	// after a question without an answer is the first one beyond it, 0.625 to 0.875 s
-	// after the worker has stopped.
-	hungAfter = 600 * time.Millisecond
+	// after the worker has stopped; of one that spins the sixth, since what it had used
+	// before is not known at the first. Between the looks is more than it takes for one of
+	// them to be late.
+	hungAfter = 550 * time.Millisecond
 	// replaceAfter is how long HAProxy may be silent until it is killed, to be
 	// started again: a machine that swaps or a debugger goes on, with all
 	// connections, and the VIP is elsewhere by then.
@@ -39,7 +41,7 @@ type silence struct {
 // answered ends it.
 func (s *silence) answered() { s.length, s.worker = 0, daemon.Child{} }
 
-// look returns how long the silence lasts. It is called each askEvery, and worker is
+// look returns how long the silence lasts. It is called each lookEvery, and worker is
 // asked only while there is no answer.
 func (s *silence) look(now time.Time, quiet bool, worker func() daemon.Child) time.Duration {
 	since := now.Sub(s.looked)
@@ -53,7 +55,7 @@ func (s *silence) look(now time.Time, quiet bool, worker func() daemon.Child) ti
 		s.length, s.worker = 0, daemon.Child{}
 		return 0
 	}
-	more := min(since, askEvery)
+	more := min(since, lookEvery)
 	was, is := s.worker, worker()
 	s.worker = is
 	if is.Runnable {
@@ -91,7 +93,7 @@ func (d *Driver) attended(ctx context.Context, p *daemon.Process) {
 // agent cannot ask, as one with a file of somebody else, which has another socket.
 func (d *Driver) attend(ctx context.Context, p *daemon.Process) {
 	defer d.hung.Store(false)
-	tick := time.NewTimer(beat.In(askEvery))
+	tick := time.NewTimer(beat.In(lookEvery))
 	defer tick.Stop()
 	questions := runtime.Questions{Path: d.paths.stats, Patience: replaceAfter} // some 40 of a worker that hangs
 	defer questions.Close()
@@ -106,13 +108,14 @@ func (d *Driver) attend(ctx context.Context, p *daemon.Process) {
 		case <-p.Done():
 			return
 		case <-tick.C:
-			tick.Reset(beat.In(askEvery))
+			tick.Reset(beat.In(lookEvery))
 		}
 		now := time.Now()
 		answered, err := questions.Answers(now)
 		if answered {
 			s.answered()
 			d.speaks()
+			asked = nil
 		}
 		silent := questions.Open() > 0
 		switch err := errors.Join(asked, err); {

@@ -21,21 +21,21 @@ func TestSilenceIsThatOfHAProxy(t *testing.T) {
 		every time.Duration
 		child daemon.Child // its CPU grows by that with each look
 	}
-	stopped := daemon.Child{PID: 7, CPU: askEvery}
-	spins := daemon.Child{PID: 7, Runnable: true, CPU: askEvery}
-	starves := daemon.Child{PID: 7, Runnable: true, CPU: askEvery / 10}
+	stopped := daemon.Child{PID: 7, CPU: lookEvery}
+	spins := daemon.Child{PID: 7, Runnable: true, CPU: lookEvery}
+	starves := daemon.Child{PID: 7, Runnable: true, CPU: lookEvery / 10}
 	for name, test := range map[string]struct {
 		looks []look
 		want  time.Duration
 	}{
-		"looked at in time":               {[]look{{10, askEvery, stopped}}, 10 * askEvery},
-		"without a worker":                {[]look{{10, askEvery, daemon.Child{}}}, 10 * askEvery},
-		"looked at late by a busy agent":  {[]look{{3, 2 * askEvery, stopped}}, 3 * askEvery},
+		"looked at in time":               {[]look{{10, lookEvery, stopped}}, 10 * lookEvery},
+		"without a worker":                {[]look{{10, lookEvery, daemon.Child{}}}, 10 * lookEvery},
+		"looked at late by a busy agent":  {[]look{{3, 2 * lookEvery, stopped}}, 3 * lookEvery},
 		"an agent that was stopped":       {[]look{{1, time.Hour, stopped}}, 0},
-		"one that was stopped in between": {[]look{{6, askEvery, stopped}, {1, time.Minute, stopped}, {1, askEvery, stopped}}, askEvery},
-		"a worker that spins":             {[]look{{10, askEvery, spins}}, 9 * askEvery},
-		"one that gets no processor":      {[]look{{11, askEvery, starves}}, askEvery},
-		"one that was stopped then":       {[]look{{11, askEvery, starves}, {7, askEvery, stopped}}, 8 * askEvery},
+		"one that was stopped in between": {[]look{{6, lookEvery, stopped}, {1, time.Minute, stopped}, {1, lookEvery, stopped}}, lookEvery},
+		"a worker that spins":             {[]look{{10, lookEvery, spins}}, 9 * lookEvery},
+		"one that gets no processor":      {[]look{{11, lookEvery, starves}}, lookEvery},
+		"one that was stopped then":       {[]look{{11, lookEvery, starves}, {7, lookEvery, stopped}}, 8 * lookEvery},
 	} {
 		now := time.Unix(1000, 0)
 		s := silence{looked: now}
@@ -53,7 +53,7 @@ func TestSilenceIsThatOfHAProxy(t *testing.T) {
 			t.Errorf("%s: silent for %v, want %v", name, got, test.want)
 		}
 		s.answered()
-		if got := s.look(now.Add(askEvery), false, func() daemon.Child { return daemon.Child{} }); got != 0 {
+		if got := s.look(now.Add(lookEvery), false, func() daemon.Child { return daemon.Child{} }); got != 0 {
 			t.Errorf("%s: silent for %v after an answer", name, got)
 		}
 	}
@@ -76,7 +76,7 @@ func (r *rig) stopped(pids ...int) (goOn func()) {
 	return goOn
 }
 
-// toldDead is how long it may take until a hang is told: 0.9 s are measured, and on a
+// toldDead is how long it may take until a hang is told: 0.65 to 0.9 s are measured, and on a
 // busy machine the pauses of others are not counted.
 const toldDead = 2 * time.Second
 
@@ -211,7 +211,7 @@ func TestASlowHAProxyIsNotReplaced(t *testing.T) {
 	r := newRig(t)
 	r.apply(r.config(newWeb(t, "web1").backend(1)))
 	before := r.processes()
-	const slow = hungAfter + 2*askEvery
+	const slow = hungAfter + 2*lookEvery
 	r.slow(slow)
 	// That it has become slow may count as a hang, once.
 	settled := time.Now().Add(3 * slow)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"time"
@@ -204,5 +205,8 @@ func (c *control) filter() error {
 	if len(devicesOf(c.record)) == 0 {
 		return nil
 	}
-	return filterDevices(c.record)
+	if err := filterDevices(c.record); err != nil {
+		return fmt.Errorf("clients may be led astray: %w", err)
+	}
+	return nil
 }

@@ -13,9 +13,9 @@ import (
 // A keepalived that hangs advertises nothing, so that its peer takes the VIPs, and
 // removes nothing, so that two nodes hold them. Nor does one whose VRRP process has ended:
 // it starts the next one at once, but when that has lived for less than a minute only
-// after a delay of up to one (lib/scheduler.c, calc_restart_delay). One that goes on is woken by its own
-// advertisements or by those that it hears, which the kernel counts: it costs
-// keepalived nothing to look.
+// after a delay of up to one (lib/scheduler.c, calc_restart_delay). One that goes on is
+// woken by its own advertisements or by those that it hears, which the kernel counts: it
+// costs keepalived nothing to look.
 
 const (
 	// lookEvery is how often the pulse of keepalived's VRRP process is felt.
@@ -130,13 +130,14 @@ func (d *Driver) feel(ctx context.Context) error {
 		if subject == nil || subject.process != of {
 			s, of = stillness{}, nil
 		}
-		if subject == nil || subject.process == killed {
+		if subject == nil || subject.process == killed || subject.process.Exit() != "" {
 			continue
 		}
 		of = subject.process
 		pulse, err := heart.Pulse(of)
 		if err != nil {
 			d.log.Debug("cannot feel keepalived's pulse", "error", err)
+			continue
 		}
 		switch s.look(time.Now(), pulse, subject.patience) {
 		case alive:

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // A HAProxy that runs what is newer than the disk is not moved back, nor is the
@@ -52,6 +53,7 @@ func TestALocalChangeEndsThat(t *testing.T) {
 		reconciler := startWith(t, r, Options{Good: wanted(t, "a", "web", "web1"), Behind: true})
 		<-reconciler.Begun()
 		r.taken(nil)
+		<-time.After(time.Minute)
 		if err := reconciler.Again(t.Context()); err != nil {
 			t.Fatal(err)
 		}

@@ -174,12 +174,14 @@ func (r *Reconciler) remember(t *target.Target) {
 	r.recent = r.recent[max(0, len(r.recent)-maxRecent):]
 }
 
-// forget lets go of all targets but the one in effect: a controller has heard the end of
-// the others by now, or is asked for the whole configuration.
+// forget lets go of recent targets but the one in effect, where there is one: a controller
+// has heard the end of the others by now, or is asked for the whole configuration.
 func (r *Reconciler) forget() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.recent = []*target.Target{r.applied}
+	if r.applied != nil {
+		r.recent = []*target.Target{r.applied}
+	}
 }
 
 // Known returns the target with that hash, nil when it is not at hand.
@@ -255,16 +257,17 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			if err != nil && retry == nil {
 				failing, retry = j, time.After(delay.NextBackOff())
 			}
+			rest.Reset(restAfter)
 			continue
 		case <-r.disk.due:
 			r.settle(r.save(r.Applied()))
 			continue
 		case <-rest.C:
 			r.forget()
-			debug.FreeOSMemory()
+			go debug.FreeOSMemory() // in which a change need not wait for a collection
 			continue
 		}
-		retry = nil
+		failing, retry = job{}, nil
 		outcome := r.apply(ctx, current)
 		rest.Reset(restAfter)
 		if ctx.Err() != nil {

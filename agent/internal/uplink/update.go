@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/hashicorp/go-hclog"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/tandem-lb/tandem/agent/internal/target"
@@ -54,7 +55,11 @@ func (s *session) update(chunk *agentv1.Update) error {
 	}
 	next, reason, err := s.next(u)
 	if err != nil {
-		s.Logger.Warn("update refused", "revision", u.GetVersion().GetRuntime(), "error", err)
+		level := hclog.Warn
+		if reason == agentv1.NackReason_NACK_REASON_BASE_MISMATCH {
+			level = hclog.Info // and the whole configuration comes
+		}
+		s.Logger.Log(level, "update refused", "revision", u.GetVersion().GetRuntime(), "error", err)
 		s.nack(&agentv1.Nack{Nonce: u.GetNonce(), Version: u.GetVersion(), Reason: reason, Message: err.Error()})
 		return nil
 	}

@@ -10,7 +10,7 @@ import (
 )
 
 // asker asks the kernel about interfaces and neighbours (rtnetlink(7)). Whoever forwards
-// does so four times a second, and the library lets 64 KiB go for each answer. It is not
+// does so twice a second, and the library lets 64 KiB go for each answer. It is not
 // for concurrent use.
 type asker struct {
 	fd     int
