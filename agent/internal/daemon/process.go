@@ -41,15 +41,6 @@ func (p *Process) StartTime() time.Time {
 // open when Close comes first.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-func (p *Process) ended() bool {
-	select {
-	case <-p.done:
-		return true
-	default:
-		return false
-	}
-}
-
 // Exit says how the process ended, such as "exited with status 1" or "killed
 // by SIGKILL"; of an adopted one only that it ended. Empty while it runs.
 func (p *Process) Exit() string {

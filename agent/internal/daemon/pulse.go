@@ -92,7 +92,7 @@ func (h *Heart) feel() (Pulse, error) {
 	if err != nil {
 		return Pulse{}, err
 	}
-	if switches != h.switches && !h.of.ended() {
+	if switches != h.switches && h.of.Exit() == "" {
 		h.switches = switches
 		return Pulse{PID: h.pid, Switches: switches}, nil
 	}

@@ -264,7 +264,7 @@ func (r *Reconciler) Run(ctx context.Context) error {
 			continue
 		case <-rest.C:
 			r.forget()
-			go debug.FreeOSMemory() // in which a change need not wait for a collection
+			go debug.FreeOSMemory() // ends by itself after one collection, for which no change need wait
 			continue
 		}
 		failing, retry = job{}, nil
