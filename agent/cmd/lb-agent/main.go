@@ -16,6 +16,7 @@ import (
 
 	"github.com/tandem-lb/tandem/agent/internal/node"
 	"github.com/tandem-lb/tandem/agent/internal/settings"
+	"github.com/tandem-lb/tandem/agent/internal/slack"
 )
 
 // version is filled in by the build.
@@ -93,6 +94,9 @@ as they are. docs/operations.md describes the configuration file.`,
 			}
 			if os.Getenv("GOMAXPROCS") == "" {
 				runtime.GOMAXPROCS(processors)
+			}
+			if err := slack.Relax(); err != nil {
+				logger.Debug("timers are more exact than they need be, which takes time", "reason", err)
 			}
 			return node.Run(cmd.Context(), s, version, logger)
 		},

@@ -20,6 +20,8 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
+
+	"github.com/tandem-lb/tandem/agent/internal/slack"
 )
 
 // ErrNotRunning is returned by Adopt when no process of the daemon runs.
@@ -111,7 +113,7 @@ func start(spec Spec) (*Process, error) {
 	}
 	// Without its line the shell ends by itself.
 	defer open.Close()
-	if err := cmd.Start(); err != nil {
+	if err := slack.Punctual(cmd.Start); err != nil {
 		return nil, err
 	}
 	process, err := find(spec.Name, cmd.Process.Pid, newLogFile(spec.LogFile, offset))

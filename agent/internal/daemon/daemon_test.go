@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tandem-lb/tandem/agent/internal/slack"
 )
 
 // agentDir in the environment makes the test binary play an agent that starts
@@ -116,6 +118,20 @@ func TestExitIsSeenReapedAndPutInWords(t *testing.T) {
 				t.Errorf("adopt after the end: %v", err)
 			}
 		})
+	}
+}
+
+// A daemon's timers are exact, whatever this process is content with.
+func TestADaemonIsPunctual(t *testing.T) {
+	if err := slack.Relax(); errors.Is(err, unix.ENOTSUP) {
+		t.Skip(err)
+	} else if err != nil {
+		t.Fatal(err)
+	}
+	p := startForTest(t, script(t.TempDir(), `cat /proc/self/timerslack_ns`))
+	waitDone(t, p)
+	if got := p.Tail(); got != "50000" {
+		t.Errorf("a timer slack of %s ns, want 50000", got)
 	}
 }
 

@@ -148,6 +148,11 @@ func (s *Socket) split() error {
 // Aside tells that packets may wait that wake nobody.
 func (s *Socket) Aside() bool { return s.quiet >= 0 }
 
+// ReceiveAside is Receive for packets that wake nobody, when no others wait.
+func (s *Socket) ReceiveAside(limit int, take func(packet []byte, from MAC, at time.Time)) (count int, err error) {
+	return s.receive(s.quiet, limit, take)
+}
+
 // aside is a packet that waits for its turn.
 type aside struct {
 	from       MAC

@@ -42,13 +42,14 @@ func TestHushedPacketsWakeNobody(t *testing.T) {
 		}
 		return n > 0
 	}
-	heard := func() (all [][]byte) {
+	take := func(receive func(int, func([]byte, MAC, time.Time)) (int, error)) (all [][]byte) {
 		t.Helper()
-		if _, err := ears.Receive(10, func(p []byte, _ MAC, _ time.Time) { all = append(all, bytes.Clone(p)) }); err != nil {
+		if _, err := receive(10, func(p []byte, _ MAC, _ time.Time) { all = append(all, bytes.Clone(p)) }); err != nil {
 			t.Fatal(err)
 		}
 		return all
 	}
+	heard := func() [][]byte { t.Helper(); return take(ears.Receive) }
 	send := func(packets ...[]byte) {
 		t.Helper()
 		for _, p := range packets {
@@ -73,6 +74,14 @@ func TestHushedPacketsWakeNobody(t *testing.T) {
 	}
 	other := advert4(1, said...)
 	other[8] = 254
+	// Whoever knows that nothing woke him need not look for what does.
+	send(hushed[0], other)
+	if got := take(ears.ReceiveAside); len(got) != 1 || !bytes.Equal(got[0], hushed[0]) {
+		t.Errorf("aside is %x, want %x", got, hushed[0])
+	}
+	if got := heard(); len(got) != 1 || !bytes.Equal(got[0], other) {
+		t.Errorf("heard %x after that, want %x", got, other)
+	}
 	for name, p := range map[string][]byte{
 		"another priority":     advert4(1, append([]byte{0x31, 51, 0}, said[3:]...)...),
 		"another last byte":    advert4(1, append(slices.Clone(said[:10]), 2)...),

@@ -14,8 +14,10 @@ import (
 // is blocked in poll(2) keeps the runtime's monitor awake for 10 ms of each wait: that took
 // more than all else that an agent at rest does.
 type poller struct {
-	file *os.File // of epoll(7), which can be waited for itself
-	wait syscall.RawConn
+	file   *os.File // of epoll(7), which can be waited for itself
+	wait   syscall.RawConn
+	events [16]unix.EpollEvent // of ready
+	fds    []int32             // that ready has returned last
 }
 
 func newPoller() (*poller, error) {
@@ -58,17 +60,16 @@ func (p *poller) control(how int, fd int32, events uint32) error {
 
 // ready returns the descriptors from which something is to be read, or that have failed;
 // none when the time is over. They were looked at after the time at: whoever comes late
-// himself, since he had no turn, looks once more.
+// himself, since he had no turn, looks once more. They are valid until the next call.
 func (p *poller) ready(until time.Time) (fds []int32, at time.Time, err error) {
 	if err := p.file.SetReadDeadline(until); err != nil {
 		return nil, at, fmt.Errorf("epoll: %w", err)
 	}
-	var events [16]unix.EpollEvent
 	n := 0
 	var failed error
 	look := func(epoll uintptr) {
 		at = time.Now()
-		n, failed = unix.EpollWait(int(epoll), events[:], 0)
+		n, failed = unix.EpollWait(int(epoll), p.events[:], 0)
 	}
 	err = p.wait.Read(func(epoll uintptr) bool {
 		look(epoll)
@@ -80,10 +81,11 @@ func (p *poller) ready(until time.Time) (fds []int32, at time.Time, err error) {
 	if err = errors.Join(err, failed); err != nil {
 		return nil, at, fmt.Errorf("epoll: %w", err)
 	}
-	for _, e := range events[:n] {
-		fds = append(fds, e.Fd)
+	p.fds = p.fds[:0]
+	for _, e := range p.events[:n] {
+		p.fds = append(p.fds, e.Fd)
 	}
-	return fds, at, nil
+	return p.fds, at, nil
 }
 
 func (p *poller) close() { _ = p.file.Close() }

@@ -29,25 +29,19 @@ func (e *ear) poll(ctx context.Context, until time.Time) (now time.Time, err err
 		e.stale = true
 	}
 	flood := false
-	for n, s := range slices.Concat(e.sockets, e.broad) {
-		var repeats *repeats
-		if n < len(e.sockets) {
-			repeats = &e.repeats[n]
-		}
-		if !slices.Contains(ready, s.FD()) && !s.Aside() {
-			continue
-		}
-		isARP := s == e.arp || e.broad != nil && s == e.broad[0]
-		count, err := s.Receive(atOnce, func(p []byte, from link.MAC, at time.Time) {
-			if repeats != nil {
-				repeats.hear(p, from)
-			}
-			e.packet(p, from, isARP, arrival(at, time.Now()), at)
-		})
+	for n, s := range e.sockets {
+		full, err := e.drain(s, &e.repeats[n], slices.Contains(ready, s.FD()))
 		if err != nil {
 			return now, err
 		}
-		flood = flood || count >= atOnce
+		flood = flood || full
+	}
+	for _, s := range e.broad {
+		full, err := e.drain(s, nil, slices.Contains(ready, s.FD()))
+		if err != nil {
+			return now, err
+		}
+		flood = flood || full
 	}
 	if flood {
 		e.news = true
@@ -57,6 +51,26 @@ func (e *ear) poll(ctx context.Context, until time.Time) (now time.Time, err err
 		}
 	}
 	return now, nil
+}
+
+// drain takes what waits in a socket, which is said to have packets that wake or not, and
+// tells whether there may be more.
+func (e *ear) drain(s *link.Socket, repeats *repeats, woken bool) (full bool, err error) {
+	isARP := s == e.arp || e.broad != nil && s == e.broad[0]
+	take := func(p []byte, from link.MAC, at time.Time) {
+		if repeats != nil {
+			repeats.hear(p, from)
+		}
+		e.packet(p, from, isARP, arrival(at, time.Now()), at)
+	}
+	count := 0
+	switch {
+	case woken:
+		count, err = s.Receive(atOnce, take)
+	case s.Aside():
+		count, err = s.ReceiveAside(atOnce, take)
+	}
+	return count >= atOnce, err
 }
 
 // packet takes one packet, which the kernel has received at a time.
