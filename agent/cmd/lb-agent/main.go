@@ -66,7 +66,8 @@ const garbage = 50
 // processors are how many run Go code at a time. With a second one each wake-up has the
 // runtime start another thread to look for more work, of which an agent at rest has none:
 // that took as long as all that it does. What takes long, as a new configuration does,
-// keeps others waiting for 10 ms at most (asynchronous preemption).
+// keeps others waiting for 10 ms at most (asynchronous preemption), and a call of the kernel
+// that blocks, such as fsync(2), for one or two: the runtime's monitor has slack, too.
 const processors = 1
 
 func run() *cobra.Command {
@@ -95,8 +96,10 @@ as they are. docs/operations.md describes the configuration file.`,
 			if os.Getenv("GOMAXPROCS") == "" {
 				runtime.GOMAXPROCS(processors)
 			}
-			if err := slack.Relax(); err != nil {
-				logger.Debug("timers are more exact than they need be, which takes time", "reason", err)
+			if runtime.GOMAXPROCS(0) == processors { // with more the runtime waits for microseconds, too
+				if err := slack.Relax(); err != nil {
+					logger.Debug("timers are more exact than they need be, which takes time", "reason", err)
+				}
 			}
 			return node.Run(cmd.Context(), s, version, logger)
 		},

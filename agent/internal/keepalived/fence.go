@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/tandem-lb/tandem/agent/internal/atomicfile"
+	"github.com/tandem-lb/tandem/agent/internal/slack"
 )
 
 // A fence keeps a VIP away from this node for as long as somebody renews it, who
@@ -213,7 +214,7 @@ func (d *Driver) startGuard(command, files []string) (*guard, error) {
 		return nil, errors.Join(err, in.Close())
 	}
 	cmd.Stdout = answer
-	err = cmd.Start()
+	err = slack.Punctual(cmd.Start)
 	_ = answer.Close()
 	if err != nil {
 		return nil, errors.Join(err, out.Close())

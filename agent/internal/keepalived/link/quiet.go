@@ -148,7 +148,9 @@ func (s *Socket) split() error {
 // Aside tells that packets may wait that wake nobody.
 func (s *Socket) Aside() bool { return s.quiet >= 0 }
 
-// ReceiveAside is Receive for packets that wake nobody, when no others wait.
+// ReceiveAside is Receive for packets that wake nobody, when no others wait. One that wakes
+// and comes meanwhile is left for the next Receive, though packets that came after it may
+// have been handed over by then.
 func (s *Socket) ReceiveAside(limit int, take func(packet []byte, from MAC, at time.Time)) (count int, err error) {
 	return s.receive(s.quiet, limit, take)
 }
