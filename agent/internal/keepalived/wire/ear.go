@@ -144,9 +144,9 @@ func (e *ear) deaf(err error) {
 		e.listener.log.Warn("the network is not listened to", "interface", e.name, "error", err)
 	}
 	e.take()
-	heard := make(map[string]Heard)
+	var heard []report
 	for _, r := range e.table.routers {
-		heard[r.Name] = Heard{}
+		heard = append(heard, report{router: r.Router})
 	}
 	e.listener.publish(heard)
 }
@@ -325,12 +325,12 @@ func (e *ear) publish(now time.Time) (due time.Time) {
 	case e.answers:
 		gateway = GatewayAnswers
 	}
-	heard := make(map[string]Heard)
+	heard := make([]report, 0, len(e.table.routers))
 	for _, r := range e.table.routers {
 		h := r.heard(now)
 		h.MAC, h.Gateway, h.Reach = link.MAC(e.on.HardwareAddr), gateway, e.reach.state(now, r.bears())
 		h.Beside, h.Absent = e.table.besideOf(r), e.reach.absent()
-		heard[r.Name] = h
+		heard = append(heard, report{r.Router, h})
 	}
 	if due := e.told.Add(calm); now.Before(due) {
 		return due

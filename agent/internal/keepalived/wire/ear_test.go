@@ -71,6 +71,50 @@ func TestAFloodOfNewsIsToldNowAndThen(t *testing.T) {
 	}
 }
 
+// What was heard of a virtual router says nothing of it where it is now, even before the
+// ears know that it has moved: the other node's advertisements on the network before
+// would be those of a stranger on this one.
+func TestWhatWasHeardElsewhereIsForgotten(t *testing.T) {
+	was := Router{Name: "web", Interface: "eth0", VRID: 51, Interval: interval, Addresses: []netip.Addr{vip}}
+	for _, test := range []struct {
+		name  string
+		watch func(l *Listener)
+		stays bool // the interface's own address
+	}{
+		{"another interface", func(l *Listener) { r := was; r.Interface = "eth2"; l.Watch([]Router{r}) }, false},
+		{"another virtual router", func(l *Listener) { r := was; r.VRID = 52; l.Watch([]Router{r}) }, false},
+		{"another family", func(l *Listener) {
+			r := was
+			r.Addresses = []netip.Addr{netip.MustParseAddr("2001:db8::100")}
+			l.Watch([]Router{r})
+		}, false},
+		{"none for a while", func(l *Listener) { l.Watch(nil); r := was; r.Interface = "eth2"; l.Watch([]Router{r}) }, false},
+		{"another interval", func(l *Listener) { r := was; r.Interval *= 2; l.Watch([]Router{r}) }, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			e := newTestEar(t, hclog.NewNullLogger(), was)
+			e.on = &net.Interface{HardwareAddr: mine[:]}
+			e.take()
+			now := start.Add(time.Minute)
+			e.table.advert(advert(11, 230), peer, now)
+			e.publish(now)
+			if h := e.listener.Heard("web"); len(h.Speakers) != 1 || !h.Listens {
+				t.Fatalf("heard at first: %+v", h)
+			}
+			test.watch(e.listener)
+			forgotten := func(when string) {
+				t.Helper()
+				if h := e.listener.Heard("web"); len(h.Speakers) != 0 || h.Listens || (h.MAC == mine) != test.stays {
+					t.Errorf("heard %s: %+v", when, h)
+				}
+			}
+			forgotten("after the change")
+			e.publish(now.Add(calm))
+			forgotten("from an ear that knows of no change yet")
+		})
+	}
+}
+
 // An interface that works by turns does not fill the log.
 func TestDeafnessIsLoggedNowAndThen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -79,7 +79,7 @@ func (t *table) watch(routers []Router, now time.Time) {
 	for _, r := range routers {
 		next := &router{Router: r, since: now}
 		for _, was := range old {
-			if was.Name != r.Name || was.VRID != r.VRID || was.six() != r.six() {
+			if !was.sameAs(&r) {
 				continue
 			}
 			next.claims, next.asked, next.spoke = was.claims, was.asked, was.spoke

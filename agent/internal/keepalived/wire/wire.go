@@ -6,7 +6,6 @@ package wire
 
 import (
 	"context"
-	"maps"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -45,6 +44,12 @@ type Router struct {
 }
 
 func (r *Router) six() bool { return r.Addresses[0].Is6() }
+
+// sameAs tells whether both are one virtual router: its addresses and who has them may
+// differ.
+func (r *Router) sameAs(o *Router) bool {
+	return r.Name == o.Name && r.VRID == o.VRID && r.six() == o.six()
+}
 
 // virtualMAC is the router's own link-layer address.
 func (r *Router) virtualMAC() link.MAC { return link.VirtualMAC(r.six(), r.VRID) }
@@ -118,19 +123,35 @@ type Listener struct {
 
 	mu      sync.Mutex // held for memory only
 	routers []Router
-	heard   map[string]Heard // by name of the router
+	heard   map[string]report // by name of the router
+}
+
+// report is what was heard of a router, as that was then.
+type report struct {
+	router Router
+	Heard
 }
 
 // New returns a listener without routers.
 func New(log hclog.Logger) *Listener {
-	return &Listener{log: log, stir: make(chan struct{}, 1), changed: make(chan struct{}, 1), heard: make(map[string]Heard)}
+	return &Listener{log: log, stir: make(chan struct{}, 1), changed: make(chan struct{}, 1), heard: make(map[string]report)}
 }
 
-// Watch makes the routers those given. It does not block.
+// Watch makes the routers those given, and has forgotten when it returns what was heard of
+// one that is no more, or is elsewhere. It does not block.
 func (l *Listener) Watch(routers []Router) {
 	l.mu.Lock()
 	same := reflect.DeepEqual(l.routers, routers)
 	l.routers = routers
+	if !same {
+		for name, was := range l.heard {
+			if now, ok := l.counts(was); ok {
+				l.heard[name] = now
+			} else {
+				delete(l.heard, name)
+			}
+		}
+	}
 	l.mu.Unlock()
 	if !same {
 		put(l.stir)
@@ -144,21 +165,43 @@ func (l *Listener) Changed() <-chan struct{} { return l.changed }
 func (l *Listener) Heard(name string) Heard {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.heard[name]
+	return l.heard[name].Heard
+}
+
+// counts returns what a report says of the router of its name as that is now; ok: it says
+// something. An ear learns of a change after those who ask what it has heard. The caller
+// holds mu.
+func (l *Listener) counts(was report) (now report, ok bool) {
+	for n := range l.routers {
+		r := &l.routers[n]
+		if r.Name != was.router.Name {
+			continue
+		}
+		if !r.sameAs(&was.router) || r.Interface != was.router.Interface {
+			return report{}, false
+		}
+		now = report{*r, was.Heard}
+		if r.Interval != was.router.Interval { // see table.watch
+			now.Listens, now.Speakers, now.Strays, now.Jitter = false, nil, nil, Jitter{}
+		}
+		return now, true
+	}
+	return report{}, false
 }
 
 // publish makes visible what an interface has heard, and tells whether that is
 // something new.
-func (l *Listener) publish(heard map[string]Heard) (changed bool) {
+func (l *Listener) publish(heard []report) (changed bool) {
 	l.mu.Lock()
-	for name, h := range heard {
-		was := l.heard[name]
-		changed = changed || !was.same(&h)
-		l.heard[name] = h
+	for _, h := range heard {
+		h, ok := l.counts(h)
+		if !ok {
+			continue
+		}
+		was := l.heard[h.router.Name]
+		changed = changed || !was.same(&h.Heard)
+		l.heard[h.router.Name] = h
 	}
-	maps.DeleteFunc(l.heard, func(name string, _ Heard) bool {
-		return !slices.ContainsFunc(l.routers, func(r Router) bool { return r.Name == name })
-	})
 	l.mu.Unlock()
 	if changed {
 		put(l.changed)
