@@ -5,8 +5,8 @@ package beat
 
 import "time"
 
-// Every is how often there is a beat. A second has eight.
-const Every = 125 * time.Millisecond
+// Every is how often there is a beat. A second has four.
+const Every = 250 * time.Millisecond
 
 // begun is a beat.
 var begun = time.Now()

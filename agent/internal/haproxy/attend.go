@@ -12,21 +12,23 @@ import (
 )
 
 const (
-	// lookEvery is how often one looks for answers of the newest worker, which is asked
-	// at every other look whether it goes on: that takes HAProxy 50 µs.
-	lookEvery = beat.Every
-	// hungAfter is how long a worker may be silent until that is told. The fifth look
-	// after a question without an answer is the first one beyond it, 0.625 to 0.875 s
-	// after the worker has stopped; of one that spins the sixth, since what it had used
-	// before is not known at the first. Between the looks is more than it takes for one of
-	// them to be late.
-	hungAfter = 550 * time.Millisecond
+	// askEvery is how often the newest worker is asked whether it goes on, which takes
+	// HAProxy 50 µs, and looked for the answer to the question before.
+	askEvery = beat.Every
+	// lookEvery is how often one looks while there is none.
+	lookEvery = beat.Every / 2
+	// hungAfter is how long a worker may be silent until that is told. The look half a
+	// second after a question without an answer is the first one beyond it, 0.5 to 0.75 s
+	// after the worker has stopped; of one that spins the second one after that, since what
+	// it had used before is not known at the first. Between the looks is more than it takes
+	// for one of them to be late.
+	hungAfter = 450 * time.Millisecond
 	// replaceAfter is how long HAProxy may be silent until it is killed, to be
 	// started again: a machine that swaps or a debugger goes on, with all
 	// connections, and the VIP is elsewhere by then.
 	replaceAfter = 10 * time.Second
 	// pausedAfter is how late a look is when the agent did not run itself.
-	pausedAfter = 500 * time.Millisecond
+	pausedAfter = 625 * time.Millisecond
 )
 
 // silence measures for how long HAProxy has not answered although it could: neither
@@ -41,8 +43,8 @@ type silence struct {
 // answered ends it.
 func (s *silence) answered() { s.length, s.worker = 0, daemon.Child{} }
 
-// look returns how long the silence lasts. It is called each lookEvery, and worker is
-// asked only while there is no answer.
+// look returns how long the silence lasts. It is called each askEvery, each lookEvery while
+// it lasts, and worker is asked only while there is no answer.
 func (s *silence) look(now time.Time, quiet bool, worker func() daemon.Child) time.Duration {
 	since := now.Sub(s.looked)
 	first := s.looked.IsZero()
@@ -56,6 +58,9 @@ func (s *silence) look(now time.Time, quiet bool, worker func() daemon.Child) ti
 		return 0
 	}
 	more := min(since, lookEvery)
+	if s.length == 0 {
+		more = min(since, askEvery)
+	}
 	was, is := s.worker, worker()
 	s.worker = is
 	if is.Runnable {
@@ -93,12 +98,12 @@ func (d *Driver) attended(ctx context.Context, p *daemon.Process) {
 // agent cannot ask, as one with a file of somebody else, which has another socket.
 func (d *Driver) attend(ctx context.Context, p *daemon.Process) {
 	defer d.hung.Store(false)
-	tick := time.NewTimer(beat.In(lookEvery))
+	tick := time.NewTimer(beat.In(askEvery))
 	defer tick.Stop()
 	questions := runtime.Questions{Path: d.paths.stats, Patience: replaceAfter} // some 40 of a worker that hangs
 	defer questions.Close()
-	asked := questions.Ask(time.Now())
-	asks := false   // at the next look
+	last := time.Now() // when it was asked
+	asked := questions.Ask(last)
 	var told string // why it cannot be asked
 	var s silence
 	for {
@@ -108,7 +113,6 @@ func (d *Driver) attend(ctx context.Context, p *daemon.Process) {
 		case <-p.Done():
 			return
 		case <-tick.C:
-			tick.Reset(beat.In(lookEvery))
 		}
 		now := time.Now()
 		answered, err := questions.Answers(now)
@@ -127,10 +131,14 @@ func (d *Driver) attend(ctx context.Context, p *daemon.Process) {
 			d.logger.Info("cannot ask haproxy's worker whether it goes on", "error", err)
 		}
 		length := s.look(now, silent && !answered, func() daemon.Child { return d.youngest(p) })
-		if asks {
-			asked = questions.Ask(now)
+		if now.Sub(last) > lookEvery+lookEvery/2 {
+			last, asked = now, questions.Ask(now)
 		}
-		asks = !asks
+		next := beat.In(askEvery)
+		if silent && !answered {
+			next = lookEvery
+		}
+		tick.Reset(next)
 		switch {
 		case length >= replaceAfter:
 			d.logger.Error("haproxy does not answer and is killed", "pid", p.PID(), "silent", length)

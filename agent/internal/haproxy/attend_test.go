@@ -28,9 +28,10 @@ func TestSilenceIsThatOfHAProxy(t *testing.T) {
 		looks []look
 		want  time.Duration
 	}{
-		"looked at in time":               {[]look{{10, lookEvery, stopped}}, 10 * lookEvery},
+		"looked at in time":               {[]look{{1, askEvery, stopped}, {8, lookEvery, stopped}}, askEvery + 8*lookEvery},
+		"silent between two looks":        {[]look{{10, lookEvery, stopped}}, 10 * lookEvery},
 		"without a worker":                {[]look{{10, lookEvery, daemon.Child{}}}, 10 * lookEvery},
-		"looked at late by a busy agent":  {[]look{{3, 2 * lookEvery, stopped}}, 3 * lookEvery},
+		"looked at late by a busy agent":  {[]look{{3, 3 * lookEvery, stopped}}, askEvery + 2*lookEvery},
 		"an agent that was stopped":       {[]look{{1, time.Hour, stopped}}, 0},
 		"one that was stopped in between": {[]look{{6, lookEvery, stopped}, {1, time.Minute, stopped}, {1, lookEvery, stopped}}, lookEvery},
 		"a worker that spins":             {[]look{{10, lookEvery, spins}}, 9 * lookEvery},

@@ -24,7 +24,7 @@ const (
 	// which takes 2 ms.
 	answerTime = 500 * time.Millisecond
 	// pausedAfter is how late a look is when the agent did not run itself.
-	pausedAfter = 500 * time.Millisecond
+	pausedAfter = 625 * time.Millisecond
 )
 
 // subject is a keepalived whose peers take over when it hangs.

@@ -27,12 +27,14 @@ const (
 )
 
 const (
-	// witnessEvery is how often a witness is asked, in turn: at each second beat, be it
-	// that the question before came late.
-	witnessEvery = 2*beat.Every - beat.Every/2
-	// openFor is how long a question may be open until all are asked: to the next beat
-	// mostly. An answer takes less than a millisecond.
-	openFor = 100 * time.Millisecond
+	// witnessEvery is how often a witness is asked, in turn: at each beat, be it that the
+	// question before came late.
+	witnessEvery = beat.Every - beat.Every/2
+	// openFor is how long a question may be open until all are asked: an answer takes less
+	// than a millisecond, and is taken at the next beat. againEvery is how often they are
+	// then.
+	openFor    = witnessEvery
+	againEvery = 90 * time.Millisecond
 	// cutAfter is how long nobody answers until that is told, and cutRounds how often
 	// all have been asked by then.
 	cutAfter  = 600 * time.Millisecond
@@ -155,8 +157,8 @@ func (r *reach) state(now time.Time, patience time.Duration) Reach {
 
 // next is when somebody is to be asked.
 func (r *reach) next(now time.Time) time.Time {
-	if !r.opened.IsZero() && !r.cut(now) {
-		return r.asked.Add(openFor)
+	if r.doubt(now) && !r.cut(now) {
+		return r.asked.Add(againEvery)
 	}
 	return r.asked.Add(witnessEvery)
 }
@@ -167,9 +169,6 @@ func (r *reach) ask(now time.Time, nodes bool) (whom []witness) {
 	if r.doubt(now) {
 		r.rounds++
 		return r.put(func(*witness) bool { return true })
-	}
-	if !r.opened.IsZero() {
-		return nil // it is not time yet
 	}
 	if now.Sub(r.slow) >= every {
 		r.slow = now
