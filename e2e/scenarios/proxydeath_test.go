@@ -77,6 +77,12 @@ func containsAll(all, some []int) bool {
 func TestAFrozenAgentMovesNothing(t *testing.T) {
 	s := newSite(t)
 	ctx := labtest.Deadline(t, time.Minute)
+	s.until(10*time.Second, "the last step in the log", func(context.Context) error {
+		if text := s.stateLog(cluster.Master); !strings.Contains(text, "Became MASTER") {
+			return fmt.Errorf("it is %q", text)
+		}
+		return nil
+	})
 	before := s.stateLog(cluster.Master)
 	agent := s.Master().Agent()
 	freeze := func(sig syscall.Signal) {

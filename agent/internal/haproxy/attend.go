@@ -21,8 +21,8 @@ const (
 	// second after a question without an answer is the first one beyond it, 0.5 to 0.75 s
 	// after the worker has stopped; of one that spins the second one after that, since what
 	// it had used before is not known at the first. Between the looks is more than it takes
-	// for one of them to be late.
-	hungAfter = 450 * time.Millisecond
+	// for one of them to be late, or for one that spins to have had a little less than all.
+	hungAfter = 425 * time.Millisecond
 	// replaceAfter is how long HAProxy may be silent until it is killed, to be
 	// started again: a machine that swaps or a debugger goes on, with all
 	// connections, and the VIP is elsewhere by then.
@@ -98,7 +98,8 @@ func (d *Driver) attended(ctx context.Context, p *daemon.Process) {
 // agent cannot ask, as one with a file of somebody else, which has another socket.
 func (d *Driver) attend(ctx context.Context, p *daemon.Process) {
 	defer d.hung.Store(false)
-	tick := time.NewTimer(beat.In(askEvery))
+	due := beat.After(time.Now(), askEvery)
+	tick := time.NewTimer(time.Until(due))
 	defer tick.Stop()
 	questions := runtime.Questions{Path: d.paths.stats, Patience: replaceAfter} // some 40 of a worker that hangs
 	defer questions.Close()
@@ -131,14 +132,11 @@ func (d *Driver) attend(ctx context.Context, p *daemon.Process) {
 			d.logger.Info("cannot ask haproxy's worker whether it goes on", "error", err)
 		}
 		length := s.look(now, silent && !answered, func() daemon.Child { return d.youngest(p) })
-		if now.Sub(last) > lookEvery+lookEvery/2 {
+		if silent = silent && !answered; asksAgain(silent, now.Sub(last)) {
 			last, asked = now, questions.Ask(now)
 		}
-		next := beat.In(askEvery)
-		if silent && !answered {
-			next = lookEvery
-		}
-		tick.Reset(next)
+		due = next(due, now, silent)
+		tick.Reset(time.Until(due))
 		switch {
 		case length >= replaceAfter:
 			d.logger.Error("haproxy does not answer and is killed", "pid", p.PID(), "silent", length)
@@ -150,6 +148,24 @@ func (d *Driver) attend(ctx context.Context, p *daemon.Process) {
 			d.silent(p)
 		}
 	}
+}
+
+// asksAgain tells whether to ask at a look: whenever there is an answer, however soon after
+// the last question, and else each askEvery.
+func asksAgain(silent bool, since time.Duration) bool {
+	return !silent || since > lookEvery+lookEvery/2
+}
+
+// next is when to look after a look that was due: at a beat, and in a silence half a beat
+// after that one, however late it was.
+func next(due, now time.Time, silent bool) time.Time {
+	if !silent {
+		return beat.After(now, askEvery)
+	}
+	if due = due.Add(lookEvery); due.Before(now) {
+		due = now.Add(lookEvery)
+	}
+	return due
 }
 
 // youngest is the worker that was started last.

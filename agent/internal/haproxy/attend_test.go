@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tandem-lb/tandem/agent/internal/beat"
 	"github.com/tandem-lb/tandem/agent/internal/daemon"
 )
 
@@ -60,6 +61,57 @@ func TestSilenceIsThatOfHAProxy(t *testing.T) {
 	}
 }
 
+// A hang is told within a second, whenever it begins, be it that a look was late.
+func TestAHangIsToldInTime(t *testing.T) {
+	start := beat.From(time.Now())
+	for _, test := range []struct {
+		name          string
+		child         daemon.Child
+		after, within time.Duration
+	}{
+		{"a worker that was stopped", daemon.Child{PID: 7}, 500 * time.Millisecond, 750 * time.Millisecond},
+		{"a worker that spins", daemon.Child{PID: 7, Runnable: true}, 750 * time.Millisecond, time.Second},
+	} {
+		for _, late := range []time.Duration{0, time.Millisecond, 70 * time.Millisecond} {
+			for hangs := time.Duration(0); hangs < askEvery; hangs += time.Millisecond {
+				begins := start.Add(late + hangs)
+				told := hungAt(start, late, begins, test.child)
+				if took := told.Sub(begins); took <= test.after-2*late-time.Millisecond || took > test.within+time.Millisecond {
+					t.Errorf("%s, %v after a look that was %v late: told after %v", test.name, hangs, late, took)
+				}
+			}
+		}
+	}
+}
+
+// hungAt is when a worker is told to hang that has begun to at a time, where the first look
+// is late; the others are by what a timer may be.
+func hungAt(start time.Time, late time.Duration, begins time.Time, worker daemon.Child) time.Time {
+	var s silence
+	due, silent := start, false
+	var open, last time.Time // questions: the oldest without an answer, and the last one
+	for {
+		now := due.Add(time.Millisecond)
+		if due.Equal(start) {
+			now = due.Add(late)
+		}
+		silent = !open.IsZero()
+		child := worker
+		child.CPU = now.Sub(begins) * 7 / 8 // not all of it
+		length := s.look(now, silent, func() daemon.Child { return child })
+		if length >= hungAfter {
+			return now
+		}
+		if asksAgain(silent, now.Sub(last)) {
+			last = now
+			if now.After(begins) && open.IsZero() {
+				open = now
+			}
+		}
+		due = next(due, now, silent)
+	}
+}
+
 // stopped stops processes until the function is called.
 func (r *rig) stopped(pids ...int) (goOn func()) {
 	r.t.Helper()
@@ -77,7 +129,7 @@ func (r *rig) stopped(pids ...int) (goOn func()) {
 	return goOn
 }
 
-// toldDead is how long it may take until a hang is told: 0.65 to 0.9 s are measured, and on a
+// toldDead is how long it may take until a hang is told: 0.5 to 0.75 s are measured, and on a
 // busy machine the pauses of others are not counted.
 const toldDead = 2 * time.Second
 

@@ -21,7 +21,7 @@ const (
 	// atOnce is how many packets of a socket are taken before others have their
 	// turn, and rest how long a flood waits after that: the kernel drops what its
 	// buffer does not hold.
-	atOnce = 64
+	atOnce = 128
 	rest   = 5 * time.Millisecond
 	// again is how long an interface that cannot be listened on is left alone.
 	again = 200 * time.Millisecond

@@ -28,7 +28,7 @@ const (
 
 const (
 	// witnessEvery is how often a witness is asked, in turn: at each beat, be it that the
-	// question before came late.
+	// question before came late. In a cut all are, off the beat.
 	witnessEvery = beat.Every - beat.Every/2
 	// openFor is how long a question may be open until all are asked: an answer takes less
 	// than a millisecond, and is taken at the next beat. againEvery is how often they are
@@ -157,10 +157,15 @@ func (r *reach) state(now time.Time, patience time.Duration) Reach {
 
 // next is when somebody is to be asked.
 func (r *reach) next(now time.Time) time.Time {
-	if r.doubt(now) && !r.cut(now) {
-		return r.asked.Add(againEvery)
+	again := r.asked.Add(againEvery)
+	switch told := r.opened.Add(cutAfter); {
+	case !r.doubt(now) || r.cut(now):
+		return r.asked.Add(witnessEvery)
+	case r.rounds >= cutRounds && told.Before(again):
+		return told // which is all that is to be done then
+	default:
+		return again
 	}
-	return r.asked.Add(witnessEvery)
 }
 
 // ask returns whom to ask now. nodes tells that another node was heard a moment ago.

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tandem-lb/tandem/agent/internal/beat"
 	"github.com/tandem-lb/tandem/agent/internal/keepalived/link"
 )
 
@@ -124,6 +125,27 @@ func TestReachIsPatient(t *testing.T) {
 		r.play(&now, witnessEvery+200*time.Millisecond, lost)
 		if got := r.state(now, patience); got != ReachDeaf && got != ReachMute {
 			t.Errorf("%s: told %v after", name, got)
+		}
+	}
+}
+
+// A cut is told when it is old enough, whenever something else woke the ear before, and by
+// then all have been asked often enough.
+func TestACutIsToldInTime(t *testing.T) {
+	for first := openFor; first <= beat.Every; first += time.Millisecond {
+		var r reach
+		r.set(gatewayWitness, []netip.Addr{gatewayAt})
+		r.set(nodeWitness, []netip.Addr{nodeAt})
+		now := start
+		r.play(&now, 5*time.Second, network{})
+		now = r.next(now)
+		r.ask(now, false)
+		opened := now
+		for now = opened.Add(first); !r.cut(now); now = r.next(now) {
+			r.ask(now, false)
+		}
+		if took := now.Sub(opened); took != cutAfter {
+			t.Errorf("all are asked from %v on: told after %v, want %v", first, took, cutAfter)
 		}
 	}
 }
