@@ -9,12 +9,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/netnstest"
 	"github.com/tandem-lb/tandem/agent/internal/keepalived/vmacfilter"
 )
 
@@ -22,10 +20,7 @@ import (
 // address 10.9.0.1.
 func inNamespace(t *testing.T) {
 	t.Helper()
-	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Skipf("needs network namespaces (root): %v", err)
-	}
+	netnstest.Enter(t)
 	ip(t, "link", "add", "eth0", "type", "veth", "peer", "name", "eth1")
 	ip(t, "address", "add", "10.9.0.1/24", "dev", "eth0")
 }
@@ -173,10 +168,7 @@ func TestADamagedRecordDoesNotHoldBackAStart(t *testing.T) {
 // Interfaces below virtual MAC addresses are made fit for them, and the devices that a
 // killed keepalived has left go, also without an agent.
 func TestVirtualMACWithoutAnAgent(t *testing.T) {
-	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Skipf("needs network namespaces (root): %v", err)
-	}
+	netnstest.Enter(t)
 	config, err := os.ReadFile("testdata/virtual-mac.conf") // on eth0 and eth1.20
 	if err != nil {
 		t.Fatal(err)

@@ -5,13 +5,14 @@ import (
 	"net"
 	"net/netip"
 	"os/exec"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/netnstest"
 )
 
 // A frame of a VLAN that this machine does not have is no word of its own network,
@@ -60,10 +61,7 @@ func TestOtherVLANsAreNotHeard(t *testing.T) {
 // cable puts the test's thread into a network namespace with a cable from here to there.
 func cable(t *testing.T) (here, there *net.Interface) {
 	t.Helper()
-	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Skipf("needs network namespaces (root): %v", err)
-	}
+	netnstest.Enter(t)
 	for _, command := range []string{"link add eth0 type veth peer name eth1", "link set eth0 up", "link set eth1 up"} {
 		if said, err := exec.Command("ip", strings.Fields(command)...).CombinedOutput(); err != nil {
 			t.Fatalf("ip %s: %v: %s", command, err, said)

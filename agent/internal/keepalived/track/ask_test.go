@@ -7,12 +7,11 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os/exec"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/netnstest"
 )
 
 // asked asks once.
@@ -73,10 +72,7 @@ func TestAskURL(t *testing.T) {
 // cable to another one; run runs ip in either.
 func inNamespace(t *testing.T) (here, there func(args ...string)) {
 	t.Helper()
-	runtime.LockOSThread() // the thread ends with the test
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Skipf("needs network namespaces (root): %v", err)
-	}
+	netnstest.Enter(t)
 	other := "tdm-track-" + strings.ToLower(t.Name())
 	run := func(name string, args ...string) {
 		t.Helper()

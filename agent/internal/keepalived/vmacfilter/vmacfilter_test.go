@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/netip"
 	"os/exec"
-	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -14,16 +13,14 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tandem-lb/tandem/agent/internal/keepalived/link"
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/netnstest"
 )
 
 // alone gives the test's goroutine a network namespace of its own, which goes with
 // it, or skips the test.
 func alone(t *testing.T) {
 	t.Helper()
-	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Skipf("needs network namespaces (root): %v", err)
-	}
+	netnstest.Enter(t)
 	run(t, "ip", "link", "set", "lo", "up")
 }
 

@@ -17,6 +17,8 @@ import (
 
 	"github.com/hashicorp/go-hclog"
 	"golang.org/x/sys/unix"
+
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/netnstest"
 )
 
 func newTestEar(t *testing.T, log hclog.Logger, routers ...Router) *ear {
@@ -156,10 +158,7 @@ func TestListensOnWithOtherSockets(t *testing.T) {
 
 // A full transmit queue loses this node's questions, and nothing else.
 func TestAFullQueueIsNotDeafness(t *testing.T) {
-	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Skipf("needs network namespaces (root): %v", err)
-	}
+	netnstest.Enter(t)
 	for _, command := range []string{
 		"link add eth0 type veth peer name eth1",
 		"link set eth1 up",
@@ -196,10 +195,7 @@ func TestAFullQueueIsNotDeafness(t *testing.T) {
 
 // What becomes of the interface is seen without being asked for: here, a gateway.
 func TestAChangeOfTheInterfaceIsSeen(t *testing.T) {
-	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Skipf("needs network namespaces (root): %v", err)
-	}
+	netnstest.Enter(t)
 	for _, command := range []string{
 		"link add eth0 type veth peer name eth1", "link set eth1 up",
 		"address add 192.168.1.10/24 dev eth0", "link set eth0 up",

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"net"
 	"net/netip"
-	"runtime"
 	"testing"
 	"time"
 
@@ -15,6 +14,7 @@ import (
 
 	"github.com/tandem-lb/tandem/agent/internal/beat"
 	"github.com/tandem-lb/tandem/agent/internal/keepalived/link"
+	"github.com/tandem-lb/tandem/agent/internal/keepalived/netnstest"
 )
 
 // What is said again and again wakes nobody, and counts all the same from when it came.
@@ -101,10 +101,7 @@ func TestWhatIsSaidAgainWakesNobody(t *testing.T) {
 // speak.
 func newOpenEar(t *testing.T) (e *ear, mouth *link.Socket) {
 	t.Helper()
-	runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
-		t.Skipf("needs network namespaces (root): %v", err)
-	}
+	netnstest.Enter(t)
 	for _, command := range []string{"link add eth0 type veth peer name eth1", "link set eth1 up", "link set eth0 up"} {
 		execute(t, "ip", command)
 	}
